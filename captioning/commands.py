@@ -1,0 +1,45 @@
+"""What the three command lines share: errors become one line and an exit code, never a traceback."""
+
+import os
+import sys
+from typing import Any
+
+import typer
+
+from captioning.errors import CaptioningError, UsageError
+
+
+def command_line(app: typer.Typer, name: str, **settings: Any) -> None:
+    """Run a Typer app and exit: 0 done, 1 something broke, 2 usage, 130 interrupted."""
+    try:
+        code = app(prog_name=name, standalone_mode=False, **settings)
+        sys.stdout.flush()
+    except typer.TyperException as wrong:
+        code = _say(name, wrong.format_message(), wrong.exit_code)
+    except UsageError as wrong:
+        code = _say(name, str(wrong), 2)
+    except CaptioningError as broken:
+        code = _say(name, str(broken), 1)
+    except (typer.Abort, KeyboardInterrupt):
+        code = _say(name, "interrupted", 130)
+    except ModuleNotFoundError as missing:
+        code = _say(name, _remedy(missing), 1)
+    except BrokenPipeError:  # the reader of our answer, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as bug:
+        if os.environ.get("CAPTIONING_DEBUG"):
+            raise
+        code = _say(name, f"internal error, {type(bug).__name__}: {bug}. CAPTIONING_DEBUG=1 shows where.", 1)
+    raise SystemExit(code)
+
+
+def _say(name: str, message: str, code: int) -> int:
+    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _remedy(missing: ModuleNotFoundError) -> str:
+    extra = {"nltk": "training", "pycocoevalcap": "training", "flower": "monitoring"}.get(missing.name or "")
+    what = f"pip install 'captionmill[{extra}]'" if extra else f"pip install {missing.name}"
+    return f"this needs the package {missing.name}, which is not installed: {what}"
