@@ -1,0 +1,1 @@
+"""Pixels to features to tokens. No database, no queue."""

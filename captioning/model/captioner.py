@@ -1,0 +1,117 @@
+"""The only door to the model: pixels in, captions out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captioning.bundles import Bundle
+from captioning.errors import BundleError
+from captioning.model.beam import Sentences, beam_search
+from captioning.model.decoder import CaptionDecoder, DecoderConfig
+from captioning.model.encoder import PixelsToGrid, ResNetEncoder
+from captioning.model.pixels import VERSION, Pixels, Preprocessing
+from captioning.model.vocabulary import Vocabulary
+from captioning.model.weights import load_weights
+from captioning.values import Alternative, Caption, DecodeOptions
+
+T = TypeVar("T")
+GridEncoder = Callable[[Tensor], Tensor]
+"""uint8 pixels (B, S, S, 3) -> grid features (B, N, 2048) in float32, on the decoder's device."""
+
+
+@dataclass(frozen=True)
+class Captioner:
+    """A loaded model. Not for several threads at once."""
+
+    encode: GridEncoder
+    decoder: CaptionDecoder
+    vocabulary: Vocabulary
+    preprocessing: Preprocessing
+
+    def caption(self, pictures: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
+        """Return one caption a picture, in order; each picture (S, S, 3) uint8 as `open_picture` gives it."""
+        if not pictures:
+            return []
+        with torch.inference_mode():
+            features = self.encode(torch.from_numpy(np.stack(pictures)))
+            return self.describe(features, options)
+
+    def describe(self, features: Tensor, options: DecodeOptions) -> list[Caption]:
+        """Return one caption for each row of grid features (B, N, 2048)."""
+        memory, state = self.decoder.start(features)
+        found = beam_search(lambda words, s: self.decoder.step(words, s, memory), state, options)
+        return _captions(found, self.vocabulary)
+
+
+def _captions(found: Sentences, vocabulary: Vocabulary) -> list[Caption]:
+    captions = []
+    for words, logps, scores in zip(
+        found.words.tolist(), found.log_probabilities.tolist(), found.scores.tolist(), strict=True
+    ):
+        texts = [vocabulary.decode(sentence) for sentence in words]
+        others = tuple(
+            Alternative(" ".join(text), round(sum(logp), 4))
+            for text, logp, score in zip(texts[1:], logps[1:], scores[1:], strict=True)
+            if score > float("-inf")
+        )
+        said = tuple(round(logp, 4) for logp in logps[0][: len(texts[0]) + 1])
+        captions.append(Caption(" ".join(texts[0]), said, others))
+    return captions
+
+
+def load_decoder(bundle: Bundle) -> tuple[CaptionDecoder, Vocabulary]:
+    """Return a bundle's decoder, in evaluation mode, with its words."""
+    config = _dataclass_of(DecoderConfig, bundle.description["decoder"], bundle)
+    vocabulary = Vocabulary(tuple(bundle.description["vocabulary"]))
+    if len(vocabulary) != config.vocabulary_size:
+        raise BundleError(
+            f"model {bundle.name} has {len(vocabulary)} words and a decoder for {config.vocabulary_size}."
+            " Re-export the bundle."
+        )
+    decoder = CaptionDecoder(config)
+    _fill(decoder, load_weights(bundle.decoder_file), bundle)
+    return decoder.eval(), vocabulary
+
+
+def load_encoder(bundle: Bundle) -> PixelsToGrid:
+    """Return a bundle's encoder, in evaluation mode, not folded, in float32."""
+    preprocessing = preprocessing_of(bundle)
+    encoder = ResNetEncoder(bundle.description["encoder"]["stride"])
+    _fill(encoder, load_weights(bundle.encoder_file), bundle)
+    return PixelsToGrid(encoder.eval(), preprocessing.mean, preprocessing.std).eval()
+
+
+def preprocessing_of(bundle: Bundle) -> Preprocessing:
+    """Return how pictures are prepared for a bundle. Raises BundleError when this version does it otherwise."""
+    described = dict(bundle.description["preprocessing"])
+    described["mean"], described["std"] = tuple(described["mean"]), tuple(described["std"])
+    preprocessing = _dataclass_of(Preprocessing, described, bundle)
+    if preprocessing.version != VERSION:
+        raise BundleError(
+            f"model {bundle.name} was trained with preprocessing {preprocessing.version}; this version has {VERSION}."
+        )
+    return preprocessing
+
+
+def _dataclass_of(kind: type[T], described: dict[str, Any], bundle: Bundle) -> T:
+    expected = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if set(described) != expected:
+        odd = ", ".join(sorted(expected ^ set(described)))
+        raise BundleError(f"the {kind.__name__} of model {bundle.name} doesn't fit this version: {odd}. Re-export it.")
+    return kind(**described)
+
+
+def _fill(module: torch.nn.Module, weights: dict[str, Tensor], bundle: Bundle) -> None:
+    """Load weights, all and no others; counters that only training reads aside."""
+    wanted = {name: t for name, t in module.state_dict().items() if not name.endswith("num_batches_tracked")}
+    wrong = [n for n in wanted.keys() | weights.keys() if n not in weights or n not in wanted]
+    wrong += [n for n in wanted.keys() & weights.keys() if wanted[n].shape != weights[n].shape]
+    if wrong:
+        raise BundleError(
+            f"the weights of model {bundle.name} don't fit its description: {', '.join(sorted(wrong)[:5])}."
+        )
+    module.load_state_dict(weights, strict=False)

@@ -1,0 +1,182 @@
+"""Bytes of a picture to the square of pixels that a model sees: the same for training and serving.
+
+Pillow and NumPy only: the process that opens untrusted files never loads torch. Colour, orientation and
+transparency come out as a person would see them on a white page.
+"""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from captioning.errors import ImageError
+from captioning.values import PictureFacts, Reason
+
+VERSION = 1
+"""Raised when the same file would give other pixels; a bundle made with another version is refused."""
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")
+"""What we let Pillow open. TIFF, EPS and the like have a long history of holes and stay out."""
+
+Image.MAX_IMAGE_PIXELS = None  # `Limits` decides, after the cheap reduced-scale decoding is set up
+
+_SIGNATURES = (  # formats that we know and refuse, so that the person hears which it was
+    (b"II*\x00", "TIFF or RAW"),
+    (b"MM\x00*", "TIFF or RAW"),
+    (b"II+\x00", "BigTIFF"),
+    (b"8BPS", "Photoshop"),
+    (b"%PDF", "PDF"),
+    (b"%!PS", "EPS"),
+    (b"<svg", "SVG"),
+    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+)
+
+Pixels = NDArray[np.uint8]
+"""(S, S, 3) RGB, 0 to 255."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the model's input. The means and deviations are applied inside the model."""
+
+    size: int = 224  # side of the square, in pixels; the aspect ratio is not kept, as in the training data
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in 0..1 (ImageNet)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a picture may cost before it is refused."""
+
+    max_pixels: int = 128_000_000  # in memory after reduced-scale decoding, which only JPEG has
+
+
+def open_picture(data: bytes, size: int, limits: Limits = Limits()) -> tuple[Pixels, PictureFacts]:
+    """Decode a picture and return its pixels (size, size, 3) and what is known of it.
+
+    A JPEG is decoded at the smallest of 1/1, 1/2, 1/4, 1/8 scale that still has twice `size` each way, so
+    that a 100-megapixel photograph needs a few megabytes. Of an animation the first frame counts.
+
+    Raises ImageError with reason unreadable, truncated, unsupported or too_large.
+    """
+    with _reasons(data), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the header is checked below; warnings about metadata help nobody
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            name = image.format or "?"
+            width, height = image.size
+            image.draft("RGB", (2 * size, 2 * size))
+            if image.width * image.height > limits.max_pixels:
+                raise ImageError(
+                    Reason.TOO_LARGE,
+                    f"{width}x{height} pixels; the limit is {limits.max_pixels} (CAPTIONING_MAX_PIXELS)",
+                )
+            image.load()
+            orientation = _orientation(image)
+            if orientation in _SIDEWAYS:
+                width, height = height, width
+            turned = _upright(_shrink(_unpacked(image), size), orientation)
+            square = _rgb(turned).resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(square, dtype=np.uint8), PictureFacts(width, height, "JPEG" if name == "MPO" else name)
+
+
+@contextmanager
+def _reasons(data: bytes) -> Iterator[None]:
+    """Turn whatever Pillow throws at a bad file into an ImageError with a reason."""
+    if not data:
+        raise ImageError(Reason.UNREADABLE, "the file is empty")
+    try:
+        yield
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise _unidentified(data) from None
+    except MemoryError:
+        raise ImageError(Reason.TOO_LARGE, "decoding needs more memory than a picture may take") from None
+    except OSError as damage:
+        cut = "truncated" in str(damage) or "unexpected end" in str(damage).lower()
+        raise ImageError(Reason.TRUNCATED if cut else Reason.UNREADABLE, str(damage)) from None
+    except Exception as damage:  # zlib.error, struct.error, IndexError...: a parser's surprises are not ours to list
+        raise ImageError(Reason.UNREADABLE, f"damaged: {damage}") from None
+
+
+def _unidentified(data: bytes) -> ImageError:
+    head = data[:32].lstrip()
+    if data[4:8] == b"ftyp":
+        return ImageError(Reason.UNSUPPORTED, f"{_iso_brand(data)} pictures are not opened; convert it to JPEG")
+    for signature, name in _SIGNATURES:
+        if head.startswith(signature) or data.startswith(signature):
+            return ImageError(Reason.UNSUPPORTED, f"{name} pictures are not opened; convert it to JPEG or PNG")
+    opened = ", ".join(name for name in FORMATS if name != "MPO")
+    return ImageError(Reason.UNREADABLE, f"not a picture that can be read ({opened})")
+
+
+def _iso_brand(data: bytes) -> str:
+    brand = data[8:12]
+    return "AVIF" if brand.startswith(b"avi") else "Canon RAW" if brand.startswith(b"crx") else "HEIC"
+
+
+def _unpacked(image: Image.Image) -> Image.Image:
+    """Resolve palettes, bits and colour keys: what an average over neighbours would spoil."""
+    if image.mode in ("PA", "RGBa", "La") or "transparency" in image.info:
+        return image.convert("RGBA")
+    return image.convert("RGB") if image.mode in ("P", "1") else image
+
+
+def _shrink(image: Image.Image, size: int) -> Image.Image:
+    """Shrink by a whole factor, box-averaged, before anything else makes copies in full size."""
+    factor = min(image.width, image.height) // (2 * size)
+    if factor < 2 or image.mode.startswith("I;16"):
+        return image
+    return image.reduce(factor)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(0x0112, 1)
+        return value if isinstance(value, int) else 1
+    except Exception:  # damaged metadata is no reason to lose a good picture
+        return 1
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Undo the camera's orientation, EXIF tag 0x0112, values 1 to 8."""
+    turn = _TURNS.get(orientation)
+    return image.transpose(turn) if turn is not None else image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Return the picture as RGB on white; 16-bit and float greys are scaled, not clipped."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _grey8(image).convert("RGB")
+    if image.mode in ("RGBA", "LA"):
+        layer = image.convert("RGBA")
+        page = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(page, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey8(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey to 8 bits by its full range, wider data by its own maximum."""
+    values = np.asarray(image, dtype=np.float64)
+    top = 65535.0 if values.max(initial=0) <= 65535 else float(values.max())
+    return Image.fromarray((values.clip(0) * (255.0 / top)).round().astype(np.uint8))

@@ -1,0 +1,95 @@
+"""What computes the encoder: torch on CUDA, OpenVINO on a CPU, torch on a CPU where OpenVINO can't.
+
+The decoder always runs in torch. Captions may differ in a word between runtimes; each row says which made it.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captioning.errors import UsageError
+from captioning.model.captioner import GridEncoder
+from captioning.model.encoder import PixelsToGrid, fold_batch_norm
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A choice of what computes, and why."""
+
+    name: str  # torch or openvino
+    device: str  # cpu, cuda:0...
+    precision: str  # of the encoder's arithmetic: bf16, fp16 or fp32
+    why: str
+
+
+def choose(runtime: str = "auto", device: str = "auto") -> Runtime:
+    """Pick what computes. Raises UsageError when what was asked for isn't there."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"device {device}: torch {torch.__version__} sees no CUDA GPU here. Use --device cpu or auto.")
+    if device == "auto" and runtime != "openvino" and torch.cuda.is_available():
+        device = "cuda:0"
+    if device.startswith("cuda"):
+        if runtime == "openvino":
+            raise UsageError("OpenVINO runs on the CPU here: leave out --runtime, or use --device cpu.")
+        device = device if ":" in device else f"{device}:0"
+        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return Runtime("torch", device, precision, f"a GPU is here: {torch.cuda.get_device_name(device)}")
+    has_openvino = importlib.util.find_spec("openvino") is not None
+    if runtime == "openvino" and not has_openvino:
+        raise UsageError("OpenVINO is not installed: pip install openvino, or use --runtime torch.")
+    bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if runtime == "torch" or not has_openvino:
+        why = "asked for" if runtime == "torch" else "OpenVINO is not installed"
+        return Runtime("torch", "cpu", "bf16" if bf16 else "fp32", why)
+    why = "asked for" if runtime == "openvino" else "no GPU, and OpenVINO is the fastest on a CPU"
+    return Runtime("openvino", "cpu", _openvino_precision(), why)
+
+
+def make_grid_encoder(network: PixelsToGrid, choice: Runtime, cache: Path | None = None) -> GridEncoder:
+    """Return the encoder as a function on uint8 pixels. `cache` may keep what OpenVINO compiled."""
+    fold_batch_norm(network.encoder)
+    return _openvino(network, choice, cache) if choice.name == "openvino" else _torch(network, choice)
+
+
+def _torch(network: PixelsToGrid, choice: Runtime) -> GridEncoder:
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[choice.precision]
+    network = network.to(choice.device, kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def encode(pixels: Tensor) -> Tensor:
+        if choice.device != "cpu":
+            pixels = pixels.pin_memory().to(choice.device, non_blocking=True)
+        features: Tensor = network(pixels)
+        return features.float()
+
+    return encode
+
+
+def _openvino_precision() -> str:
+    import openvino
+
+    core = openvino.Core()
+    return "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
+
+
+def _openvino(network: PixelsToGrid, choice: Runtime, cache: Path | None) -> GridEncoder:
+    import openvino
+
+    example = torch.zeros(1, 224, 224, 3, dtype=torch.uint8)
+    network.eval()
+    graph: Any = openvino.convert_model(network, example_input=example, input=openvino.PartialShape([-1, 224, 224, 3]))
+    core = openvino.Core()
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 1}
+    if cache is not None:
+        settings["CACHE_DIR"] = str(cache)
+    settings["INFERENCE_PRECISION_HINT"] = choice.precision.replace("fp32", "f32")
+    compiled: Any = core.compile_model(graph, "CPU", settings)
+
+    def encode(pixels: Tensor) -> Tensor:
+        found = compiled(pixels.numpy(), share_inputs=True)[0]
+        return torch.from_numpy(found.copy())
+
+    return encode

@@ -1,0 +1,52 @@
+"""Weights on disk: safetensors, matrices optionally as int8 with one scale an output row ("weight-only int8").
+
+A kept tensor keeps its name; a quantised one is stored as `name` (int8) and `name:scale` (float32, one a row).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from captioning.errors import BundleError
+
+_SCALE = ":scale"
+
+
+def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors: those with two or more dimensions as int8, the few others in float32."""
+    packed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dim() >= 2:
+            packed[name], packed[name + _SCALE] = _quantise(tensor.detach().float())
+        elif tensor.is_floating_point():
+            packed[name] = tensor.detach().float().contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(packed, path)
+    path.chmod(0o644)  # the library makes it for the owner alone; a bundle is for everybody
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read tensors back in float32. Raises BundleError when the file is missing or damaged."""
+    try:
+        packed = load_file(path)
+    except (OSError, SafetensorError) as trouble:
+        raise BundleError(f"can't read the weights {path}: {trouble}. Reinstall or re-export the bundle.") from trouble
+    return {name: _restore(name, packed) for name in packed if not name.endswith(_SCALE)}
+
+
+def _quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Round each row (first dimension) to whole steps of its largest magnitude / 127."""
+    scale = weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
+    rows = scale.view(-1, *[1] * (weight.dim() - 1))
+    return (weight / rows).round().to(torch.int8).contiguous(), scale
+
+
+def _restore(name: str, packed: Mapping[str, Tensor]) -> Tensor:
+    tensor = packed[name]
+    if tensor.dtype != torch.int8:
+        return tensor.float()
+    return tensor.float() * packed[name + _SCALE].view(-1, *[1] * (tensor.dim() - 1))
