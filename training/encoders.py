@@ -1,0 +1,81 @@
+"""Encoders on disk, between runs: a folder with `encoder.safetensors` and `encoder.json` (stride, origin)."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from captioning.bundles import file_digest
+from captioning.errors import UsageError
+from captioning.model.encoder import PixelsToGrid, ResNetEncoder
+from captioning.model.pixels import Preprocessing
+from captioning.model.weights import load_weights, save_weights
+
+WEIGHTS, ABOUT = "encoder.safetensors", "encoder.json"
+
+
+@dataclass(frozen=True)
+class EncoderFile:
+    """An encoder that training can start from."""
+
+    weights: Path
+    about: dict[str, Any]  # stride, origin, and how it was tuned
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        return file_digest(self.weights)
+
+    def load(self) -> PixelsToGrid:
+        """Return the encoder in evaluation mode, in float32."""
+        encoder = ResNetEncoder(self.about["stride"])
+        missing, unexpected = encoder.load_state_dict(load_weights(self.weights), strict=False)
+        wrong = [n for n in missing if not n.endswith("num_batches_tracked")] + unexpected
+        if wrong:
+            raise UsageError(f"{self.weights} is not a ResNet50 backbone; it differs in {', '.join(wrong[:5])}.")
+        plain = Preprocessing()
+        return PixelsToGrid(encoder.eval(), plain.mean, plain.std).eval()
+
+
+def open_encoder(path: Path, stride: str | None, cache: Path) -> EncoderFile:
+    """Return an encoder: a folder that `training tune` made, a safetensors file, or `imagenet` (downloaded).
+
+    A bare file doesn't say where its stride sits, so `stride` must. Raises UsageError when it can't be used.
+    """
+    if str(path) == "imagenet":
+        return _imagenet(cache)
+    if (path / ABOUT).exists():
+        return EncoderFile(path / WEIGHTS, json.loads((path / ABOUT).read_text()))
+    if not path.is_file():
+        raise UsageError(
+            f"no encoder at {path}: give a folder made by `training tune`, a safetensors file, or imagenet."
+        )
+    if stride not in ("1x1", "3x3"):
+        raise UsageError(
+            f"{path.name} doesn't say where its stride sits: add --stride 1x1 (He 2015) or 3x3 (torchvision)."
+        )
+    return EncoderFile(path, {"stride": stride, "origin": path.name})
+
+
+def save_encoder(encoder: ResNetEncoder, about: dict[str, Any], folder: Path) -> EncoderFile:
+    """Write an encoder as it will be shipped: decoders then learn from exactly what serving sees."""
+    tensors = {n: t for n, t in encoder.state_dict().items() if not n.endswith("num_batches_tracked")}
+    save_weights(tensors, folder / WEIGHTS)
+    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+    return EncoderFile(folder / WEIGHTS, about)
+
+
+def _imagenet(cache: Path) -> EncoderFile:
+    """Fetch torchvision's ResNet50 (IMAGENET1K_V1; its V2 is less stable as a frozen backbone)."""
+    from torchvision.models import ResNet50_Weights
+
+    folder = cache / "imagenet-v1"
+    if not (folder / ABOUT).exists():
+        try:
+            state = ResNet50_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
+        except OSError as trouble:
+            raise UsageError(f"can't download torchvision's ResNet50: {trouble}. Give --encoder a file.") from trouble
+        encoder = ResNetEncoder("3x3")
+        encoder.load_state_dict({n: t for n, t in state.items() if not n.startswith("fc.")})
+        return save_encoder(encoder, {"stride": "3x3", "origin": "torchvision ResNet50 IMAGENET1K_V1"}, folder)
+    return EncoderFile(folder / WEIGHTS, json.loads((folder / ABOUT).read_text()))
