@@ -1,0 +1,330 @@
+"""Chunks in workers' hands: claimed by a lease, guarded by a fence, committed a micro-batch at a time.
+
+A claim is one UPDATE..RETURNING, so two workers never get one chunk. Every claim raises the chunk's fence; a
+worker that was paused or cut off finds the fence moved on and its commit changes nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from captioning.store.database import Database, now
+from captioning.store.files import insert_or_nothing
+from captioning.store.jobs import settle
+from captioning.store.schema import Caption, Chunk, File, Image, Item, Job, Model, Root, Sweep, Worker
+from captioning.values import Caption as Said
+from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, PictureFacts, Reason, Source
+
+
+@dataclass(frozen=True)
+class Work:
+    """One picture to caption."""
+
+    item_id: int
+    file_id: int
+    path: bytes  # below the root
+    size: int
+    mtime_ns: int
+    crashes: int  # decoders that died with it in hand so far
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A chunk in hand."""
+
+    chunk_id: int
+    job_id: int
+    root_id: int
+    fence: int
+    model_id: int
+    model_digest: str
+    options: DecodeOptions
+    force: bool
+    work: tuple[Work, ...]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What was read of a file."""
+
+    sha256: str
+    bytes: int
+    facts: PictureFacts | None  # None when the content was known already and not opened
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one picture went. `said` is there when the model ran on it, `reason` when it failed."""
+
+    work: Work
+    state: ItemState
+    content: Content | None = None
+    said: Said | None = None
+    confidence: float | None = None
+    reason: Reason | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """What goes with every machine caption."""
+
+    runtime: str
+    precision: str
+    software: str
+
+
+class Fenced(Exception):
+    """The chunk in hand was taken away; nothing of ours was written."""
+
+
+# -- claiming --
+
+
+def claimable(models: Sequence[str], roots: Sequence[int] | None) -> sa.Select[Any]:
+    """Select the chunks that a worker with these models and roots may take, the best first."""
+    query = (
+        sa.select(Chunk.id)
+        .join(Job, Job.id == Chunk.job_id)
+        .join(Model, Model.id == Job.model_id)
+        .where(
+            Job.state == JobState.ACTIVE,
+            Model.digest.in_(models),
+            sa.or_(
+                Chunk.state == ChunkState.PENDING,
+                sa.and_(Chunk.state == ChunkState.RUNNING, Chunk.lease_until < now()),
+            ),
+        )
+        .order_by(Job.priority.desc(), Job.served_at, Chunk.seq)
+    )
+    return query if roots is None else query.where(Chunk.root_id.in_(roots))
+
+
+def claim(db: Database, worker: str, models: Sequence[str], roots: Sequence[int], lease_seconds: float) -> Claim | None:
+    """Take the best chunk there is, or None. An expired lease counts as a crash of the chunk."""
+    with db.writing() as connection:
+        best = claimable(models, roots).limit(1).with_for_update(of=Chunk, skip_locked=True).scalar_subquery()
+        take = sa.update(Chunk).where(Chunk.id == best)
+        take = take.values(
+            state=ChunkState.RUNNING,
+            fence=Chunk.fence + 1,
+            crashes=Chunk.crashes + sa.case((Chunk.state == ChunkState.RUNNING, 1), else_=0),
+            worker=worker,
+            lease_until=now() + lease_seconds,
+        ).returning(Chunk.id, Chunk.job_id, Chunk.root_id, Chunk.fence)
+        taken = connection.execute(take).one_or_none()
+        if taken is None:
+            return None
+        connection.execute(sa.update(Job).where(Job.id == taken.job_id).values(served_at=now()))
+        job = connection.execute(
+            sa.select(Job.options, Job.force, Model.id, Model.digest)
+            .join(Model, Model.id == Job.model_id)
+            .where(Job.id == taken.job_id)
+        ).one()
+        work = connection.execute(
+            sa.select(Item.id, File.id, File.path_bytes, File.size, File.mtime_ns, Item.crashes)
+            .join(File, File.id == Item.file_id)
+            .where(Item.chunk_id == taken.id, Item.state == ItemState.PENDING)
+            .order_by(Item.id)
+        ).all()
+    options = DecodeOptions(**job.options)
+    return Claim(
+        taken.id, taken.job_id, taken.root_id, taken.fence, job.id, job.digest, options, job.force,
+        tuple(Work(*row) for row in work),
+    )  # fmt: skip
+
+
+def roots_with_work(db: Database) -> list[tuple[int, str, bytes]]:
+    """Return the roots (id, name, path) in which an active job has open chunks."""
+    open_chunk = sa.select(Chunk.root_id).join(Job, Job.id == Chunk.job_id)
+    open_chunk = open_chunk.where(Job.state == JobState.ACTIVE, Chunk.state != ChunkState.DONE).distinct()
+    with db.reading() as connection:
+        rows = connection.execute(sa.select(Root.id, Root.name, Root.path_bytes).where(Root.id.in_(open_chunk))).all()
+    return [(row.id, row.name, row.path_bytes) for row in rows]
+
+
+def count_claimable(db: Database, models: Sequence[str], roots: Sequence[int] | None, limit: int) -> int:
+    """Return how many chunks could be claimed now, counting no further than `limit`."""
+    some = claimable(models, roots).order_by(None).limit(limit).subquery()
+    with db.reading() as connection:
+        return int(connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one())
+
+
+# -- while in hand --
+
+
+def renew(db: Database, claim: Claim, lease_seconds: float) -> None:
+    """Lengthen the lease; called on progress only, so that a worker that hangs loses it. Raises Fenced."""
+    with db.writing() as connection:
+        _guard(connection, claim, {"lease_until": now() + lease_seconds})
+
+
+def note_crash(db: Database, claim: Claim, work: Work) -> None:
+    """Remember that a decoder died with this picture in hand. Raises Fenced."""
+    with db.writing() as connection:
+        _guard(connection, claim, {})
+        connection.execute(sa.update(Item).where(Item.id == work.item_id).values(crashes=Item.crashes + 1))
+
+
+def known_content(db: Database, claim: Claim, sha256s: Sequence[str]) -> set[str]:
+    """Return which contents have a caption by the claim's model and options."""
+    query = (
+        sa.select(Image.sha256)
+        .join(Caption, Caption.image_id == Image.id)
+        .where(
+            Image.sha256.in_(sha256s),
+            Caption.source == Source.MACHINE,
+            Caption.model_id == claim.model_id,
+            Caption.options_digest == claim.options.digest,
+        )
+    )
+    with db.reading() as connection:
+        return set(connection.execute(query).scalars())
+
+
+def record(db: Database, claim: Claim, outcomes: Sequence[Outcome], made_by: MadeBy, lease_seconds: float) -> None:
+    """Commit a micro-batch: captions, insert-or-nothing, items and counts, all or none. Raises Fenced."""
+    with db.writing() as connection:
+        n = {state: sum(o.state == state for o in outcomes) for state in ItemState}
+        counts = {
+            "captioned": Chunk.captioned + n[ItemState.CAPTIONED],
+            "reused": Chunk.reused + n[ItemState.REUSED],
+            "failed": Chunk.failed + n[ItemState.FAILED],
+            "model_runs": Chunk.model_runs + sum(o.said is not None for o in outcomes),
+        }
+        _guard(connection, claim, counts | {"lease_until": now() + lease_seconds})
+        images = _images(connection, [o.content for o in outcomes if o.content is not None])
+        _captions(connection, claim, outcomes, images, made_by)
+        _files(connection, outcomes, images)
+        at = connection.execute(sa.select(now())).scalar_one()
+        rows = [
+            {"row": o.work.item_id, "state": o.state, "reason": o.reason, "detail": o.detail, "finished_at": at}
+            for o in sorted(outcomes, key=lambda o: o.work.item_id)
+        ]
+        connection.execute(sa.update(Item).where(Item.id == sa.bindparam("row")), rows)
+
+
+def finish(db: Database, claim: Claim) -> None:
+    """Close a chunk whose items are all decided, and its job if it was the last. Raises Fenced."""
+    with db.writing() as connection:
+        _guard(connection, claim, {"state": ChunkState.DONE, "lease_until": None})
+        settle(connection, claim.job_id)
+
+
+def release(db: Database, claim: Claim) -> None:
+    """Give a chunk back, what is left of it: nobody's fault. Raises Fenced."""
+    with db.writing() as connection:
+        _guard(connection, claim, {"state": ChunkState.PENDING, "lease_until": None})
+
+
+def release_all_of(db: Database, worker: str) -> int:
+    """Give back what a worker held that is known to be dead; return how many chunks."""
+    with db.writing() as connection:
+        held = sa.update(Chunk).where(Chunk.worker == worker, Chunk.state == ChunkState.RUNNING)
+        freed = held.values(state=ChunkState.PENDING, fence=Chunk.fence + 1, lease_until=None).returning(Chunk.id)
+        return len(connection.execute(freed).all())
+
+
+def _guard(connection: Connection, claim: Claim, values: dict[str, Any]) -> None:
+    """Update the chunk in hand, by which its row is locked, or find out that it isn't ours any more."""
+    mine = sa.update(Chunk).where(
+        Chunk.id == claim.chunk_id, Chunk.fence == claim.fence, Chunk.state == ChunkState.RUNNING
+    )
+    if connection.execute(mine.values(**({"fence": claim.fence} | values))).rowcount == 0:
+        raise Fenced
+
+
+def _images(connection: Connection, contents: Sequence[Content]) -> dict[str, int]:
+    """Make sure that contents have rows; return their ids by SHA-256. In order, so that two never deadlock."""
+    by_sha = {c.sha256: c for c in sorted(contents, key=lambda c: c.sha256)}
+    opened = [
+        {"sha256": c.sha256, "bytes": c.bytes, "width": f.width, "height": f.height, "format": f.format}
+        for c in by_sha.values()
+        if (f := c.facts) is not None
+    ]
+    insert_or_nothing(connection, Image, opened)
+    query = sa.select(Image.sha256, Image.id).where(Image.sha256.in_(list(by_sha)))
+    return {row.sha256: row.id for row in connection.execute(query)}
+
+
+def _captions(
+    connection: Connection, claim: Claim, outcomes: Sequence[Outcome], images: dict[str, int], made_by: MadeBy
+) -> None:
+    at = connection.execute(sa.select(now())).scalar_one()
+    rows = [
+        {
+            "image_id": images[o.content.sha256],
+            "source": Source.MACHINE,
+            "model_id": claim.model_id,
+            "options_digest": claim.options.digest,
+            "text": o.said.text,
+            "confidence": o.confidence,
+            "log_probability": round(o.said.log_probability, 4),
+            "weakest_word": o.said.weakest_word,
+            "word_log_probabilities": list(o.said.word_log_probabilities),
+            "alternatives": [{"text": a.text, "log_probability": a.log_probability} for a in o.said.alternatives],
+            "runtime": made_by.runtime,
+            "precision": made_by.precision,
+            "software": made_by.software,
+            "created_at": at,
+        }
+        for o in outcomes
+        if o.said is not None and o.content is not None
+    ]
+    insert_or_nothing(connection, Caption, sorted(rows, key=lambda row: row["image_id"]))
+
+
+def _files(connection: Connection, outcomes: Sequence[Outcome], images: dict[str, int]) -> None:
+    """Tie files to their content, unless they were registered anew, changed, in the meantime."""
+    rows = [
+        {"row": o.work.file_id, "was": o.work.size, "at": o.work.mtime_ns, "image_id": images[o.content.sha256]}
+        for o in sorted(outcomes, key=lambda o: o.work.file_id)
+        if o.content is not None and o.content.sha256 in images
+    ]
+    if rows:
+        same = (File.id == sa.bindparam("row"), File.size == sa.bindparam("was"), File.mtime_ns == sa.bindparam("at"))
+        connection.execute(sa.update(File).where(*same).values(image_id=sa.bindparam("image_id")), rows)
+
+
+# -- workers and the sweep --
+
+
+@dataclass(frozen=True)
+class Presence:
+    """What a worker says of itself."""
+
+    name: str
+    host: str
+    models: tuple[str, ...]
+    runtime: str
+
+
+def say_hello(db: Database, presence: Presence, roots: Sequence[str]) -> None:
+    """Note that a worker is there, and which of the roots with work it sees."""
+    values = {
+        "host": presence.host,
+        "seen_at": now(),
+        "models": list(presence.models),
+        "roots": list(roots),
+        "runtime": presence.runtime,
+    }
+    with db.writing() as connection:
+        there = sa.update(Worker).where(Worker.name == presence.name).values(**values)
+        if connection.execute(there).rowcount == 0:
+            connection.execute(sa.insert(Worker).values(name=presence.name, **values))
+
+
+def say_goodbye(db: Database, name: str) -> None:
+    """Note that a worker has gone."""
+    with db.writing() as connection:
+        connection.execute(sa.delete(Worker).where(Worker.name == name))
+
+
+def my_turn_to_sweep(db: Database, every_seconds: float) -> bool:
+    """Tell whether this worker is the one to look for forgotten work now; one is, every so often."""
+    due = sa.update(Sweep).where(Sweep.next_at <= now()).values(next_at=now() + every_seconds).returning(Sweep.id)
+    with db.writing() as connection:
+        return connection.execute(due).one_or_none() is not None

@@ -1,0 +1,148 @@
+"""The way to the database: engines, transactions, the database's clock, and what counts as trouble."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from captioning.errors import StoreUnavailable, UsageError
+
+BUSY_SECONDS = 30
+_BEGIN = "captionmill_begin"
+T = TypeVar("T")
+
+
+class now(FunctionElement[float]):  # noqa: N801, reads like the SQL function that it is
+    """The database's clock: seconds since 1970."""
+
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(_element: object, _compiler: object, **_: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "postgresql")
+def _now_postgresql(_element: object, _compiler: object, **_: Any) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+class Database:
+    """One process's way to the database. `reading` and `writing` are its two kinds of transaction."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = make_engine(url)
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads. Raises StoreUnavailable when the database is away."""
+        with _trouble(self.engine), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes: committed at its end, or not at all. Raises StoreUnavailable."""
+        with _trouble(self.engine), self.engine.connect() as connection:
+            connection.info[_BEGIN] = "BEGIN IMMEDIATE"  # SQLite: wait for the turn now, not at the first write
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                connection.info.pop(_BEGIN, None)
+
+    def persist(self, act: Callable[[], T], seconds: float) -> T:
+        """Do a whole transaction, again with growing pauses while the database is away, for some seconds."""
+        deadline, pause = time.monotonic() + seconds, 0.1
+        while True:
+            try:
+                return act()
+            except StoreUnavailable:
+                if time.monotonic() + pause > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def make_engine(url: str) -> Engine:
+    """Return an engine set up as the store needs it. Raises UsageError for a URL that we can't use."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise UsageError(
+            "CAPTIONING_DATABASE_URL is not a database URL like postgresql+psycopg://user@host/name."
+        ) from None
+    try:
+        return _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
+    except (NoSuchModuleError, ModuleNotFoundError) as missing:
+        raise UsageError(f"CAPTIONING_DATABASE_URL: {missing}. Use postgresql+psycopg:// or sqlite:///.") from None
+
+
+def _sqlite(url: URL) -> Engine:
+    if url.database and url.database != ":memory:":
+        try:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as trouble:
+            raise UsageError(f"can't make the folder of the database {url.database}: {trouble.strerror}.") from None
+    engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+
+    @sa.event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")  # a commit survives a power cut
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.info.get(_BEGIN, "BEGIN"))
+
+    return engine
+
+
+def _postgresql(url: URL) -> Engine:
+    if url.get_backend_name() != "postgresql":
+        raise UsageError(f"the store runs on PostgreSQL and SQLite, not on {url.get_backend_name()}.")
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    options = "-c lock_timeout=30s -c idle_in_transaction_session_timeout=60s"
+    connect = {"connect_timeout": 5, "application_name": "captionmill", "options": options}
+    keep = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+    return sa.create_engine(url, pool_pre_ping=True, pool_size=3, connect_args=connect | keep)
+
+
+_PASSING = ("40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53", "08")  # SQLSTATEs that go away by themselves
+
+
+@contextmanager
+def _trouble(engine: Engine) -> Iterator[None]:
+    """Tell a database that is away from a statement that is wrong."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as trouble:
+        raise StoreUnavailable(_said(engine, trouble)) from trouble
+    except DBAPIError as trouble:
+        state = getattr(trouble.orig, "sqlstate", None) or ""
+        if trouble.connection_invalidated or state.startswith(_PASSING):
+            raise StoreUnavailable(_said(engine, trouble)) from trouble
+        raise
+
+
+def _said(engine: Engine, trouble: DBAPIError) -> str:
+    first = str(trouble.orig).strip().splitlines()[0] if str(trouble.orig).strip() else type(trouble.orig).__name__
+    return f"the database {engine.url.render_as_string(hide_password=True)} doesn't answer: {first}"

@@ -1,0 +1,195 @@
+"""Roots and files: what was found where, and which of it needs work."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from captioning.paths import hash_of, is_below, text_of
+from captioning.store.database import Database, now
+from captioning.store.schema import Base, Caption, Chunk, File, Item, Job, Model, Root
+from captioning.values import ChunkState, ItemState, JobState, Source
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file below a root as a walk saw it."""
+
+    path: bytes
+    size: int  # bytes
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Known:
+    """Which captions make a file need no work."""
+
+    model_id: int
+    model_name: str
+    stale: bool  # captions by an older bundle of the same name don't count
+    force: bool  # none counts
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What became of a batch of found files."""
+
+    file_ids: tuple[int, ...]
+    new: int  # that got an item in the job
+    known: int
+
+
+def insert_or_nothing(connection: Connection, table: type[Base], rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows; those that are there already stay as they are."""
+    if rows:
+        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        connection.execute(insert(table).on_conflict_do_nothing(), rows)
+
+
+def root_for(db: Database, path: bytes) -> tuple[int, bytes]:
+    """Return the root that a folder belongs to, the deepest one if several hold it, and that root's path.
+
+    A folder in no root becomes one, named after itself.
+    """
+    with db.writing() as connection:
+        roots = connection.execute(sa.select(Root.id, Root.path_bytes, Root.name)).all()
+        holding = [root for root in roots if is_below(path, root.path_bytes)]
+        if holding:
+            deepest = max(holding, key=lambda root: len(root.path_bytes))
+            return deepest.id, deepest.path_bytes
+        name = _free_name(text_of(path).rstrip("/").rpartition("/")[2] or "root", {root.name for root in roots})
+        row = {"name": name, "path": text_of(path), "path_bytes": path, "path_hash": hash_of(path)}
+        insert_or_nothing(connection, Root, [row])
+        return connection.execute(sa.select(Root.id).where(Root.path_hash == hash_of(path))).scalar_one(), path
+
+
+def _free_name(wish: str, taken: set[str]) -> str:
+    wish = wish.replace(",", "_").replace("=", "_")  # they mean something in CAPTIONING_ROOTS
+    names = (wish, *(f"{wish}-{i}" for i in range(2, len(taken) + 3)))
+    return next(name for name in names if name not in taken)
+
+
+def register(
+    db: Database, job_id: int, root_id: int, found: Sequence[Found], known: Known, chunk_size: int
+) -> Registered:
+    """Bring files and a job's items up to what was found, in one transaction.
+
+    A file whose size or time changed loses its content until a worker reads it. Files of one size go to one
+    chunk, so that copies meet.
+    """
+    with db.writing() as connection:
+        connection.execute(sa.select(Job.id).where(Job.id == job_id).with_for_update())  # one registers at a time
+        ids = _upsert(connection, root_id, found)
+        file_ids = tuple(ids[hash_of(f.path)] for f in found)
+        mine = _in(connection, sa.select(Item.file_id).where(Item.job_id == job_id), Item.file_id, file_ids)
+        done = set() if known.force else _captioned(connection, file_ids, known)
+        sizes = dict(zip(file_ids, (f.size for f in found), strict=True))
+        todo = sorted((i for i in sizes if i not in mine and i not in done), key=lambda i: (sizes[i], i))
+        _queue(connection, job_id, root_id, todo, chunk_size)
+        return Registered(file_ids, len(todo), sum(i not in mine for i in sizes) - len(todo))
+
+
+def _upsert(connection: Connection, root_id: int, found: Sequence[Found]) -> dict[bytes, int]:
+    """Insert new files, update changed ones; return the ids by path hash."""
+    hashes = [hash_of(f.path) for f in found]
+    wanted = sa.select(File.id, File.path_hash, File.size, File.mtime_ns, File.missing_since).where(
+        File.root_id == root_id, File.path_hash.in_(hashes)
+    )
+    there = {row.path_hash: row for row in connection.execute(wanted)}
+    fresh = [(f, h) for f, h in zip(found, hashes, strict=True) if h not in there]
+    rows = [
+        {
+            "root_id": root_id,
+            "path": text_of(f.path),
+            "path_bytes": f.path,
+            "path_hash": h,
+            "size": f.size,
+            "mtime_ns": f.mtime_ns,
+        }
+        for f, h in fresh
+    ]
+    insert_or_nothing(connection, File, rows)
+    changed = [
+        {"row": there[h].id, "size": f.size, "mtime_ns": f.mtime_ns, "image_id": None, "missing_since": None}
+        for f, h in zip(found, hashes, strict=True)
+        if h in there and (there[h].size, there[h].mtime_ns) != (f.size, f.mtime_ns)
+    ]
+    if changed:
+        connection.execute(sa.update(File).where(File.id == sa.bindparam("row")), changed)
+    back = [row.id for row in there.values() if row.missing_since is not None]
+    if back:
+        connection.execute(sa.update(File).where(File.id.in_(back)).values(missing_since=None))
+    if fresh:
+        there |= {row.path_hash: row for row in connection.execute(wanted)}
+    return {h: row.id for h, row in there.items()}
+
+
+def _in(connection: Connection, query: sa.Select[Any], column: Any, values: Iterable[int]) -> set[int]:
+    return set(connection.execute(query.where(column.in_(list(values)))).scalars())
+
+
+def _captioned(connection: Connection, file_ids: Sequence[int], known: Known) -> set[int]:
+    by_model = Caption.model_id == known.model_id if known.stale else Model.name == known.model_name
+    query = (
+        sa.select(File.id)
+        .join(Caption, Caption.image_id == File.image_id)
+        .outerjoin(Model, Model.id == Caption.model_id)
+        .where(sa.or_(Caption.source == Source.HUMAN, by_model))
+    )
+    return _in(connection, query, File.id, file_ids)
+
+
+def _queue(connection: Connection, job_id: int, root_id: int, file_ids: Sequence[int], chunk_size: int) -> None:
+    """Put files to a job as pending items, in new chunks after its last."""
+    if not file_ids:
+        return
+    last = connection.execute(sa.select(sa.func.max(Chunk.seq)).where(Chunk.job_id == job_id)).scalar() or 0
+    parts = [file_ids[i : i + chunk_size] for i in range(0, len(file_ids), chunk_size)]
+    chunks = [
+        {"job_id": job_id, "root_id": root_id, "seq": last + n, "state": ChunkState.PENDING, "size": len(part)}
+        for n, part in enumerate(parts, start=1)
+    ]
+    ids = connection.execute(sa.insert(Chunk).returning(Chunk.id, sort_by_parameter_order=True), chunks).scalars().all()
+    items = [
+        {"job_id": job_id, "file_id": file_id, "chunk_id": chunk_id, "state": ItemState.PENDING}
+        for chunk_id, part in zip(ids, parts, strict=True)
+        for file_id in part
+    ]
+    connection.execute(sa.insert(Item), items)
+    again = sa.update(Job).where(Job.id == job_id, Job.state == JobState.DONE)
+    connection.execute(again.values(state=JobState.ACTIVE, finished_at=None))
+
+
+def mark_missing(db: Database, root_id: int, prefix: bytes, seen: "SeenFiles") -> int:
+    """Mark the files below a folder of a root that a whole walk didn't see; return how many."""
+    with db.reading() as connection:
+        rows = connection.execution_options(yield_per=10_000).execute(
+            sa.select(File.id, File.path_bytes).where(File.root_id == root_id, File.missing_since.is_(None))
+        )
+        gone = [row.id for row in rows if row.id not in seen and (not prefix or is_below(row.path_bytes, prefix))]
+    for start in range(0, len(gone), 1000):
+        with db.writing() as connection:
+            connection.execute(
+                sa.update(File).where(File.id.in_(gone[start : start + 1000])).values(missing_since=now())
+            )
+    return len(gone)
+
+
+class SeenFiles:
+    """A set of file ids as bits: ten million take a megabyte or so."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray()
+
+    def add(self, file_id: int) -> None:
+        byte = file_id >> 3
+        if byte >= len(self._bits):
+            self._bits.extend(bytes(byte + 1 - len(self._bits) + 4096))
+        self._bits[byte] |= 1 << (file_id & 7)
+
+    def __contains__(self, file_id: int) -> bool:
+        byte = file_id >> 3
+        return byte < len(self._bits) and bool(self._bits[byte] >> (file_id & 7) & 1)

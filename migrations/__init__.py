@@ -1,0 +1,67 @@
+"""How the tables came to be, and the doors to it: upgrade, where we are, and refusing to work on another schema."""
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from captioning.errors import CaptioningError
+from captioning.store.database import Database
+
+
+def config_for(db: Database) -> Config:
+    """Return an Alembic configuration that works on this database, wherever the package is installed."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.attributes["database"] = db
+    return config
+
+
+def upgrade(db: Database) -> str:
+    """Bring the schema up to date; return its revision."""
+    command.upgrade(config_for(db), "head")
+    return head(db)
+
+
+def head(db: Database) -> str:
+    """Return the revision that this version of the code needs."""
+    revision = ScriptDirectory.from_config(config_for(db)).get_current_head()
+    if revision is None:
+        raise CaptioningError("the migrations are not installed with the package. Reinstall captionmill.")
+    return revision
+
+
+def current(db: Database) -> str | None:
+    """Return the revision that the database has; None when it is empty."""
+    with db.reading() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def ensure_schema(db: Database) -> None:
+    """Make the tables in an empty database; bring our own SQLite file up to date; refuse another schema.
+
+    A shared database that has tables is only ever changed by `producer db upgrade`.
+    """
+    at, needed = current(db), head(db)
+    if at == needed:
+        return
+    if at is None or (db.is_sqlite and at in _known(db)):
+        upgrade(db)
+        return
+    remedy = (
+        "run `producer db upgrade`" if at in _known(db) else "it was made by a newer captionmill: upgrade the program"
+    )
+    raise CaptioningError(f"the database is at revision {at}, this version needs {needed}: {remedy}.")
+
+
+def _known(db: Database) -> set[str]:
+    return {script.revision for script in ScriptDirectory.from_config(config_for(db)).walk_revisions()}
+
+
+def is_empty(db: Database) -> bool:
+    """Tell whether nothing was ever set up in this database."""
+    with db.reading() as connection:
+        return not sa.inspect(connection).has_table("alembic_version")
