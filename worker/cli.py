@@ -1,0 +1,106 @@
+"""The words of `worker` on the command line, nothing else."""
+
+import os
+import signal
+import threading
+from typing import Annotated
+
+import typer
+
+from captioning.commands import command_line
+from captioning.errors import CaptioningError
+from captioning.settings import PREFIX, read_settings
+from captioning.store.database import Database
+
+app = typer.Typer(
+    help="Caption what producers have queued. `worker` alone starts one; stop it with Ctrl-C or SIGTERM.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="Example: CAPTIONING_BROKER_URL=redis://... CAPTIONING_DATABASE_URL=postgresql+psycopg://... worker",
+)
+
+
+@app.callback(invoke_without_command=True)
+def work(
+    context: typer.Context,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda:N.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="auto, torch or openvino.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures that the model sees at once.")] = None,
+    until_eof: Annotated[bool, typer.Option("--until-eof", help="Stop when standard input closes.")] = False,
+) -> None:
+    """Check that everything is there, then work until stopped."""
+    for name, value in (("DEVICE", device), ("RUNTIME", runtime), ("BATCH_SIZE", batch_size)):
+        if value is not None:
+            os.environ[PREFIX + name] = str(value)  # pool processes read their settings from here
+    if until_eof:
+        threading.Thread(target=_stop_at_eof, name="until-eof", daemon=True).start()
+    if context.invoked_subcommand is None:
+        raise SystemExit(_start())
+
+
+def _stop_at_eof() -> None:
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _start() -> int:
+    import migrations
+    from worker.log import set_up_log
+    from worker.surroundings import bundles_at_hand
+
+    settings = read_settings()
+    set_up_log()
+    for bundle in bundles_at_hand(settings).values():
+        bundle.verify()
+    db = Database(settings.store_url)
+    migrations.ensure_schema(db)
+    db.close()
+    if not settings.broker_url:
+        raise CaptioningError(
+            f"{PREFIX}BROKER_URL is not set: a worker needs the Redis that producers ring on, redis://host:6379/0 say."
+            " Without one, `producer submit` brings its own broker and worker."
+        )
+    from worker.celery import app as celery
+    from worker.hooks import load_failures
+
+    celery.worker_main(
+        [
+            "--quiet",
+            "worker",
+            "--without-gossip",
+            "--without-mingle",
+            "-n",
+            f"captions-{os.getpid()}@%h",
+            "--loglevel",
+            "WARNING",
+        ]
+    )
+    failures = load_failures()
+    if failures:
+        raise CaptioningError(f"the model can't be loaded: {failures[-1]}")
+    return 0
+
+
+@app.command(epilog="Example: worker doctor")
+def doctor() -> None:
+    """Say what this machine would work with: runtime, device, models, database, broker."""
+    from captioning.model.runtime import choose
+    from worker.surroundings import bundles_at_hand
+
+    settings = read_settings()
+    chosen = choose(settings.runtime, settings.device)
+    typer.echo(f"runtime   {chosen.name} on {chosen.device}, {chosen.precision}: {chosen.why}")
+    for bundle in bundles_at_hand(settings).values():
+        bundle.verify()
+        typer.echo(
+            f"model     {bundle.name} {bundle.digest[:16]}{' (default)' if bundle.name == settings.model else ''}"
+        )
+    typer.echo(f"database  {Database(settings.store_url).engine.url.render_as_string(hide_password=True)}")
+    typer.echo(
+        f"roots     {', '.join(f'{n}={p}' for n, p in settings.roots.items()) or 'wherever they were submitted'}"
+    )
+
+
+def main() -> None:
+    """Run `worker`."""
+    command_line(app, "worker")

@@ -1,0 +1,84 @@
+"""What happens around tasks: the model is loaded before the first, the parent sweeps, the end is orderly."""
+
+import os
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import structlog
+from celery import signals
+
+from captioning.errors import CaptioningError
+from worker.surroundings import STOP_FILE
+from worker.sweeper import Sweeper
+
+log = structlog.get_logger()
+LOAD_FAILURES = "load-failures"
+MAX_LOAD_FAILURES = 3  # children that couldn't load, after which their parent stops
+_PLACE = "CAPTIONMILL_PLACE"  # in the environment: a folder that parent and child share
+_sweeper: list[Sweeper] = []
+
+
+@signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+def _prepare_parent(**_: Any) -> None:
+    """Before the pool starts: what the children find in their environment."""
+    place = Path(tempfile.mkdtemp(prefix="captionmill-"))
+    os.environ[_PLACE] = str(place)
+    os.environ[STOP_FILE] = str(place / "stop")
+    os.environ["CAPTIONMILL_WORKER_PID"] = str(os.getpid())
+
+
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+def _start_sweeping(sender: Any, **_: Any) -> None:
+    from worker.celery import app, settings
+
+    _sweeper.append(Sweeper(app, settings))
+    _sweeper[0].start()
+
+
+@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _put_work_down(**_: Any) -> None:
+    """Tell the pool process to stop after its micro-batch; the rest of its chunk goes back at once."""
+    Path(os.environ[STOP_FILE]).touch()
+    for sweeper in _sweeper:
+        sweeper.stop()
+
+
+@signals.worker_process_init.connect  # type: ignore[untyped-decorator]
+def _load(**_: Any) -> None:
+    """Load before the first task. Celery swallows what is raised here and would run tasks without a model."""
+    try:
+        from worker.station import station
+
+        station()
+    except CaptioningError as broken:
+        _give_up(str(broken))
+    except Exception as broken:
+        log.exception("model_load_failed")
+        _give_up(f"{type(broken).__name__}: {broken}")
+
+
+def _give_up(why: str) -> None:
+    failures = Path(os.environ[_PLACE]) / LOAD_FAILURES
+    with failures.open("a") as file:
+        file.write(why.replace("\n", " ") + "\n")
+    if len(failures.read_text().splitlines()) >= MAX_LOAD_FAILURES:
+        os.kill(os.getppid(), signal.SIGTERM)
+    log.error("worker_cannot_load", why=why)
+    os._exit(1)
+
+
+@signals.worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+def _close(**_: Any) -> None:
+    from worker.station import station
+
+    if station.cache_info().currsize:
+        station().close()
+
+
+def load_failures() -> list[str]:
+    """Return why pool processes of this worker couldn't load, the oldest first."""
+    place = os.environ.get(_PLACE)
+    path = Path(place) / LOAD_FAILURES if place else None
+    return path.read_text().splitlines() if path is not None and path.exists() else []

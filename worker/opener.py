@@ -1,0 +1,81 @@
+"""A process that opens pictures: bytes in, pixels or a reason out, over its standard input and output.
+
+Files come from anywhere, and decoders have holes. So this runs apart from the model, with little memory, no
+new files and no torch; when it dies, its owner knows which picture it had in hand.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from typing import BinaryIO
+
+from captioning.errors import ImageError
+from captioning.model.pixels import Limits, open_picture
+
+HEADER = struct.Struct("<QQ")  # bytes of the JSON part, bytes of the binary part
+
+
+def send(stream: BinaryIO, said: dict[str, object], data: bytes = b"") -> None:
+    """Write one message."""
+    head = json.dumps(said).encode()
+    stream.write(HEADER.pack(len(head), len(data)) + head)
+    stream.write(data)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> tuple[dict[str, object], bytes]:
+    """Read one message. Raises EOFError when the other side has gone."""
+    header = _exactly(stream, HEADER.size)
+    head, data = HEADER.unpack(header)
+    said: dict[str, object] = json.loads(_exactly(stream, head))
+    return said, _exactly(stream, data)
+
+
+def _exactly(stream: BinaryIO, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def main() -> None:
+    """Open pictures until the input ends."""
+    size, max_pixels = int(sys.argv[1]), int(sys.argv[2])
+    _confine(max_pixels)
+    limits = Limits(max_pixels)
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdout = sys.stderr  # nothing else may write between messages
+    while True:
+        try:
+            _, data = receive(source)
+        except EOFError:
+            return
+        try:
+            pixels, facts = open_picture(data, size, limits)
+        except ImageError as wrong:
+            send(sink, {"reason": wrong.reason, "detail": wrong.detail})
+            continue
+        said = {"width": facts.width, "height": facts.height, "format": facts.format}
+        send(sink, said, pixels.tobytes())
+
+
+def _confine(max_pixels: int) -> None:
+    """Bound what a hostile picture can take: memory, files; and never outlive the owner."""
+    memory = 1_500_000_000 + 12 * max_pixels  # bytes: a few copies of the largest picture in RGBA
+    for limit, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+        try:
+            resource.setrlimit(limit, (value, value))
+        except (ValueError, OSError):  # macOS doesn't bound address space
+            continue
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() == 1:
+            raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    main()

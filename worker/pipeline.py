@@ -1,0 +1,194 @@
+"""One chunk: read, look up, open, caption, commit, a micro-batch at a time; the next is read and opened
+while the model works on this one.
+"""
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from captioning.errors import ImageError
+from captioning.model.captioner import Captioner
+from captioning.settings import Settings
+from captioning.store import claims
+from captioning.store.claims import Claim, Content, MadeBy, Outcome, Work
+from captioning.store.database import Database
+from captioning.values import Caption, ItemState
+from worker.openers import Opened, Openers
+from worker.reading import FileBytes, read_file
+
+WAVE_BYTES = 128_000_000  # of files in memory at once, above which a micro-batch is cut short
+T = TypeVar("T")
+_AHEAD = 1  # micro-batches that are ready before the model asks
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A micro-batch before the model: what is decided already, and pictures to caption."""
+
+    decided: list[Outcome]
+    to_caption: list[tuple[Outcome, Opened]]
+
+
+def confidence_of(caption: Caption) -> float:
+    """Return exp(mean log-probability a word, the end mark included): 0 to 1."""
+    logps = caption.word_log_probabilities
+    return math.exp(sum(logps) / len(logps)) if logps else 0.0
+
+
+class Pipeline:
+    """What working off one chunk needs."""
+
+    def __init__(
+        self,
+        db: Database,
+        settings: Settings,
+        captioner: Captioner,
+        openers: Openers,
+        made_by: MadeBy,
+        root: bytes,
+        lease_seconds: float,
+    ) -> None:
+        self.db = db
+        self.settings = settings
+        self.captioner = captioner
+        self.openers = openers
+        self.made_by = made_by
+        self.root = root
+        self.lease_seconds = lease_seconds
+        self._renewed = time.monotonic()
+        self._renewing = threading.Lock()
+
+    def run(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
+        """Work off a claim; return whether all of it is decided (else: asked to stop).
+
+        Raises Fenced, StoreUnavailable and RootUnavailable; what was committed stays.
+        """
+        for ready in _read_ahead(self._prepared(claim), _AHEAD):
+            said = self.captioner.caption([opened.pixels for _, opened in ready.to_caption], claim.options)
+            outcomes = ready.decided + [
+                replace(outcome, said=caption, confidence=confidence_of(caption))
+                for (outcome, _), caption in zip(ready.to_caption, said, strict=True)
+            ]
+            self._persist(lambda o=outcomes: claims.record(self.db, claim, o, self.made_by, self.lease_seconds))  # type: ignore[misc]
+            self._renewed = time.monotonic()
+            if stopping():
+                return False
+        return True
+
+    # -- before the model, on a thread of its own --
+
+    def _prepared(self, claim: Claim) -> Iterator[Ready]:
+        for wave in self._waves(claim.work):
+            yield self._prepare(claim, wave)
+
+    def _waves(self, work: tuple[Work, ...]) -> Iterator[list[tuple[Work, FileBytes | ImageError]]]:
+        """Read the files of a chunk, and cut the chunk into micro-batches by count and by bytes."""
+        wave: list[tuple[Work, FileBytes | ImageError]] = []
+        held = 0
+        for one in work:
+            if wave and (len(wave) >= self.settings.batch_size or held + one.size > WAVE_BYTES):
+                yield wave
+                wave, held = [], 0
+            wave.append((one, self._read(one)))
+            held += one.size
+        if wave:
+            yield wave
+
+    def _read(self, work: Work) -> FileBytes | ImageError:
+        try:
+            return read_file(self.root, work, self.settings.max_bytes)
+        except ImageError as wrong:
+            return wrong
+
+    def _prepare(self, claim: Claim, wave: list[tuple[Work, FileBytes | ImageError]]) -> Ready:
+        """Decide what needs no model: failures, and content that has a caption or comes twice in the wave."""
+        decided = [_failed(work, read) for work, read in wave if isinstance(read, ImageError)]
+        good = [(work, read) for work, read in wave if isinstance(read, FileBytes)]
+        known: set[str] = set()
+        if not claim.force:
+            known = self._persist(lambda: claims.known_content(self.db, claim, [read.sha256 for _, read in good]))
+        first: dict[str, tuple[Work, FileBytes]] = {}
+        again: list[tuple[Work, FileBytes]] = []
+        for work, read in good:
+            if read.sha256 in known or read.sha256 in first:
+                again.append((work, read))
+            else:
+                first[read.sha256] = (work, read)
+        opened = list(self.openers.map(lambda pair: self._open(claim, *pair), first.values()))
+        failed = {
+            read.sha256: one
+            for (_, read), one in zip(first.values(), opened, strict=True)
+            if isinstance(one, ImageError)
+        }
+        to_caption = [
+            (Outcome(work, ItemState.CAPTIONED, Content(read.sha256, len(read.data), one.facts)), one)
+            for (work, read), one in zip(first.values(), opened, strict=True)
+            if isinstance(one, Opened)
+        ]
+        decided += [_failed(first[sha][0], wrong) for sha, wrong in failed.items()]
+        for work, read in again:
+            wrong = failed.get(read.sha256)
+            reused = Outcome(work, ItemState.REUSED, Content(read.sha256, len(read.data), None))
+            decided.append(reused if wrong is None else _failed(work, wrong))
+        return Ready(decided, to_caption)
+
+    def _open(self, claim: Claim, work: Work, read: FileBytes) -> Opened | ImageError:
+        try:
+            return self.openers.open(read.data, work.crashes, lambda: claims.note_crash(self.db, claim, work))
+        except ImageError as wrong:
+            return wrong
+        finally:
+            self._renew(claim)
+
+    def _renew(self, claim: Claim) -> None:
+        """Lengthen the lease now that a picture is decided, if that is due."""
+        with self._renewing:
+            if time.monotonic() - self._renewed > self.lease_seconds / 4:
+                self._persist(lambda: claims.renew(self.db, claim, self.lease_seconds))
+                self._renewed = time.monotonic()
+
+    def _persist(self, act: Callable[[], T]) -> T:
+        return self.db.persist(act, self.settings.outage_seconds)
+
+
+def _failed(work: Work, wrong: ImageError) -> Outcome:
+    return Outcome(work, ItemState.FAILED, reason=wrong.reason, detail=wrong.detail)
+
+
+def _read_ahead(source: Iterator[Ready], ahead: int) -> Iterator[Ready]:
+    """Run an iterator on a thread of its own, `ahead` results in advance; its exceptions come out here."""
+    results: queue.Queue[Ready | BaseException | None] = queue.Queue(maxsize=ahead)
+    given_up = threading.Event()
+
+    def put(result: Ready | BaseException | None) -> bool:
+        while not given_up.is_set():
+            try:
+                results.put(result, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def produce() -> None:
+        try:
+            for result in source:
+                if not put(result):
+                    return
+            put(None)
+        except BaseException as trouble:
+            put(trouble)
+
+    thread = threading.Thread(target=produce, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while (result := results.get()) is not None:
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+    finally:
+        given_up.set()
+        thread.join()

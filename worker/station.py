@@ -1,0 +1,95 @@
+"""A worker's place of work: its models, its openers, its way to the database. One in each pool process."""
+
+import functools
+import os
+import time
+
+from captioning import __version__
+from captioning.bundles import named
+from captioning.errors import BundleError, RootUnavailable
+from captioning.model.runtime import choose
+from captioning.settings import Settings, read_settings
+from captioning.store import claims
+from captioning.store.claims import Claim, MadeBy
+from captioning.store.database import Database
+from worker.models import Models
+from worker.openers import Openers
+from worker.pipeline import Pipeline
+from worker.surroundings import Place, bundles_at_hand, stopping, visible_roots, worker_name
+
+
+class Station:
+    """What a pool process works with. Made once, the default model loaded and warm."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.name = worker_name(settings)
+        self.db = Database(settings.store_url)
+        bundles = bundles_at_hand(settings)
+        self.models = Models.of(bundles, choose(settings.runtime, settings.device), settings.data_dir / "runtime")
+        default = named(settings.model, bundles)
+        size = self.models.captioner(default.digest).preprocessing.size
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        count = settings.decoders or max(1, cores - 1)
+        self.openers = Openers(count, size, settings.max_pixels, settings.picture_seconds)
+        self.places: dict[int, Place] = {}
+
+    @property
+    def lease_seconds(self) -> float:
+        """Longer than one picture may take: a lease is renewed as each is decided."""
+        return max(self.settings.lease_seconds, 1.5 * self.settings.picture_seconds)
+
+    def claim(self) -> Claim | None:
+        """Take the best chunk that this worker can do. Raises StoreUnavailable."""
+        if stopping():
+            return None
+
+        def act() -> Claim | None:
+            self.places = visible_roots(self.db, self.settings)
+            return claims.claim(self.db, self.name, list(self.models.bundles), list(self.places), self.lease_seconds)
+
+        return self.db.persist(act, self.settings.outage_seconds)
+
+    def work_off(self, claim: Claim) -> None:
+        """Caption a chunk to its end, or give the rest back when asked to stop or when its root goes away.
+
+        Raises Fenced, StoreUnavailable and RootUnavailable.
+        """
+        made_by = MadeBy(self.models.runtime.name, self.models.runtime.precision, __version__)
+        try:
+            captioner = self.models.captioner(claim.model_digest)
+            pipeline = Pipeline(
+                self.db,
+                self.settings,
+                captioner,
+                self.openers,
+                made_by,
+                self.places[claim.root_id].path,
+                self.lease_seconds,
+            )
+            whole = pipeline.run(claim, stopping)
+        except (RootUnavailable, BundleError):
+            self._commit(functools.partial(claims.release, self.db, claim))
+            time.sleep(1)  # a root that flickers mustn't spin
+            raise
+        self._commit(functools.partial(claims.finish if whole else claims.release, self.db, claim))
+
+    def more_to_do(self) -> int:
+        """Return how many bells should be ringing for what is still to do."""
+        if stopping():
+            return 0
+        return claims.count_claimable(self.db, list(self.models.bundles), list(self.places), self.settings.bells)
+
+    def close(self) -> None:
+        """End the openers and the connections."""
+        self.openers.close()
+        self.db.close()
+
+    def _commit(self, act: functools.partial[None]) -> None:
+        self.db.persist(act, self.settings.outage_seconds)
+
+
+@functools.cache
+def station() -> Station:
+    """Return this process's station, made at the first call."""
+    return Station(read_settings())

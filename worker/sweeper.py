@@ -1,0 +1,66 @@
+"""Finds work that nobody was told of, and rings: a thread in every worker's parent.
+
+A bell can be lost, a worker can die, a producer can commit and never ring. All of these look alike in rows:
+a chunk that could be claimed while the queue is empty.
+"""
+
+import contextlib
+import socket
+import threading
+
+import structlog
+from celery import Celery
+
+from captioning.errors import ServiceTrouble
+from captioning.queue import ring
+from captioning.settings import Settings
+from captioning.store import claims
+from captioning.store.claims import Presence
+from captioning.store.database import Database
+from worker.surroundings import bundles_at_hand, visible_roots, worker_name
+
+log = structlog.get_logger()
+HELLO_SECONDS = 5.0
+
+
+class Sweeper(threading.Thread):
+    """Says that this worker is there, and rings for forgotten work when it is its turn."""
+
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        super().__init__(name="sweeper", daemon=True)
+        self.app = app
+        self.settings = settings
+        self.db = Database(settings.store_url)
+        models = tuple(bundle.digest for bundle in bundles_at_hand(settings).values())
+        self.presence = Presence(worker_name(settings), socket.gethostname(), models, settings.runtime)
+        self._ended = threading.Event()
+
+    def stop(self) -> None:
+        """Ask the thread to end."""
+        self._ended.set()
+
+    def run(self) -> None:
+        """Sweep until stopped; trouble is waited out."""
+        since_hello = HELLO_SECONDS
+        while not self._ended.is_set():
+            try:
+                if since_hello >= HELLO_SECONDS:
+                    places = visible_roots(self.db, self.settings).values()
+                    claims.say_hello(self.db, self.presence, [place.name for place in places])
+                    since_hello = 0.0
+                if claims.my_turn_to_sweep(self.db, self.settings.sweep_seconds):
+                    self.sweep()
+            except ServiceTrouble as trouble:
+                log.warning("service_trouble", trouble=str(trouble))
+            since_hello += self.settings.sweep_seconds
+            self._ended.wait(self.settings.sweep_seconds)
+        with contextlib.suppress(ServiceTrouble):  # the row grows old by itself
+            claims.say_goodbye(self.db, self.presence.name)
+        self.db.close()
+
+    def sweep(self) -> None:
+        """Ring for the chunks that this worker could claim now, as far as bells are missing."""
+        roots = list(visible_roots(self.db, self.settings))
+        waiting = claims.count_claimable(self.db, self.presence.models, roots, self.settings.bells)
+        if waiting and ring(self.app, waiting):
+            log.info("rang", chunks=waiting)
