@@ -1,0 +1,1 @@
+"""Files to the queue, rows to answers: the command line `producer`. Never loads torch."""

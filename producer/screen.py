@@ -1,0 +1,78 @@
+"""What a person sees: tables for a terminal, plain where piped, JSON where asked. No control character gets out."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from captioning.store.captions import Picture
+from captioning.store.jobs import Progress
+
+
+def printable(text: str) -> str:
+    """Return text with control characters made visible: a file name may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say_json(value: Any) -> None:
+    """Print one JSON value."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, wide: str = "") -> None:
+    """Print a table as wide as the terminal; the column named `wide` takes what the others leave."""
+    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 200
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        if name == wide:
+            shown.add_column(name, overflow="fold", ratio=1)
+        elif name == "path":
+            shown.add_column(name, overflow="fold", max_width=max(20, width * 2 // 5))
+        else:
+            shown.add_column(name, no_wrap=True)
+    for row in rows:
+        shown.add_row(*("" if cell is None else printable(str(cell)) for cell in row))
+    Console(width=width, highlight=False, markup=False, emoji=False).print(shown)
+
+
+def percent(confidence: float | None) -> str:
+    """Return a confidence for people."""
+    return "" if confidence is None else f"{100 * confidence:.0f} %"
+
+
+def pictures(rows: Sequence[Picture], *, strip: str = "") -> None:
+    """Print captions with their pictures."""
+    table(
+        ("path", "caption", "confidence"),
+        ((row.path.removeprefix(strip), row.caption, percent(row.confidence)) for row in rows),
+        wide="caption",
+    )
+
+
+def common_folder(rows: Sequence[Picture]) -> str:
+    """Return the folder that all paths share, with its slash, so that a table may leave it out."""
+    folders = [row.path.rpartition("/")[0] + "/" for row in rows]
+    if not folders:
+        return ""
+    first, last = min(folders), max(folders)
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:same].rpartition("/")[0] + "/"
+
+
+def progress_json(progress: Progress) -> dict[str, Any]:
+    """Return where a job stands as JSON has it."""
+    fields = asdict(progress)
+    fields["new"] = fields.pop("total")
+    fields["scanned"] = fields["new"] + fields["known"]
+    return fields
+
+
+def moment(seconds: float | None) -> str:
+    """Return a time for people, in their time zone."""
+    return "" if seconds is None else datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,154 @@
+"""Where pictures come from: folders walked, files named, lists read. Only names and stat; nothing is opened."""
+
+import fnmatch
+import os
+import stat
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from captioning.errors import UsageError
+from captioning.paths import absolute, is_below, text_of
+from captioning.store.files import Found
+
+EXTENSIONS = frozenset(
+    b".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .mpo .heic .heif .avif .tif .tiff .jxl .jp2"
+    b" .cr2 .cr3 .nef .arw .dng .orf .rw2 .raf".split()
+)
+"""Taken for pictures, in any case. Those that we don't open are queued too, so that they fail with a remedy."""
+
+_THUMBNAILS = frozenset((b"@eaDir", b"thumbs.db", b"__MACOSX", b"lost+found"))
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which files of a folder count; patterns are matched against the path below the folder and the name."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    follow_symlinks: bool = False
+
+    def accept(self, path: bytes) -> bool:
+        """Tell whether a path below the folder passes."""
+        text = text_of(path)
+        name = text.rpartition("/")[2]
+
+        def any_of(patterns: tuple[str, ...]) -> bool:
+            return any(fnmatch.fnmatch(text, p) or fnmatch.fnmatch(name, p) for p in patterns)
+
+        return (not self.include or any_of(self.include)) and not any_of(self.exclude)
+
+
+@dataclass
+class Walk:
+    """A folder being walked; `skipped` counts by kind what was passed over."""
+
+    folder: bytes
+    filters: Filters
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def __iter__(self) -> Iterator[Found]:
+        """Yield the pictures below the folder, each folder's files in the order of their names."""
+        home = os.path.realpath(self.folder)
+        visited = {home}
+        stack = [b""]
+        while stack:
+            below = stack.pop()
+            folders = []
+            for entry in self._entries(os.path.join(self.folder, below)):
+                path = os.path.join(below, entry.name)
+                kind = self._kind(entry, home)
+                if kind == "folder":
+                    self.skipped["folder named like a picture"] += _looks_like_a_picture(entry.name)
+                    real = os.path.realpath(entry.path) if self.filters.follow_symlinks else entry.path
+                    if real not in visited:  # links may form a ring
+                        visited.update({real} if self.filters.follow_symlinks else ())
+                        folders.append(path)
+                elif kind == "picture" and self.filters.accept(path):
+                    found = _found(entry.path, path)
+                    if found is not None:
+                        yield found
+                else:
+                    self.skipped["filtered" if kind == "picture" else kind] += 1
+            stack.extend(reversed(folders))
+
+    def _entries(self, folder: bytes) -> list[os.DirEntry[bytes]]:
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(entries, key=lambda entry: entry.name)
+        except OSError:
+            self.skipped["folder without permission"] += 1
+            return []
+
+    def _kind(self, entry: os.DirEntry[bytes], home: bytes) -> str:
+        """Return folder, picture, or the kind under which the entry is skipped."""
+        if entry.name.startswith(b"."):
+            return "hidden"
+        if entry.is_symlink():
+            if not self.filters.follow_symlinks:
+                return "link"
+            if not is_below(os.path.realpath(entry.path), home):
+                return "link out of the folder"
+        if entry.is_dir():
+            return "thumbnail folder" if entry.name in _THUMBNAILS else "folder"
+        if not entry.is_file():
+            return "special file"
+        return "picture" if _looks_like_a_picture(entry.name) else "other file"
+
+
+def _looks_like_a_picture(name: bytes) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _found(full: bytes, path: bytes) -> Found | None:
+    try:
+        status = os.stat(full)
+    except OSError:  # gone since the folder was listed
+        return None
+    return Found(path, status.st_size, status.st_mtime_ns)
+
+
+def named_file(path: bytes) -> Found:
+    """Return a file that a person named, whatever it is called. Raises UsageError when it isn't a file."""
+    try:
+        status = os.stat(path)
+    except OSError as trouble:
+        raise UsageError(f"{text_of(path)}: {trouble.strerror}.") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{text_of(path)} is not a regular file.")
+    return Found(path, status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a person pointed at: folders to walk, files to take; absolute paths."""
+
+    folders: tuple[bytes, ...]
+    files: tuple[bytes, ...]
+
+
+def read_sources(paths: Sequence[bytes], listed: Sequence[bytes] = ()) -> Sources:
+    """Sort paths into folders and files. Raises UsageError, with the path, when one isn't there."""
+    folders: list[bytes] = []
+    files: list[bytes] = []
+    for path in (*paths, *listed):
+        full = absolute(path)
+        if not os.path.exists(full):
+            raise UsageError(f"{text_of(path)}: no such file or folder.")
+        (folders if os.path.isdir(full) else files).append(full)
+    if not folders and not files:
+        raise UsageError("no paths given: producer submit FOLDER.")
+    unique = list(dict.fromkeys(folders))
+    outer = [f for f in unique if not any(f != other and is_below(f, other) for other in unique)]
+    return Sources(tuple(outer), tuple(dict.fromkeys(files)))
+
+
+def read_list(name: str, *, null: bool) -> list[bytes]:
+    """Read paths from a file, or from standard input for '-': one a line, or separated by NUL."""
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as trouble:
+        raise UsageError(f"can't read the list {name}: {trouble.strerror}.") from None
+    return [line.rstrip(b"\r") if not null else line for line in data.split(b"\0" if null else b"\n") if line.strip()]
