@@ -45,7 +45,8 @@ class Models:
         decoder, vocabulary = load_decoder(bundle)
         preprocessing = preprocessing_of(bundle)
         if bundle.encoder_digest not in self.encoders:
-            self.encoders[bundle.encoder_digest] = make_grid_encoder(load_encoder(bundle), self.runtime, self.cache)
+            kept = self.cache / bundle.encoder_digest[:16]
+            self.encoders[bundle.encoder_digest] = make_grid_encoder(load_encoder(bundle), self.runtime, kept)
         captioner = Captioner(
             self.encoders[bundle.encoder_digest], decoder.to(self.runtime.device), vocabulary, preprocessing
         )

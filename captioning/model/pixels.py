@@ -20,8 +20,8 @@ from captioning.values import PictureFacts, Reason
 VERSION = 1
 """Raised when the same file would give other pixels; a bundle made with another version is refused."""
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")
-"""What we let Pillow open. TIFF, EPS and the like have a long history of holes and stay out."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""What we let Pillow open; MPO, two JPEGs in one file, comes as JPEG. TIFF, EPS and the like have a long history of holes and stay out."""
 
 Image.MAX_IMAGE_PIXELS = None  # `Limits` decides, after the cheap reduced-scale decoding is set up
 
@@ -114,8 +114,7 @@ def _unidentified(data: bytes) -> ImageError:
     for signature, name in _SIGNATURES:
         if head.startswith(signature) or data.startswith(signature):
             return ImageError(Reason.UNSUPPORTED, f"{name} pictures are not opened; convert it to JPEG or PNG")
-    opened = ", ".join(name for name in FORMATS if name != "MPO")
-    return ImageError(Reason.UNREADABLE, f"not a picture that can be read ({opened})")
+    return ImageError(Reason.UNREADABLE, f"not a picture that can be read ({', '.join(FORMATS)})")
 
 
 def _iso_brand(data: bytes) -> str:

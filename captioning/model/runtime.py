@@ -4,6 +4,8 @@ The decoder always runs in torch. Captions may differ in a word between runtimes
 """
 
 import importlib.util
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,7 @@ def choose(runtime: str = "auto", device: str = "auto") -> Runtime:
 
 
 def make_grid_encoder(network: PixelsToGrid, choice: Runtime, cache: Path | None = None) -> GridEncoder:
-    """Return the encoder as a function on uint8 pixels. `cache` may keep what OpenVINO compiled."""
+    """Return the encoder as a function on uint8 pixels. At `cache`, a path of its own, OpenVINO's form may be kept."""
     fold_batch_norm(network.encoder)
     return _openvino(network, choice, cache) if choice.name == "openvino" else _torch(network, choice)
 
@@ -78,18 +80,42 @@ def _openvino_precision() -> str:
 def _openvino(network: PixelsToGrid, choice: Runtime, cache: Path | None) -> GridEncoder:
     import openvino
 
-    example = torch.zeros(1, 224, 224, 3, dtype=torch.uint8)
-    network.eval()
-    graph: Any = openvino.convert_model(network, example_input=example, input=openvino.PartialShape([-1, 224, 224, 3]))
     core = openvino.Core()
-    settings: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 1}
-    if cache is not None:
-        settings["CACHE_DIR"] = str(cache)
-    settings["INFERENCE_PRECISION_HINT"] = choice.precision.replace("fp32", "f32")
-    compiled: Any = core.compile_model(graph, "CPU", settings)
+    if cache is None:
+        graph = _converted(network)
+    else:
+        folder = cache.with_name(f"{cache.name}-{openvino.__version__.partition('-')[0]}")
+        if not (folder / "encoder.xml").exists():
+            _save(_converted(network), folder)
+        graph = core.read_model(folder / "encoder.xml")
+    precision = choice.precision.replace("fp32", "f32")
+    compiled: Any = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": 1})
 
     def encode(pixels: Tensor) -> Tensor:
         found = compiled(pixels.numpy(), share_inputs=True)[0]
         return torch.from_numpy(found.copy())
 
     return encode
+
+
+def _converted(network: PixelsToGrid) -> Any:
+    """Return the encoder as an OpenVINO graph for any number of pictures."""
+    import openvino
+
+    example = torch.zeros(2, 224, 224, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        program = torch.export.export(network.eval(), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    return openvino.convert_model(program)
+
+
+def _save(graph: Any, folder: Path) -> None:
+    """Keep a graph, half the start-up of the next worker. It appears whole: two workers may save at once."""
+    import openvino
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
+    openvino.save_model(graph, unfinished / "encoder.xml")
+    try:
+        unfinished.replace(folder)
+    except OSError:  # the other was first
+        shutil.rmtree(unfinished)

@@ -1,0 +1,104 @@
+"""The built-in bundles are what they say, and a bundle that isn't is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from captioning.bundles import BUILT_IN, Bundle, find_bundles, named, read_bundle
+from captioning.errors import BundleError, UsageError
+from captioning.model.captioner import load_decoder, load_encoder, preprocessing_of
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A bundle that a test may spoil."""
+    shutil.copytree(BUILT_IN, tmp_path / "bundles")
+    return tmp_path / "bundles" / "flickr8k-gru"
+
+
+def rewrite(folder: Path, **changes: object) -> Bundle:
+    path = folder / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return read_bundle(folder)
+
+
+def test_two_models_are_built_in_and_share_one_encoder() -> None:
+    bundles = find_bundles()
+    assert sorted(bundles) == ["flickr8k-gru", "flickr8k-lstm"]
+    assert [bundles[n].description["decoder"]["cell"] for n in sorted(bundles)] == ["gru", "lstm"]
+    assert len({b.encoder_digest for b in bundles.values()}) == 1
+    assert len({b.digest for b in bundles.values()}) == 2
+    for bundle in bundles.values():
+        bundle.verify()
+
+
+def test_built_in_models_are_small_and_good_and_say_where_they_come_from() -> None:
+    assert sum(p.stat().st_size for p in BUILT_IN.rglob("*") if p.is_file()) <= 60_000_000
+    for bundle in find_bundles().values():
+        assert bundle.description["metrics"]["val"]["cider"] >= 0.48
+        card = (bundle.folder / "CARD.md").read_text()
+        assert "Flickr8k" in card
+        assert "Limits" in card
+        assert f"{bundle.description['metrics']['val']['cider']:.3f}" in card
+
+
+def test_a_changed_weight_file_is_refused(copied: Path) -> None:
+    data = bytearray((copied / "decoder.safetensors").read_bytes())
+    data[-1] ^= 1
+    (copied / "decoder.safetensors").write_bytes(data)
+    with pytest.raises(BundleError, match="the decoder of model flickr8k-gru has digest"):
+        read_bundle(copied).verify()
+
+
+def test_a_missing_encoder_is_refused(copied: Path) -> None:
+    shutil.rmtree(copied.parent / "encoders")
+    with pytest.raises(BundleError, match="can't read"):
+        read_bundle(copied).verify()
+
+
+def test_a_vocabulary_of_another_size_is_refused(copied: Path) -> None:
+    words = read_bundle(copied).description["vocabulary"]
+    with pytest.raises(BundleError, match=r"words and a decoder for"):
+        load_decoder(rewrite(copied, vocabulary=words[:-1]))
+
+
+def test_a_decoder_of_another_shape_is_refused(copied: Path) -> None:
+    decoder = read_bundle(copied).description["decoder"]
+    with pytest.raises(BundleError, match="don't fit its description"):
+        load_decoder(rewrite(copied, decoder=decoder | {"cell": "lstm"}))
+    with pytest.raises(BundleError, match="doesn't fit this version"):
+        load_decoder(rewrite(copied, decoder=decoder | {"colour": "blue"}))
+
+
+def test_another_preprocessing_is_refused(copied: Path) -> None:
+    preprocessing = read_bundle(copied).description["preprocessing"]
+    with pytest.raises(BundleError, match="trained with preprocessing 99"):
+        preprocessing_of(rewrite(copied, preprocessing=preprocessing | {"version": 99}))
+
+
+def test_the_encoder_of_a_bundle_loads(copied: Path) -> None:
+    assert load_encoder(read_bundle(copied)).encoder.stride == "1x1"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("{", "is not JSON"), ("[]", "not a bundle of format"), ('{"format": 1}', "lacks name"), (None, "no model bundle at")],
+)
+def test_what_is_no_bundle_is_refused_in_one_line(tmp_path: Path, text: str | None, says: str) -> None:
+    if text is not None:
+        (tmp_path / "bundle.json").write_text(text)
+    with pytest.raises(BundleError, match=says) as caught:
+        read_bundle(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bundle_of_ones_own_wins_by_its_name(copied: Path) -> None:
+    assert find_bundles([copied.parent])["flickr8k-gru"].folder == copied
+    assert find_bundles([copied])["flickr8k-gru"].folder == copied
+
+
+def test_an_unknown_model_is_answered_with_those_at_hand() -> None:
+    with pytest.raises(UsageError, match="at hand: flickr8k-gru, flickr8k-lstm"):
+        named("blip", find_bundles())

@@ -1,0 +1,143 @@
+"""Searching, showing, exporting: the same answers on both databases, and the same caption everywhere."""
+
+import sqlalchemy as sa
+
+import pytest
+
+from captioning.errors import UsageError
+from captioning.store import captions, jobs, search
+from captioning.store.database import Database, now
+from captioning.store.files import Found
+from captioning.store.schema import Caption
+from captioning.values import Source
+from tests.store.helpers import GRU, LSTM, World, captioned, failed
+
+SENTENCES = (
+    "two dogs run on the beach",
+    "a dog is running through the grass",
+    "a man in a red shirt rides a bike",
+    "a black and white dog catches a ball",
+    "children play at the beach near a man",
+    "a girl in front of the_sea's edge",
+)
+ANSWERS = {
+    "dog": [0, 1, 3],
+    "DOGS": [0, 1, 3],
+    "run": [0, 1],
+    "running dogs": [0, 1],
+    '"two dogs"': [0],
+    '"on the beach"': [0],
+    '"the beach on"': [],
+    "beach -dog": [4],
+    "beach -dogs -man": [],
+    '-"white dog" dog': [0, 1],
+    "a": [1, 2, 3, 4, 5],
+    "the beach": [0, 4],
+    "zebra": [],
+    "riding": [2],
+    "OR": [],
+    "dog OR man": [],
+    "NEAR": [4],
+    "dog*": [0, 1, 3],
+    "red; DROP TABLE captions": [],
+    "'red' & !shirt": [2],
+    '"red shirt': [2],
+    "sea's": [5],
+}
+
+
+@pytest.fixture
+def world(db: Database) -> World:
+    world = World(db)
+    world.submit(len(SENTENCES), "f", chunk=10)
+    claim = world.claim()
+    assert claim is not None
+    world.record(claim, [captioned(w, s) for w, s in zip(claim.work, SENTENCES, strict=True)])
+    return world
+
+
+@pytest.mark.parametrize("query", ANSWERS)
+def test_a_query_finds_the_same_on_both_databases(world: World, query: str) -> None:
+    total, rows = search.search(world.db, query, 100)
+    assert sorted(SENTENCES.index(row.caption or "") for row in rows) == ANSWERS[query]
+    assert total == len(rows)
+
+
+@pytest.mark.parametrize("query", ["", "  ", "-dog", "!!!", '""', "-"])
+def test_a_query_without_a_word_says_so(world: World, query: str) -> None:
+    with pytest.raises(UsageError, match="give at least one word"):
+        search.search(world.db, query, 10)
+
+
+def test_a_limit_limits_and_the_total_is_told(world: World) -> None:
+    total, rows = search.search(world.db, "dog", 2)
+    assert (total, len(rows)) == (3, 2)
+
+
+def add(world: World, source: Source, text: str, model: int | None = None) -> None:
+    with world.db.writing() as connection:
+        first = connection.exec_driver_sql("SELECT min(id) FROM images").scalar_one()
+        values = {"image_id": first, "source": source, "text": text, "model_id": model, "options_digest": "x"}
+        connection.execute(sa.insert(Caption).values(**values, created_at=now()))
+
+
+def the_caption(world: World, model: str | None = None) -> str | None:
+    """The first picture's caption by every way to ask; they must agree."""
+    exported = next(captions.export_rows(world.db, model=model))
+    if model is None:
+        shown = captions.show(world.db, b"/photos/f-0.jpg")
+        assert shown is not None
+        with world.db.reading() as connection:
+            viewed = connection.exec_driver_sql("SELECT caption FROM caption_export WHERE path = '/photos/f-0.jpg'").scalar()
+        assert shown[0].caption == shown[1][0].text == viewed == exported.caption
+        _, found = search.search(world.db, exported.caption or "", 10)
+        assert exported.path in [row.path for row in found]
+    return exported.caption
+
+
+def test_people_come_before_imports_before_the_asked_model_before_others(world: World) -> None:
+    gru = jobs.register_model(world.db, GRU, default=LSTM.name)
+    assert the_caption(world) == SENTENCES[0]
+    add(world, Source.MACHINE, "by the gru", gru)
+    assert the_caption(world) == SENTENCES[0]
+    assert the_caption(world, "flickr8k-gru") == "by the gru"
+    jobs.register_model(world.db, GRU, default=GRU.name)
+    assert the_caption(world) == "by the gru"
+    add(world, Source.IMPORTED, "imported once")
+    assert the_caption(world) == "imported once"
+    assert the_caption(world, "flickr8k-lstm") == "imported once"
+    add(world, Source.HUMAN, "said by a person")
+    add(world, Source.HUMAN, "said by a person later")
+    assert the_caption(world) == "said by a person later"
+    total, _ = search.search(world.db, "imported", 10)
+    assert total == 0  # a caption that doesn't count isn't found
+
+
+def test_an_edited_text_is_found_by_its_new_words_only(world: World) -> None:
+    with world.db.writing() as connection:
+        connection.execute(sa.update(Caption).where(Caption.text == SENTENCES[2]).values(text="a zebra"))
+    assert search.search(world.db, "zebra", 10)[0] == 1
+    assert search.search(world.db, "bike", 10)[0] == 0
+    with world.db.writing() as connection:
+        connection.execute(sa.delete(Caption).where(Caption.text == "a zebra"))
+    assert search.search(world.db, "zebra", 10)[0] == 0
+
+
+def test_an_export_has_one_row_a_file_with_its_state(db: Database) -> None:
+    world = World(db)
+    job = world.job()
+    world.register(job, [Found(b"a.jpg", 1, 1), Found(b"b.jpg", 2, 1), Found(b"caf\xe9.jpg", 3, 1)], chunk=3)
+    claim = world.claim()
+    assert claim is not None
+    world.record(claim, [captioned(claim.work[0]), failed(claim.work[1])])
+    rows = [row.as_export() for row in captions.export_rows(db)]
+    assert [row["path"] for row in rows] == ["/photos/a.jpg", "/photos/b.jpg", "/photos/caf%E9.jpg"]
+    assert [row["status"] for row in rows] == ["captioned", "failed", "pending"]
+    assert [row["error"] for row in rows] == [None, "truncated: cut short", None]
+    assert rows[0]["caption"] == "a dog runs"
+    assert (rows[0]["width"], rows[0]["height"], rows[0]["model"]) == (640, 480, LSTM.name)
+    assert [("path_b64" in row) for row in rows] == [False, False, True]
+    assert [row.path for row in captions.export_rows(db, min_confidence=0.5)] == ["/photos/a.jpg"]
+    with db.reading() as connection:
+        view = connection.exec_driver_sql("SELECT path, status, error, captioned_at FROM caption_export ORDER BY path")
+        assert [tuple(r) for r in view] == [(r["path"], r["status"], r["error"], r["captioned_at"]) for r in rows]

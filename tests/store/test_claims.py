@@ -1,0 +1,244 @@
+"""Claims: one chunk, one worker; a late one changes nothing; what was committed stays."""
+
+import threading
+import time
+
+import pytest
+
+from captioning.store import claims, jobs
+from captioning.store.claims import Fenced
+from captioning.store.database import Database
+from captioning.store.files import Found
+from captioning.values import ItemState, JobState, Reason
+from tests.servers import row_counts
+from tests.store.helpers import GRU, LSTM, MADE_BY, World, captioned, failed, sha
+
+
+def test_no_two_workers_ever_hold_one_chunk(db: Database) -> None:
+    world = World(db)
+    world.submit(120, chunk=4)
+    taken: list[int] = []
+
+    def work(name: str) -> None:
+        while (claim := world.claim(name)) is not None:
+            taken.append(claim.chunk_id)
+
+    threads = [threading.Thread(target=work, args=(f"w{i}",)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(taken) == len(set(taken)) == 30
+
+
+def test_a_chunk_in_hand_is_claimed_again_only_when_its_lease_has_run_out(db: Database) -> None:
+    world = World(db)
+    world.submit(4)
+    first = world.claim("w1", lease=0.3)
+    assert first is not None
+    assert world.claim("w2") is None
+    time.sleep(0.4)
+    second = world.claim("w2")
+    assert second is not None
+    assert second.chunk_id == first.chunk_id
+    assert second.fence == first.fence + 1
+
+
+def test_a_worker_that_was_overtaken_changes_nothing(db: Database) -> None:
+    world = World(db)
+    job = world.submit(4)
+    slow = world.claim("slow", lease=0.05)
+    time.sleep(0.1)
+    fast = world.claim("fast")
+    assert slow is not None
+    assert fast is not None
+    for act in (
+        lambda: world.record(slow, [captioned(slow.work[0])]),
+        lambda: claims.renew(db, slow, 60),
+        lambda: claims.finish(db, slow),
+        lambda: claims.release(db, slow),
+        lambda: claims.note_crash(db, slow, slow.work[0]),
+    ):
+        with pytest.raises(Fenced):
+            act()
+    assert row_counts(db)["captions"] == 0
+    world.work_off(fast)
+    assert world.progress(job).state == JobState.DONE
+
+
+def test_progress_lengthens_a_lease(db: Database) -> None:
+    world = World(db)
+    world.submit(4)
+    claim = world.claim(lease=0.3)
+    assert claim is not None
+    world.record(claim, [captioned(claim.work[0])])
+    time.sleep(0.4)
+    assert world.claim("w2") is None
+
+
+def test_who_takes_over_does_only_what_is_left(db: Database) -> None:
+    world = World(db)
+    job = world.submit(4)
+    claim = world.claim()
+    assert claim is not None
+    world.record(claim, [captioned(claim.work[0]), failed(claim.work[1])])
+    claims.release(db, claim)
+    rest = world.claim("w2")
+    assert rest is not None
+    assert [w.item_id for w in rest.work] == [w.item_id for w in claim.work[2:]]
+    world.work_off(rest)
+    progress = world.progress(job)
+    assert (progress.captioned, progress.failed, progress.state) == (3, 1, JobState.DONE)
+
+
+def test_the_same_caption_twice_is_one_row(db: Database) -> None:
+    world = World(db)
+    world.submit(2, chunk=1)
+    first, second = world.claim(), world.claim()
+    assert first is not None
+    assert second is not None
+    world.record(first, [captioned(first.work[0], "a dog", content="f" * 64)])
+    world.record(second, [captioned(second.work[0], "a cat", content="f" * 64)])
+    assert row_counts(db)["captions"] == row_counts(db)["images"] == 1
+    assert claims.known_content(db, second, ["f" * 64, "e" * 64]) == {"f" * 64}
+
+
+def test_content_captioned_by_another_model_is_not_known(db: Database) -> None:
+    world = World(db)
+    gru = jobs.register_model(db, GRU, default=LSTM.name)
+    world.submit(1, "lstm")
+    first = world.claim()
+    assert first is not None
+    world.record(first, [captioned(first.work[0])])
+    world.submit(1, "gru", model=gru)
+    second = world.claim()
+    assert second is not None
+    assert second.model_digest == GRU.digest
+    assert claims.known_content(db, second, [sha(first.work[0])]) == set()
+
+
+def test_a_job_is_done_with_its_last_chunk_whoever_finishes_it(db: Database) -> None:
+    world = World(db)
+    job = world.submit(8, chunk=1)
+    mine = [world.claim(f"w{i}") for i in range(8)]
+    threads = [threading.Thread(target=world.work_off, args=(claim,)) for claim in mine]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    progress = world.progress(job)
+    assert (progress.state, progress.captioned, progress.model_runs) == (JobState.DONE, 8, 8)
+
+
+def test_high_priority_comes_first_and_equals_take_turns(db: Database) -> None:
+    world = World(db)
+    a, b = world.submit(12, "a"), world.submit(12, "b")
+    high = world.submit(4, "high", priority=1)
+    order = [claim.job_id for _ in range(5) if (claim := world.claim()) is not None]
+    assert order[0] == high
+    assert sorted(order[1:3]) == sorted(order[3:5]) == [a, b]
+
+
+def test_only_what_a_worker_can_do_is_claimed(db: Database) -> None:
+    world = World(db)
+    world.submit(4)
+    assert claims.claim(db, "w", [GRU.digest], [world.root], 60) is None
+    assert claims.claim(db, "w", [LSTM.digest], [world.root + 1], 60) is None
+    assert claims.claim(db, "w", [LSTM.digest], [], 60) is None
+    assert claims.count_claimable(db, [LSTM.digest], [world.root], 10) == 1
+    assert claims.claim(db, "w", [LSTM.digest], [world.root], 60) is not None
+    assert claims.count_claimable(db, [LSTM.digest], [world.root], 10) == 0
+
+
+def test_a_paused_job_waits_and_a_resumed_one_goes_on(db: Database) -> None:
+    world = World(db)
+    job = world.submit(8)
+    held = world.claim()
+    assert held is not None
+    assert jobs.pause(db, job) == JobState.PAUSED
+    assert world.claim() is None
+    world.work_off(held)  # what is in hand is finished
+    assert jobs.resume(db, job) == JobState.ACTIVE
+    rest = world.claim()
+    assert rest is not None
+    world.work_off(rest)
+    assert world.progress(job).state == JobState.DONE
+
+
+def test_a_cancelled_job_takes_the_work_out_of_hands(db: Database) -> None:
+    world = World(db)
+    job = world.submit(8)
+    held = world.claim()
+    assert held is not None
+    assert jobs.cancel(db, job) == JobState.CANCELLED
+    with pytest.raises(Fenced):
+        world.work_off(held)
+    assert world.claim() is None
+    assert jobs.resume(db, job) == JobState.ACTIVE
+    assert world.claim() is not None
+
+
+def test_failed_items_can_be_retried_by_reason(db: Database) -> None:
+    world = World(db)
+    job = world.submit(4)
+    claim = world.claim()
+    assert claim is not None
+    outcomes = [captioned(claim.work[0]), *(failed(w, Reason.MISSING) for w in claim.work[1:3]), failed(claim.work[3])]
+    world.record(claim, outcomes)
+    claims.finish(db, claim)
+    assert jobs.reasons(db, job) == {"missing": 2, "truncated": 1}
+    assert jobs.retry(db, job, Reason.MISSING, 128) == 2
+    progress = world.progress(job)
+    assert (progress.total, progress.captioned, progress.failed, progress.state) == (4, 1, 1, JobState.ACTIVE)
+    again = world.claim()
+    assert again is not None
+    assert len(again.work) == 2
+    world.work_off(again)
+    progress = world.progress(job)
+    assert (progress.captioned, progress.failed, progress.state) == (3, 1, JobState.DONE)
+    assert [f.reason for f in jobs.failures(db, job)] == ["truncated"]
+
+
+def test_what_a_dead_worker_held_is_given_back(db: Database) -> None:
+    world = World(db)
+    world.submit(8)
+    dead, alive = world.claim("dead"), world.claim("alive")
+    assert dead is not None
+    assert alive is not None
+    assert claims.release_all_of(db, "dead") == 1
+    with pytest.raises(Fenced):
+        claims.finish(db, dead)
+    claims.renew(db, alive, 60)
+    back = world.claim("new")
+    assert back is not None
+    assert back.chunk_id == dead.chunk_id
+
+
+def test_a_file_changed_while_in_hand_is_not_tied_to_what_was_read(db: Database) -> None:
+    world = World(db)
+    job = world.job()
+    world.register(job, [Found(b"a.jpg", 5, 1)])
+    claim = world.claim()
+    assert claim is not None
+    world.register(world.job("other"), [Found(b"a.jpg", 6, 2)])
+    world.record(claim, [captioned(claim.work[0])])
+    with db.reading() as connection:
+        assert connection.exec_driver_sql("SELECT image_id FROM files").scalar_one() is None
+
+
+def test_one_worker_at_a_time_sweeps(db: Database) -> None:
+    assert [claims.my_turn_to_sweep(db, 60) for _ in range(3)] == [True, False, False]
+
+
+def test_a_failing_commit_writes_nothing_of_its_batch(db: Database) -> None:
+    world = World(db)
+    job = world.submit(4)
+    claim = world.claim()
+    assert claim is not None
+    broken = captioned(claim.work[1])
+    bad = type(broken)(broken.work, ItemState.CAPTIONED, broken.content, broken.said, confidence="much")  # type: ignore[arg-type]
+    object.__setattr__(bad.work, "item_id", {})
+    with pytest.raises(Exception, match=r"(?i)error|invalid|support|adapt"):
+        claims.record(db, claim, [captioned(claim.work[0]), bad], MADE_BY, 60)
+    assert row_counts(db)["captions"] == 0
+    assert world.progress(job).captioned == 0

@@ -1,0 +1,106 @@
+"""Submitting: what is new, what is known, what changed, what has gone."""
+
+from captioning.store import files, jobs
+from captioning.store.database import Database
+from captioning.store.files import Found, SeenFiles
+from captioning.values import JobState
+from tests.servers import row_counts
+from tests.store.helpers import GRU, LSTM, World
+
+
+def found(count: int, size: int = 100) -> list[Found]:
+    return [Found(b"%d.jpg" % i, size + i, 1) for i in range(count)]
+
+
+def test_resubmitting_an_unfinished_job_adds_nothing(db: Database) -> None:
+    world = World(db)
+    job = world.submit(10)
+    before = row_counts(db)
+    again = world.submit(10)
+    assert again == job
+    assert row_counts(db) == before
+    assert world.progress(job).total == 10
+
+
+def test_a_captioned_file_is_known_and_a_failed_one_is_new_again(db: Database) -> None:
+    world = World(db)
+    world.register(world.job("a"), found(4))
+    claim = world.claim()
+    assert claim is not None
+    from tests.store.helpers import captioned, failed
+
+    world.record(claim, [*map(captioned, claim.work[:3]), failed(claim.work[3])])
+    second = world.register(world.job("b"), found(4))
+    assert (second.known, second.new) == (3, 1)
+
+
+def test_a_changed_file_is_new_and_forgets_its_content(db: Database) -> None:
+    world = World(db)
+    world.register(world.job("a"), found(2))
+    claim = world.claim()
+    assert claim is not None
+    world.work_off(claim)
+    changed = [Found(b"0.jpg", 100, 2), found(2)[1]]
+    again = world.register(world.job("b"), changed)
+    assert (again.known, again.new) == (1, 1)
+
+
+def test_force_takes_all_and_stale_takes_what_another_bundle_of_the_name_captioned(db: Database) -> None:
+    world = World(db)
+    world.register(world.job("a"), found(3))
+    claim = world.claim()
+    assert claim is not None
+    world.work_off(claim)
+    assert world.register(world.job("b"), found(3), force=True).new == 3
+    assert world.register(world.job("c"), found(3), stale=True).known == 3
+    other = jobs.register_model(db, GRU, default=LSTM.name)
+    terms = files.Known(other, LSTM.name, stale=True, force=False)
+    assert files.register(db, world.job("d"), world.root, found(3), terms, 4).new == 3
+
+
+def test_files_of_one_size_share_a_chunk(db: Database) -> None:
+    world = World(db)
+    sizes = [7, 9, 7, 8, 9, 8]
+    world.register(world.job(), [Found(b"%d" % i, size, 1) for i, size in enumerate(sizes)], chunk=2)
+    while (claim := world.claim()) is not None:
+        assert len({work.size for work in claim.work}) == 1
+
+
+def test_a_file_that_a_walk_no_longer_sees_is_missing_until_it_is_back(db: Database) -> None:
+    world = World(db)
+    job = world.job()
+    registered = world.register(job, found(5))
+    seen = SeenFiles()
+    for file_id in registered.file_ids[:3]:
+        seen.add(file_id)
+    assert files.mark_missing(db, world.root, b"", seen) == 2
+    assert files.mark_missing(db, world.root, b"", seen) == 0
+    world.register(job, found(5))
+    for file_id in registered.file_ids:
+        seen.add(file_id)
+    assert files.mark_missing(db, world.root, b"", seen) == 0
+
+
+def test_a_folder_inside_a_root_belongs_to_that_root(db: Database) -> None:
+    world = World(db, b"/photos")
+    assert files.root_for(db, b"/photos/2024") == (world.root, b"/photos")
+    assert files.root_for(db, b"/photos-old")[0] != world.root
+    assert files.root_for(db, b"/other/photos")[1] == b"/other/photos"
+
+
+def test_a_job_with_nothing_to_do_is_done_when_it_is_registered(db: Database) -> None:
+    world = World(db)
+    job = world.job()
+    jobs.close_registration(db, job, 7, {"hidden": 2})
+    progress = world.progress(job)
+    assert progress.state == JobState.DONE
+    assert (progress.known, progress.skipped) == (7, {"hidden": 2})
+
+
+def test_a_path_of_any_bytes_is_kept(db: Database) -> None:
+    world = World(db)
+    names = [b"caf\xe9.jpg", "café.jpg".encode(), b"new\nline.jpg", b"%E9.jpg", b"x" * 255]
+    world.register(world.job(), [Found(name, 5, 1) for name in names], chunk=10)
+    claim = world.claim()
+    assert claim is not None
+    assert sorted(work.path for work in claim.work) == sorted(names)
