@@ -4,7 +4,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
+
+Cell = Literal["lstm", "gru"]
+"""The kinds of recurrent decoder."""
 
 
 class Reason(StrEnum):

@@ -9,7 +9,6 @@ import typer
 from captioning.bundles import find_bundles, named, read_bundle
 from captioning.commands import command_line
 from training.config import TrainConfig
-from training.encoders import open_encoder
 
 app = typer.Typer(
     help="Build and judge caption models from captioned pictures (Flickr8k, or a folder made like it).",
@@ -61,7 +60,8 @@ def train(
 def _run(
     data: Path, encoder: Path, stride: str | None, config: TrainConfig, run: Path, cache: Path, resume: bool
 ) -> None:
-    from training.runs import run_training  # loads torch; help must not
+    from training.encoders import open_encoder  # loads torch; help must not
+    from training.runs import run_training
 
     about = run_training(data, open_encoder(encoder, stride, cache), config, run, cache, resume=resume)
     typer.echo(f"best epoch {about['best_epoch']}: {json.dumps(about['val'])}")
@@ -92,6 +92,7 @@ def export(
     data: Annotated[Path | None, typer.Option(help="Score the bundle itself on this corpus, for its card.")] = None,
 ) -> None:
     """Make a bundle of a finished run: int8 weights, digests, a model card."""
+    from training.encoders import open_encoder
     from training.export import export_bundle
 
     bundle = export_bundle(run, open_encoder(encoder, stride, cache), name, output, data, cache)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from captioning.model.decoder import Cell
+from captioning.values import Cell
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -74,11 +75,13 @@ def _card(description: dict[str, Any]) -> str:
     val = description["metrics"]["val"]
     pictures = description["provenance"]["pictures"]
     origin = description["provenance"]["encoder"]
-    cell = description["decoder"]["cell"].upper()
-    tuned = "stage 5 fine-tuned with the caption loss, " if "tuned" in origin else ""
+    cell = {"lstm": "an LSTM", "gru": "a GRU"}[description["decoder"]["cell"]]
+    tuned = " Then stage 5 was fine-tuned with the caption loss on the training pictures." if "tuned" in origin else ""
+    stride = f" The stride of a stage sits in its {origin['stride']} convolution."
+    encoder = origin.get("origin", "A ResNet50") + "." + tuned + stride
     return f"""# {description["name"]}
 
-A one-sentence English captioner for photographs: a ResNet50 encoder (7 x 7 grid of 2048 features) and an
+A one-sentence English captioner for photographs: a ResNet50 encoder (7 x 7 grid of 2048 features) and
 {cell} decoder with multi-head attention over the grid.
 
 | val, {pictures["val"]} pictures, beam 3 | |
@@ -98,8 +101,8 @@ The corpus is given for non-commercial research and education; the photographs b
 them to Flickr. None of them is in this bundle. Whoever uses the model commercially must judge for themselves
 what these terms mean for weights.
 
-**Encoder.** {tuned}from {origin.get("origin", "a ResNet50")}; stride in the {origin["stride"]} convolution.
-Stages 1 to 4 are those of He et al. 2015 (ImageNet). ImageNet's own terms are non-commercial research.
+**Encoder.** {textwrap.fill(encoder[0].upper() + encoder[1:], 110)}
+ImageNet's own terms are non-commercial research.
 
 **Weights.** int8 with one float scale an output row; vectors in float32. Digests are in `bundle.json`.
 

@@ -5,7 +5,7 @@ import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,12 @@ class Progressed:
     step: int = 0
     best_cider: float = -1.0
     best_epoch: int = 0
+    log: list[dict[str, Any]] = field(default_factory=list)  # one entry an epoch: loss, scores, seconds
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """What was logged of the best epoch."""
+        return self.log[self.best_epoch - 1]
 
 
 def fit(network: CaptioningNetwork, data: TrainingData, config: TrainConfig, run: Path, *, resume: bool) -> Progressed:
@@ -58,35 +64,44 @@ def fit(network: CaptioningNetwork, data: TrainingData, config: TrainConfig, run
     torch.manual_seed(config.seed)
     if resume and (run / LAST).exists():
         at = _restore(run / LAST, network, optimizer, average)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"))
-    steps = math.ceil(len(data.corpus.train) / config.pictures)
     while at.epoch < config.epochs:
-        started, losses = time.monotonic(), 0.0
-        network.train()
-        with Progress(*columns, TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.3f}")) as progress:
-            task = progress.add_task(f"epoch {at.epoch + 1}/{config.epochs}", total=steps, loss=0.0)
-            for names, mirror, words in _batches(data, config, at.epoch):
-                _set_learning_rates(optimizer, config, at, steps)
-                losses += _step(network, optimizer, data.train.get(names, mirror), words, config)
-                at.step += 1
-                _follow(average, network, at.step, config.average_decay)
-                progress.update(task, advance=1, loss=losses / (at.step - at.epoch * steps))
+        started = time.monotonic()
+        loss = _train_epoch(network, optimizer, average, data, config, at)
         at.epoch += 1
         scores = _evaluate_average(network, average, data)
         if scores["cider"] > at.best_cider:
             at.best_cider, at.best_epoch = scores["cider"], at.epoch
             save_file({n: v.contiguous() for n, v in average.items()}, run / BEST)
+        seconds = round(time.monotonic() - started)
+        at.log.append({"epoch": at.epoch, "loss": round(loss, 4), **scores, "seconds": seconds})
         _save(run / LAST, network, optimizer, average, at)
-        line = {
-            "epoch": at.epoch,
-            "loss": round(losses / steps, 4),
-            **scores,
-            "seconds": round(time.monotonic() - started),
-        }
-        with (run / LOG).open("a") as log:
-            log.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+        (run / LOG).write_text("".join(json.dumps(line) + "\n" for line in at.log))
+        print(json.dumps(at.log[-1]), flush=True)
     return at
+
+
+def _train_epoch(
+    network: CaptioningNetwork,
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, Tensor],
+    data: TrainingData,
+    config: TrainConfig,
+    at: Progressed,
+) -> float:
+    """Take one pass over the training pictures; return the mean loss a step, in nats a word."""
+    network.train()
+    steps = math.ceil(len(data.corpus.train) / config.pictures)
+    done, losses = 0, 0.0
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"))
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.3f}")) as progress:
+        task = progress.add_task(f"epoch {at.epoch + 1}/{config.epochs}", total=steps, loss=0.0)
+        for done, (names, mirror, words) in enumerate(_batches(data, config, at.epoch), start=1):
+            _set_learning_rates(optimizer, config, at, steps)
+            losses += _step(network, optimizer, data.train.get(names, mirror), words, config)
+            at.step += 1
+            _follow(average, network, at.step, config.average_decay)
+            progress.update(task, advance=1, loss=losses / done)
+    return losses / done
 
 
 def caption_all(

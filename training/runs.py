@@ -53,7 +53,7 @@ def run_training(
     reached = fit(network, prepared, config, run, resume=resume)
     network.load_state_dict(load_file(run / BEST))
     if tuning:
-        tuned_by = {"config": asdict(config), "val": _logged(run, reached.best_epoch), "pictures": corpus.digest}
+        tuned_by = {"config": asdict(config), "val": reached.best, "pictures": corpus.digest}
         save_encoder(whole, encoder.about | {"tuned": tuned_by, "tuned_from": encoder.digest}, run)
     about = {
         "config": asdict(config),
@@ -61,7 +61,7 @@ def run_training(
         "encoder": {"digest": encoder.digest, **encoder.about},
         "vocabulary": list(prepared.vocabulary.words),
         "best_epoch": reached.best_epoch,
-        "val": _logged(run, reached.best_epoch),
+        "val": reached.best,
         "pictures": {"train": len(corpus.train), "val": len(corpus.val), "digest": corpus.digest},
     }
     (run / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
@@ -104,8 +104,3 @@ def _features(encoder: EncoderFile, corpus: Corpus, depth: Depth, cache: Path, *
         return cached_features(
             encoder.load(), encoder.digest, corpus.pictures, names, depth, cache, mirror=train, tick=tick
         )
-
-
-def _logged(run: Path, epoch: int) -> dict[str, Any]:
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return next(dict(line) for line in reversed(lines) if line["epoch"] == epoch)

@@ -6,13 +6,14 @@ the picture flows back into the recurrence, and a known sentence is one fused RN
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, torch's own habit
 
-Cell = Literal["lstm", "gru"]
+from captioning.values import Cell
+
 State = tuple[Tensor, ...]
 """(1, R, H) each, R = rows: one tensor for a GRU, two for an LSTM."""
 
