@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import billiard.pool
 import structlog
 from celery import signals
 
@@ -48,6 +49,9 @@ def _put_work_down(**_: Any) -> None:
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _load(**_: Any) -> None:
     """Load before the first task. Celery swallows what is raised here and would run tasks without a model."""
+    # A pool process that is stopped as it ends a task waits for its parent to have read the result, 30 s of it
+    # when the parent is stopping too. Rows are committed and a bell that isn't acked rings again: 1 s will do.
+    billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 10
     try:
         from worker.station import station
 
