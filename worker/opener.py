@@ -49,6 +49,7 @@ def main() -> None:
     limits = Limits(max_pixels)
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # nothing else may write between messages
+    send(sink, {"ready": True})  # a death before this blames no picture
     while True:
         try:
             _, data = receive(source)

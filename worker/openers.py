@@ -11,7 +11,7 @@ from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 
-from captioning.errors import ImageError
+from captioning.errors import ImageError, ServiceTrouble
 from captioning.model.pixels import Pixels
 from captioning.values import PictureFacts, Reason
 from worker.opener import receive, send
@@ -19,6 +19,10 @@ from worker.opener import receive, send
 DEATHS = 2  # of openers with the same picture in hand, before the picture is to blame
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class OpenersUnavailable(ServiceTrouble):
+    """No opener can be started: out of memory or processes, say. No picture is to blame."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,10 @@ class Opened:
 class Openers:
     """Some opener processes, each with a thread that talks to it."""
 
-    def __init__(self, count: int, size: int, max_pixels: int, seconds: float) -> None:
+    def __init__(self, count: int, size: int, max_pixels: int, seconds: float, module: str = "worker.opener") -> None:
         self._size = size
         self._seconds = seconds
-        self._arguments = [sys.executable, "-P", "-m", "worker.opener", str(size), str(max_pixels)]
+        self._arguments = [sys.executable, "-P", "-m", module, str(size), str(max_pixels)]
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="opener")
         self._mine = threading.local()
         self._processes: set[subprocess.Popen[bytes]] = set()
@@ -47,7 +51,7 @@ class Openers:
     def open(self, data: bytes, deaths: int, on_death: Callable[[], None]) -> Opened:
         """Open one picture, called from `map`. `deaths` it caused earlier count; each new one is told.
 
-        Raises ImageError.
+        Raises ImageError and OpenersUnavailable.
         """
         while True:
             process = self._process()
@@ -88,13 +92,24 @@ class Openers:
         return ImageError(Reason.CRASHED, f"opening it killed the process {DEATHS} times")
 
     def _process(self) -> subprocess.Popen[bytes]:
-        """Return this thread's process, a new one if the last died."""
+        """Return this thread's process, a new one if the last died. Raises OpenersUnavailable."""
         process: subprocess.Popen[bytes] | None = getattr(self._mine, "process", None)
         if process is None or process.poll() is not None:
             environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-            process = subprocess.Popen(self._arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-            self._mine.process = process
+            process = subprocess.Popen(
+                self._arguments,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # what decoders mutter about bad files; it may not write to a log anyway
+                env=environment,
+            )
             self._processes.add(process)
+            try:
+                receive(cast("BinaryIO", process.stdout))
+            except EOFError:
+                self._bury(process)
+                raise OpenersUnavailable("the process that opens pictures doesn't start") from None
+            self._mine.process = process
         return process
 
     def _bury(self, process: subprocess.Popen[bytes]) -> None:

@@ -13,7 +13,7 @@ from captioning.store import claims
 from captioning.store.claims import Claim, MadeBy
 from captioning.store.database import Database
 from worker.models import Models
-from worker.openers import Openers
+from worker.openers import Openers, OpenersUnavailable
 from worker.pipeline import Pipeline
 from worker.surroundings import Place, bundles_at_hand, stopping, visible_roots, worker_name
 
@@ -68,7 +68,7 @@ class Station:
                 self.lease_seconds,
             )
             whole = pipeline.run(claim, stopping)
-        except (RootUnavailable, BundleError):
+        except (RootUnavailable, OpenersUnavailable, BundleError):
             self._commit(functools.partial(claims.release, self.db, claim))
             time.sleep(1)  # a root that flickers mustn't spin
             raise

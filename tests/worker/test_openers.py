@@ -1,0 +1,111 @@
+"""Pictures that kill, hang or bloat the process that opens them fail alone, by name."""
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from captioning.errors import ImageError
+from captioning.values import Reason
+from worker.openers import Opened, Openers, OpenersUnavailable
+
+
+def picture(word: str = "") -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(out, "JPEG", comment=word.encode())
+    return out.getvalue()
+
+
+@pytest.fixture
+def openers() -> Iterator[Openers]:
+    made = Openers(2, 224, 10_000_000, 2.0, module="tests.faults.opener")
+    yield made
+    made.close()
+
+
+def open_all(openers: Openers, words: list[str], deaths: int = 0) -> tuple[list[Opened | ImageError], list[str]]:
+    blamed: list[str] = []
+
+    def one(word: str) -> Opened | ImageError:
+        try:
+            return openers.open(picture(word), deaths, lambda: blamed.append(word))
+        except ImageError as wrong:
+            return wrong
+
+    return list(openers.map(one, words)), blamed
+
+
+def test_good_pictures_open_in_order(openers: Openers) -> None:
+    found, blamed = open_all(openers, [""] * 20)
+    assert all(isinstance(one, Opened) and one.facts.width == 40 and one.pixels.shape == (224, 224, 3) for one in found)
+    assert blamed == []
+
+
+@pytest.mark.parametrize(("word", "reason"), [("CRASH", Reason.CRASHED), ("HANG", Reason.TIMEOUT)])
+def test_a_picture_that_kills_its_opener_twice_is_to_blame_and_its_neighbours_are_not(
+    openers: Openers, word: str, reason: Reason
+) -> None:
+    found, blamed = open_all(openers, ["", "", word, "", "", ""])
+    assert [one.reason if isinstance(one, ImageError) else None for one in found] == [
+        None,
+        None,
+        reason,
+        None,
+        None,
+        None,
+    ]
+    assert blamed == [word, word]
+
+
+def test_a_death_in_an_earlier_life_counts(openers: Openers) -> None:
+    found, blamed = open_all(openers, ["CRASH"], deaths=1)
+    assert isinstance(found[0], ImageError)
+    assert blamed == ["CRASH"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS does not bound address space")
+def test_a_picture_that_wants_all_memory_is_too_large(openers: Openers) -> None:
+    found, _ = open_all(openers, ["BLOAT", ""])
+    assert isinstance(found[0], ImageError)
+    assert found[0].reason in (Reason.TOO_LARGE, Reason.UNREADABLE, Reason.CRASHED)
+    assert isinstance(found[1], Opened)
+
+
+def test_what_a_library_prints_does_not_disturb(openers: Openers) -> None:
+    found, _ = open_all(openers, ["NOISE", ""])
+    assert all(isinstance(one, Opened) for one in found)
+
+
+def test_when_no_opener_starts_no_picture_is_to_blame() -> None:
+    made = Openers(1, 224, 10_000_000, 2.0, module="tests.faults.no_such_module")
+    with pytest.raises(OpenersUnavailable):
+        open_all(made, ["", ""])
+    made.close()
+
+
+def test_a_bad_picture_is_a_result_and_its_opener_lives_on(openers: Openers) -> None:
+    with pytest.raises(ImageError) as caught:
+        next(iter(openers.map(lambda _: openers.open(b"no picture", 0, lambda: None), [0])))
+    assert caught.value.reason is Reason.UNREADABLE
+    assert isinstance(open_all(openers, [""])[0][0], Opened)
+
+
+def test_closing_leaves_no_process(openers: Openers) -> None:
+    open_all(openers, ["", "", ""])
+    children = psutil.Process(os.getpid()).children(recursive=True)
+    mine = [c for c in children if "tests.faults.opener" in " ".join(c.cmdline())]
+    assert mine
+    openers.close()
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in mine)
+
+
+def test_an_opener_never_loads_torch(tmp_path: Path) -> None:
+    import subprocess
+
+    code = "import sys, worker.opener; sys.exit('torch' in sys.modules or 'sqlalchemy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
