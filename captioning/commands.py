@@ -2,18 +2,21 @@
 
 import os
 import sys
-from typing import Any
 
 import typer
 
 from captioning.errors import CaptioningError, UsageError
 
+INTERRUPTED = 130
 
-def command_line(app: typer.Typer, name: str, **settings: Any) -> None:
+
+def command_line(app: typer.Typer, name: str, interrupted: str = "interrupted") -> None:
     """Run a Typer app and exit: 0 done, 1 something broke, 2 usage, 130 interrupted."""
     try:
-        code = app(prog_name=name, standalone_mode=False, **settings)
+        code = app(prog_name=name, standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # Typer has caught the Ctrl-C
+            _say(name, interrupted, INTERRUPTED)
     except typer.TyperException as wrong:
         code = _say(name, wrong.format_message(), wrong.exit_code)
     except UsageError as wrong:
@@ -21,7 +24,7 @@ def command_line(app: typer.Typer, name: str, **settings: Any) -> None:
     except CaptioningError as broken:
         code = _say(name, str(broken), 1)
     except (typer.Abort, KeyboardInterrupt):
-        code = _say(name, "interrupted", 130)
+        code = _say(name, interrupted, INTERRUPTED)
     except ModuleNotFoundError as missing:
         code = _say(name, _remedy(missing), 1)
     except BrokenPipeError:  # the reader of our answer, `head` say, has seen enough

@@ -464,4 +464,4 @@ def current() -> None:
 
 def main() -> None:
     """Run `producer`."""
-    command_line(app, "producer")
+    command_line(app, "producer", interrupted="interrupted; what is captioned stays, and the same command goes on")

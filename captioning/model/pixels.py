@@ -21,7 +21,7 @@ VERSION = 1
 """Raised when the same file would give other pixels; a bundle made with another version is refused."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""What we let Pillow open; MPO, two JPEGs in one file, comes as JPEG. TIFF, EPS and the like have a long history of holes and stay out."""
+"""What we let Pillow open; MPO, JPEGs in one file, comes as JPEG. TIFF and EPS have a long history of holes."""
 
 Image.MAX_IMAGE_PIXELS = None  # `Limits` decides, after the cheap reduced-scale decoding is set up
 

@@ -84,7 +84,12 @@ def test_the_encoder_of_a_bundle_loads(copied: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("{", "is not JSON"), ("[]", "not a bundle of format"), ('{"format": 1}', "lacks name"), (None, "no model bundle at")],
+    [
+        ("{", "is not JSON"),
+        ("[]", "not a bundle of format"),
+        ('{"format": 1}', "lacks name"),
+        (None, "no model bundle at"),
+    ],
 )
 def test_what_is_no_bundle_is_refused_in_one_line(tmp_path: Path, text: str | None, says: str) -> None:
     if text is not None:

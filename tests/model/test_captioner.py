@@ -28,9 +28,7 @@ def pixels(photographs: Path) -> dict[str, Pixels]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_it_sees_what_is_there(name: str, pixels: dict[str, Pixels]) -> None:
-    said = dict(
-        zip(pixels, captioner(name, "torch").caption(list(pixels.values()), DecodeOptions()), strict=True)
-    )
+    said = dict(zip(pixels, captioner(name, "torch").caption(list(pixels.values()), DecodeOptions()), strict=True))
     people = {"man", "woman", "girl", "boy", "person", "lady", "child", "people"}
     assert people & set(said["astronaut.png"].text.split())
     assert people & set(said["camera.png"].text.split())

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from captioning.model.decoder import CaptionDecoder, Cell, DecoderConfig
+from captioning.model.decoder import CaptionDecoder, DecoderConfig
+from captioning.values import Cell
 
 CELLS: list[Cell] = ["lstm", "gru"]
 

@@ -50,7 +50,6 @@ def reason(data: bytes, limits: Limits = LIMITS) -> Reason:
     return caught.value.reason
 
 
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_every_orientation_is_turned_upright(orientation: int, kind: str) -> None:

@@ -21,7 +21,9 @@ def test_known_words_come_back_and_others_are_unknown(captions: list[list[str]],
     known = {word for word in said if said.count(word) >= min_count}
     assert set(vocabulary.words[len(SPECIAL) :]) == known
     for caption in captions:
-        assert vocabulary.decode(vocabulary.encode(w for w in caption if w in known)) == [w for w in caption if w in known]
+        assert vocabulary.decode(vocabulary.encode(w for w in caption if w in known)) == [
+            w for w in caption if w in known
+        ]
         assert all((i == UNKNOWN) == (w not in known) for i, w in zip(vocabulary.encode(caption), caption, strict=True))
 
 
@@ -37,7 +39,9 @@ def test_a_vocabulary_without_its_marks_is_refused() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), rows=st.integers(1, 20), scale=st.floats(1e-4, 1e3))
-def test_int8_is_off_by_half_a_step_at_most(tmp_path_factory: pytest.TempPathFactory, seed: int, rows: int, scale: float) -> None:
+def test_int8_is_off_by_half_a_step_at_most(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, rows: int, scale: float
+) -> None:
     torch.manual_seed(seed)
     weight, bias = scale * torch.randn(rows, 3, 5), torch.randn(7)
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"

@@ -1,8 +1,7 @@
 """Searching, showing, exporting: the same answers on both databases, and the same caption everywhere."""
 
-import sqlalchemy as sa
-
 import pytest
+import sqlalchemy as sa
 
 from captioning.errors import UsageError
 from captioning.store import captions, jobs, search
@@ -88,7 +87,9 @@ def the_caption(world: World, model: str | None = None) -> str | None:
         shown = captions.show(world.db, b"/photos/f-0.jpg")
         assert shown is not None
         with world.db.reading() as connection:
-            viewed = connection.exec_driver_sql("SELECT caption FROM caption_export WHERE path = '/photos/f-0.jpg'").scalar()
+            viewed = connection.exec_driver_sql(
+                "SELECT caption FROM caption_export WHERE path = '/photos/f-0.jpg'"
+            ).scalar()
         assert shown[0].caption == shown[1][0].text == viewed == exported.caption
         _, found = search.search(world.db, exported.caption or "", 10)
         assert exported.path in [row.path for row in found]

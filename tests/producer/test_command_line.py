@@ -1,0 +1,225 @@
+"""Words on the command line: every command explains itself, every mistake gets one line and the right exit code."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from captioning.store import claims
+from captioning.store.database import Database
+from producer.export import export
+from producer.screen import printable
+from tests.journeys.people import Person
+from tests.store.helpers import LSTM, World, captioned
+
+COMMANDS = (
+    "submit", "status", "jobs", "pause", "resume", "cancel", "failures", "retry", "search", "show", "export", "models",
+    "doctor", "db", "db upgrade", "db current",
+)  # fmt: skip
+
+
+@pytest.fixture
+def person(tmp_path: Path) -> Person:
+    return Person(tmp_path / "data")
+
+
+@pytest.fixture
+def served(person: Person, photographs: Path) -> Person:
+    """A person whose photographs have captions, without a model having run."""
+    import migrations
+    from captioning.settings import read_settings
+    from captioning.values import DecodeOptions
+    from producer import submit
+    from producer.sources import Filters, read_sources
+
+    settings = read_settings(data_dir=person.data)
+    db = Database(settings.store_url)
+    migrations.ensure_schema(db)
+    order = submit.Order(read_sources([os.fsencode(photographs)]), Filters(), LSTM, DecodeOptions())
+    submit.submit(db, settings, order, lambda _: None)
+    world = World(db, os.fsencode(photographs))
+    claim = world.claim()
+    assert claim is not None
+    world.record(claim, [captioned(work, f"two dogs run past picture {i}") for i, work in enumerate(claim.work)])
+    claims.finish(db, claim)
+    db.close()
+    return person
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_that_ends_with_an_example(person: Person, command: str) -> None:
+    said = person.producer(*command.split(), "--help")
+    assert said.code == 0
+    assert command == "db" or "Example: producer" in said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["submit"], 2, "no paths given"),
+        (["submit", "/no/such/folder"], 2, "/no/such/folder: no such file or folder"),
+        (["submit", ".", "--priority", "urgent"], 2, "--priority is normal or high, not 'urgent'"),
+        (["submit", ".", "--model", "blip"], 2, "no model named 'blip'"),
+        (["submit", ".", "--beam-size", "0"], 2, "beam-size"),
+        (["submit", "--from-file", "/no/list"], 2, "can't read the list /no/list"),
+        (["submit", "EMPTY"], 2, "no pictures found"),
+        (["submit", "EMPTY", "--dry-run"], 2, "no pictures found"),
+        (["submitt"], 2, "No such command"),
+        (["status"], 2, "there are no jobs yet"),
+        (["status", "7"], 2, "there is no job 7"),
+        (["status", "seven"], 2, "unable to parse string as an integer"),
+        (["pause", "7"], 2, "there is no job 7"),
+        (["resume", "7"], 2, "there is no job 7"),
+        (["cancel", "7"], 2, "there is no job 7"),
+        (["retry", "7"], 2, "say what to retry"),
+        (["retry", "7", "--failed"], 2, "there is no job 7"),
+        (["retry", "7", "--failed", "--reason", "rain"], 2, "there is no reason 'rain'"),
+        (["failures", "7"], 2, "there is no job 7"),
+        (["export", "7"], 2, "there is no job 7"),
+        (["export", "--format", "xml"], 2, "--format is jsonl or csv, not 'xml'"),
+        (["export", "-o", "/no/such/folder/x"], 2, "can't write to /no/such/folder/x"),
+        (["show", "nothing.jpg"], 2, "nothing.jpg is not registered"),
+        (["search", "--", "-dog"], 2, "give at least one word"),
+        (["search"], 2, "TEXT"),
+        (["db"], 2, ""),
+    ],
+)
+def test_a_mistake_gets_one_line_and_the_right_exit_code(
+    person: Person, tmp_path: Path, words: list[str], code: int, says: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "README.txt").touch()
+    said = person.producer(*(word.replace("EMPTY", str(tmp_path / "empty")) for word in words))
+    assert said.code == code, said
+    assert says in said.err + said.out
+    assert "Traceback" not in said.err
+    if says:
+        assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("CAPTIONING_CHUNK_SIZE", "many", "CAPTIONING_CHUNK_SIZE=many"),
+        ("CAPTIONING_RUNTIME", "cuda", "CAPTIONING_RUNTIME=cuda"),
+        ("CAPTIONING_ROOTS", "photos", "CAPTIONING_ROOTS=photos"),
+        ("CAPTIONING_DATABASE_URL", "not a url", "CAPTIONING_DATABASE_URL is not a database URL"),
+        ("CAPTIONING_DATABASE_URL", "oracle://x", "the store runs on PostgreSQL and SQLite"),
+        ("CAPTIONING_DATABASE_URL", "sqlite:////proc/nowhere/x", "can't make the folder"),
+        ("CAPTIONING_DATABASE_URL", "postgresql://nobody:pw@127.0.0.1:9/x", "doesn't answer"),
+    ],
+)
+def test_a_wrong_setting_is_named(person: Person, photographs: Path, name: str, value: str, says: str) -> None:
+    person.environment[name] = value
+    said = person.producer("jobs")
+    assert said.code in (1, 2)
+    assert says in said.err
+    assert said.err.count("\n") == 1
+    assert "pw@" not in said.err
+
+
+def test_reading_works_without_torch(served: Person, photographs: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "without"
+    for name in ("torch", "torchvision", "openvino"):
+        (broken / name).mkdir(parents=True)
+        (broken / name / "__init__.py").write_text(f"raise ModuleNotFoundError('none here', name={name!r})")
+    served.environment["PYTHONPATH"] = str(broken)
+    image = str(photographs / "coffee.png")
+    for words in (
+        ["--help"], ["submit", "--dry-run", str(photographs)], ["status"], ["jobs"], ["search", "dog"], ["export"],
+        ["show", image], ["failures"], ["models"], ["doctor"], ["db", "current"], ["submit", str(photographs)],
+    ):  # fmt: skip
+        said = served.producer(*words)
+        assert said.code == 0, said
+    assert served.run("training", "--help").code == 0
+    assert served.run("worker", "--help").code == 0
+
+
+def test_search_finds_other_endings_and_json_is_an_export_line(served: Person) -> None:
+    rows = served.producer("search", "dog", "--json").json
+    assert len(rows) == 10
+    assert {
+        "path",
+        "sha256",
+        "caption",
+        "confidence",
+        "model",
+        "width",
+        "height",
+        "status",
+        "error",
+        "captioned_at",
+    } == set(rows[0])
+    assert "two dogs run past picture" in served.producer("search", "dog", "--limit", "2").out
+    assert served.producer("search", "zebra").code == 0
+
+
+def test_dry_run_counts_and_writes_nothing(person: Person, photographs: Path) -> None:
+    said = person.producer("submit", "--dry-run", "--json", str(photographs))
+    assert said.json == {"scanned": 10, "skipped": 0, "skipped_kinds": {}}
+    assert person.producer("submit", "--dry-run", "--limit", "3", str(photographs)).out.startswith("3 pictures")
+    assert not person.data.exists()
+
+
+def test_paths_come_from_a_list_on_standard_input(person: Person, photographs: Path) -> None:
+    listed = "\n".join(str(p) for p in sorted(photographs.iterdir())[:4])
+    said = person.producer("submit", "--from-file", "-", "--dry-run", "--json", stdin=listed)
+    assert said.json["scanned"] == 4
+
+
+def test_status_jobs_and_show_tell_the_same_story(served: Person, photographs: Path) -> None:
+    status = served.producer("status", "--json").json
+    assert (status["state"], status["new"], status["captioned"]) == ("done", 10, 10)
+    assert [job["job"] for job in served.producer("jobs", "--json").json] == [1]
+    shown = served.producer("show", str(photographs / "coffee.png"))
+    assert "two dogs run past picture" in shown.out
+    assert "flickr8k-lstm" in shown.out
+    assert served.producer("pause", "1").out == "job 1 is done already: nothing changed\n"
+
+
+def test_exports_to_a_file_appear_whole(served: Person, tmp_path: Path) -> None:
+    out = tmp_path / "captions.csv"
+    assert served.producer("export", "--format", "csv", "-o", str(out)).code == 0
+    lines = out.read_text().splitlines()
+    assert lines[0].startswith("path,sha256,caption,confidence")
+    assert len(lines) == 11
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_cell_that_a_spreadsheet_would_run_is_made_harmless(tmp_path: Path) -> None:
+    from captioning.store.captions import Picture
+
+    bad = Picture("=cmd()", b"=cmd()", None, "@SUM(A1)", 0.5, "m", "machine", 1, 1, "captioned", None, None)
+    export([bad], "csv", str(tmp_path / "x.csv"))
+    assert (tmp_path / "x.csv").read_text().splitlines()[1].startswith("'=cmd(),,'@SUM(A1),0.5")
+    export([bad], "jsonl", str(tmp_path / "x.jsonl"))
+    assert json.loads((tmp_path / "x.jsonl").read_text())["path"] == "=cmd()"
+
+
+def test_a_reader_that_stops_reading_is_no_error(served: Person) -> None:
+    producer = Path(sys.executable).with_name("producer")
+    done = subprocess.run(
+        f"{producer} export | head -n 1", shell=True, env=served.env, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+
+
+def test_control_characters_in_names_never_reach_the_terminal() -> None:
+    assert printable("a\x1b[31mb\nc\x07") == "a\\x1b[31mb\\nc\\x07"
+
+
+def test_the_doctor_finds_a_spoilt_model(person: Person, tmp_path: Path) -> None:
+    assert person.producer("doctor").code == 0
+    from captioning.bundles import BUILT_IN
+
+    shutil.copytree(BUILT_IN, tmp_path / "spoilt")
+    (tmp_path / "spoilt" / "flickr8k-lstm" / "decoder.safetensors").write_bytes(b"no")
+    person.environment["CAPTIONING_BUNDLES"] = str(tmp_path / "spoilt")
+    said = person.producer("doctor", "--json")
+    assert said.code == 1
+    assert [f["what"] for f in said.json if not f["good"]] == ["model"]

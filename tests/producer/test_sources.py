@@ -1,0 +1,123 @@
+"""What a walk takes, what it passes over, and under which name it counts that."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captioning.errors import UsageError
+from captioning.paths import hash_of, is_below, text_of
+from producer.sources import Filters, Walk, read_list, read_sources
+
+
+def make(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def walk(folder: Path, **filters: object) -> tuple[list[str], dict[str, int]]:
+    made = Walk(os.fsencode(folder), Filters(**filters))  # type: ignore[arg-type]
+    found = [os.fsdecode(f.path) for f in made]
+    return found, {kind: n for kind, n in made.skipped.items() if n}
+
+
+def test_pictures_are_found_at_any_depth_and_in_any_case(tmp_path: Path) -> None:
+    make(tmp_path, "b.JPG", "a.jpeg", "sub/deep/c.PnG", "sub/d.heic", "e.TIFF", "raw.CR2")
+    assert walk(tmp_path) == (["a.jpeg", "b.JPG", "e.TIFF", "raw.CR2", "sub/d.heic", "sub/deep/c.PnG"], {})
+
+
+def test_what_is_no_picture_is_counted_by_kind(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "README.txt", ".hidden.jpg", ".git/b.jpg", "@eaDir/c.jpg", "folder.jpg/d.png")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "link.jpg").symlink_to("/etc/passwd")
+    found, skipped = walk(tmp_path)
+    assert found == ["a.jpg", "folder.jpg/d.png"]
+    assert skipped == {
+        "other file": 1,
+        "hidden": 2,
+        "thumbnail folder": 1,
+        "special file": 1,
+        "link": 1,
+        "folder named like a picture": 1,
+    }
+
+
+def test_links_are_followed_only_when_asked_and_never_out_of_the_folder(tmp_path: Path) -> None:
+    make(tmp_path, "in/a.jpg", "in/sub/b.jpg", "out/c.jpg")
+    (tmp_path / "in" / "a-link.jpg").symlink_to("a.jpg")
+    (tmp_path / "in" / "ring").symlink_to(".")
+    (tmp_path / "in" / "up").symlink_to("../out")
+    assert walk(tmp_path / "in") == (["a.jpg", "sub/b.jpg"], {"link": 3})
+    found, skipped = walk(tmp_path / "in", follow_symlinks=True)
+    assert found == ["a-link.jpg", "a.jpg", "sub/b.jpg"]
+    assert skipped == {"link out of the folder": 1}
+
+
+def test_include_and_exclude_look_at_names_and_paths(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "drafts/b.jpg", "drafts/c.png")
+    assert walk(tmp_path, include=("*.jpg",), exclude=("drafts/*",)) == (["a.jpg"], {"filtered": 2})
+
+
+def test_a_folder_without_permission_is_counted_not_fatal(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg")
+    found, skipped = walk(tmp_path / "none")
+    assert (found, skipped) == ([], {"folder without permission": 1})
+
+
+def test_paths_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere: no such file or folder"):
+        read_sources([os.fsencode(tmp_path / "nowhere")])
+
+
+def test_a_folder_inside_another_is_not_walked_twice(tmp_path: Path) -> None:
+    make(tmp_path, "sub/a.jpg")
+    sources = read_sources([os.fsencode(tmp_path), os.fsencode(tmp_path / "sub"), os.fsencode(tmp_path)])
+    assert sources.folders == (os.fsencode(tmp_path),)
+
+
+def test_a_path_that_is_a_link_is_followed(tmp_path: Path) -> None:
+    make(tmp_path, "real/a.jpg")
+    (tmp_path / "link").symlink_to("real")
+    assert read_sources([os.fsencode(tmp_path / "link")]).folders == (os.fsencode(tmp_path / "real"),)
+
+
+def test_lists_are_read_by_line_and_by_nul(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_bytes(b"a.jpg\r\n\nb c.jpg\n")
+    (tmp_path / "nul").write_bytes(b"a\n.jpg\0b\xe9.jpg\0")
+    assert read_list(str(tmp_path / "lines"), null=False) == [b"a.jpg", b"b c.jpg"]
+    assert read_list(str(tmp_path / "nul"), null=True) == [b"a\n.jpg", b"b\xe9.jpg"]
+
+
+path_bytes = st.binary(min_size=1, max_size=60).filter(lambda b: b"\0" not in b)
+
+
+@given(path_bytes)
+def test_every_path_has_a_text_that_any_database_takes(path: bytes) -> None:
+    text = text_of(path)
+    text.encode("utf-8")
+    try:
+        assert text == path.decode("utf-8")
+    except UnicodeDecodeError:
+        assert "%" in text
+
+
+@given(path_bytes, path_bytes)
+def test_different_paths_have_different_hashes(one: bytes, other: bytes) -> None:
+    assert (hash_of(one) == hash_of(other)) == (one == other)
+
+
+@given(
+    st.lists(
+        st.binary(min_size=1, max_size=5).filter(lambda b: b"/" not in b and b"\0" not in b), min_size=1, max_size=4
+    )
+)
+def test_a_path_is_below_its_ancestors_and_no_neighbour(parts: list[bytes]) -> None:
+    path = b"/" + b"/".join(parts)
+    for i in range(1, len(parts) + 1):
+        folder = b"/" + b"/".join(parts[:i])
+        assert is_below(path, folder)
+        assert not is_below(path + b"x", path)
+    assert is_below(path, b"/")
