@@ -56,16 +56,11 @@ def _lock(folder: Path) -> Iterator[bool]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline or _answers(folder):
-                    yield False  # another keeper serves already
+                if time.monotonic() > deadline or (folder / SOCKET).exists():
+                    yield False  # another keeper serves already; one that stops takes its socket away first
                     return
                 time.sleep(0.05)
         yield True
-
-
-def _answers(folder: Path) -> bool:
-    with contextlib.chdir(folder), socket.socket(socket.AF_UNIX) as probe:
-        return probe.connect_ex(SOCKET) == 0
 
 
 class Keeper:
@@ -128,7 +123,7 @@ class Keeper:
     def _replace_worker(self, code: int) -> None:
         now = time.monotonic()
         self.deaths = [at for at in self.deaths if now - at < QUICK_SECONDS] + [now]
-        if code == 1 or len(self.deaths) >= QUICK_DEATHS:
+        if code in (1, 2) or len(self.deaths) >= QUICK_DEATHS:
             raise CaptioningError(_last_words(self.settings.data_dir / LOG))
         db = Database(self.settings.store_url)
         claims.release_all_of(db, self.settings.embedded_worker_name)

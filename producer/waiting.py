@@ -34,10 +34,11 @@ class Speed:
     seen: deque[tuple[float, int]] = field(default_factory=deque)
 
     def add(self, done: int) -> None:
-        """Note how many are done now; the clock starts with the first."""
+        """Note how many are done now; the clock starts when that first changes."""
         now = time.monotonic()
-        if not self.seen or done > self.seen[-1][1]:
-            self.seen.append((now, done))
+        if len(self.seen) == 1 and self.seen[0][1] == done:
+            self.seen.clear()
+        self.seen.append((now, done))
         while len(self.seen) > 2 and now - self.seen[0][0] > WINDOW_SECONDS:
             self.seen.popleft()
 

@@ -52,6 +52,8 @@ class Sweeper(threading.Thread):
                     self.sweep()
             except ServiceTrouble as trouble:
                 log.warning("service_trouble", trouble=str(trouble))
+            except Exception:  # a sweeper that dies leaves a worker deaf to what it wasn't told of
+                log.exception("sweep_failed")
             since_hello += self.settings.sweep_seconds
             self._ended.wait(self.settings.sweep_seconds)
         with contextlib.suppress(ServiceTrouble):  # the row grows old by itself

@@ -1,5 +1,6 @@
 """The way to the database: engines, transactions, the database's clock, and what counts as trouble."""
 
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -104,7 +105,7 @@ def _sqlite(url: URL) -> Engine:
     @sa.event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
-        connection.execute("PRAGMA journal_mode=WAL")
+        _open_wal(connection)
         connection.execute("PRAGMA synchronous=FULL")  # a commit survives a power cut
         connection.execute("PRAGMA foreign_keys=ON")
 
@@ -113,6 +114,20 @@ def _sqlite(url: URL) -> Engine:
         connection.exec_driver_sql(connection.info.get(_BEGIN, "BEGIN"))
 
     return engine
+
+
+def _open_wal(connection: sqlite3.Connection) -> None:
+    """Switch to a write-ahead log and read once. SQLite doesn't wait by itself when another does this just now."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            return
+        except sqlite3.OperationalError as trouble:
+            if "locked" not in str(trouble) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def _postgresql(url: URL) -> Engine:

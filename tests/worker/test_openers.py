@@ -21,6 +21,12 @@ def picture(word: str = "") -> bytes:
     return out.getvalue()
 
 
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Openers start with a safe path, on which the tests are not."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
 @pytest.fixture
 def openers() -> Iterator[Openers]:
     made = Openers(2, 224, 10_000_000, 2.0, module="tests.faults.opener")
