@@ -7,6 +7,7 @@ with its neighbours, in `../encoders/`, under its digest. The digest of `bundle.
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,19 @@ def read_bundle(folder: Path) -> Bundle:
     missing = [key for key in _NEEDED if key not in description]
     if missing:
         raise BundleError(f"{path} lacks {', '.join(missing)}. Re-export the bundle.")
+    parts = [description[key] for key in ("decoder", "encoder", "preprocessing", "weights")]
+    words = description["vocabulary"]
+    if not all(isinstance(part, dict) for part in parts) or not isinstance(words, list):
+        raise BundleError(f"{path} is damaged: its parts have the wrong shape. Re-export the bundle.")
+    lacking = [
+        key
+        for part, key in (("decoder", "cell"), ("weights", "decoder"), ("weights", "encoder"))
+        if key not in description[part]
+    ]
+    if lacking or "stride" not in description["encoder"]:
+        raise BundleError(
+            f"{path} is damaged: it doesn't say {', '.join(lacking or ['stride'])}. Re-export the bundle."
+        )
     return Bundle(folder, hashlib.sha256(text).hexdigest(), description)
 
 
@@ -90,7 +104,11 @@ def find_bundles(folders: Iterable[Path] = ()) -> dict[str, Bundle]:
     for folder in (BUILT_IN, *folders):
         for path in sorted({folder, *folder.glob("*/")}):
             if (path / "bundle.json").exists():
-                bundle = read_bundle(path)
+                try:
+                    bundle = read_bundle(path)
+                except BundleError as broken:
+                    print(f"left out: {broken}", file=sys.stderr)  # one broken model is no reason to lose the others
+                    continue
                 found[bundle.name] = bundle
     return found
 

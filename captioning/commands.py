@@ -1,7 +1,9 @@
 """What the three command lines share: errors become one line and an exit code, never a traceback."""
 
+import io
 import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -12,6 +14,7 @@ INTERRUPTED = 130
 
 def command_line(app: typer.Typer, name: str, interrupted: str = "interrupted") -> None:
     """Run a Typer app and exit: 0 done, 1 something broke, 2 usage, 130 interrupted."""
+    _mend_streams()
     try:
         code = app(prog_name=name, standalone_mode=False)
         sys.stdout.flush()
@@ -30,6 +33,8 @@ def command_line(app: typer.Typer, name: str, interrupted: str = "interrupted") 
     except BrokenPipeError:  # the reader of our answer, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as trouble:
+        code = _say(name, f"{trouble.strerror or trouble}{f': {trouble.filename}' if trouble.filename else ''}", 1)
     except Exception as bug:
         if os.environ.get("CAPTIONING_DEBUG"):
             raise
@@ -37,8 +42,22 @@ def command_line(app: typer.Typer, name: str, interrupted: str = "interrupted") 
     raise SystemExit(code)
 
 
+def _mend_streams() -> None:
+    """Make standard streams that are closed, or can't write every character, usable."""
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open()  # noqa: SIM115, open for as long as the process
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
 def _say(name: str, message: str, code: int) -> int:
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+    print(f"{name}: {line}", file=sys.stderr)
     return code
 
 

@@ -26,8 +26,8 @@ def hash_of(path: bytes) -> bytes:
 
 
 def absolute(path: bytes) -> bytes:
-    """Return a path as written, made absolute and without `.` and `..`; a link given by name is followed."""
-    return os.path.realpath(path) if os.path.islink(path) else os.path.abspath(path)
+    """Return where a path that a person gave really is: links in it are followed, so that one place has one name."""
+    return os.path.realpath(path)
 
 
 def is_below(path: bytes, folder: bytes) -> bool:

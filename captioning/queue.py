@@ -11,6 +11,7 @@ from celery import Celery
 from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from captioning.errors import ServiceTrouble
 from captioning.settings import Settings, read_settings
@@ -84,7 +85,7 @@ def ring(app: Celery, wanted: int) -> int:
             for _ in range(missing):
                 app.send_task(CAPTION_CHUNK, connection=connection, retry=False, ignore_result=True)
             return max(0, missing)
-    except (OperationalError, OSError) as trouble:
+    except (OperationalError, RedisError, OSError) as trouble:
         raise BrokerUnavailable(f"the broker doesn't answer: {trouble}") from trouble
 
 
@@ -94,7 +95,7 @@ def waiting_bells(app: Celery) -> int:
         with app.connection_for_read() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)
             return _waiting(connection)
-    except (OperationalError, OSError) as trouble:
+    except (OperationalError, RedisError, OSError) as trouble:
         raise BrokerUnavailable(f"the broker doesn't answer: {trouble}") from trouble
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -52,10 +53,36 @@ class Settings(BaseSettings):
     runtime: str = Field(default="auto", pattern="^(auto|torch|openvino)$")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute_data_dir(cls, value: Path) -> Path:
+        return value.expanduser().absolute()  # other processes stand elsewhere
+
+    @field_validator("database_url")
+    @classmethod
+    def _absolute_sqlite(cls, value: str) -> str:
+        if not value.startswith("sqlite"):
+            return value
+        kind, _, path = value.partition(":///")
+        if path in ("", ":memory:"):
+            raise ValueError("several processes share the database: name a file, sqlite:////folder/captions.sqlite")
+        return f"{kind}:///{Path(path).absolute()}"
+
+    @field_validator("broker_url")
+    @classmethod
+    def _check_broker(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and parts.scheme not in ("redis", "rediss", "redis+socket"):
+            raise ValueError("write it as redis://:password@host:6379/0 (or rediss://, redis+socket://)")
+        if parts.scheme != "redis+socket" and parts.path.strip("/") and not parts.path.strip("/").isdigit():
+            raise ValueError("the database after the host is a number: redis://host:6379/0")
+        _ = parts.port  # raises ValueError when it isn't a number
+        return value
+
     @field_validator("bundles", mode="before")
     @classmethod
     def _split_paths(cls, value: object) -> object:
-        return tuple(Path(p) for p in value.split(os.pathsep) if p) if isinstance(value, str) else value
+        return tuple(Path(p).absolute() for p in value.split(os.pathsep) if p) if isinstance(value, str) else value
 
     @field_validator("roots", mode="before")
     @classmethod
@@ -65,7 +92,7 @@ class Settings(BaseSettings):
         pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
         if any(not name.strip() or not path.strip() for name, _, path in pairs):
             raise ValueError("write it as name=/folder,name=/folder")
-        return {name.strip(): Path(path.strip()) for name, _, path in pairs}
+        return {name.strip(): Path(path.strip()).absolute() for name, _, path in pairs}
 
     @property
     def embedded(self) -> bool:
@@ -90,15 +117,16 @@ class Settings(BaseSettings):
     @property
     def embedded_worker_name(self) -> str:
         """The name of the worker that belongs to this data folder."""
-        return "embedded-" + hashlib.sha256(os.fsencode(self.data_dir.absolute())).hexdigest()[:12]
+        return "embedded-" + hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
 
     def environment(self) -> dict[str, str]:
         """Return what a child process needs in its environment to read these very settings."""
         said = {
-            "data_dir": str(self.data_dir.absolute()),
+            "data_dir": str(self.data_dir),
             "broker_url": self.broker_url,
             "database_url": self.store_url,
             "worker_name": self.worker_name,
+            "bundles": os.pathsep.join(map(str, self.bundles)),
         }
         return {PREFIX + key.upper(): value for key, value in said.items() if value}
 
@@ -110,4 +138,5 @@ def read_settings(**given: object) -> Settings:
     except ValidationError as wrong:
         first = wrong.errors()[0]
         name = PREFIX + str(first["loc"][0]).upper()
-        raise UsageError(f"{name}={first.get('input')!s}: {first['msg']}.") from None
+        value = "***" if "://" in str(first.get("input")) else first.get("input")  # URLs hold passwords
+        raise UsageError(f"{name}={value!s}: {first['msg'].removeprefix('Value error, ')}.") from None

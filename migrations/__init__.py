@@ -21,7 +21,9 @@ def config_for(db: Database) -> Config:
 
 
 def upgrade(db: Database) -> str:
-    """Bring the schema up to date; return its revision."""
+    """Bring the schema up to date; return its revision. Raises CaptioningError when it comes from the future."""
+    if current(db) not in (None, *_known(db)):
+        refuse_other(db)
     command.upgrade(config_for(db), "head")
     return head(db)
 
@@ -45,16 +47,20 @@ def ensure_schema(db: Database) -> None:
 
     A shared database that has tables is only ever changed by `producer db upgrade`.
     """
-    at, needed = current(db), head(db)
-    if at == needed:
-        return
-    if at is None or (db.is_sqlite and at in _known(db)):
+    at = current(db)
+    if at is None or (db.is_sqlite and at != head(db) and at in _known(db)):
         upgrade(db)
-        return
-    remedy = (
-        "run `producer db upgrade`" if at in _known(db) else "it was made by a newer captionmill: upgrade the program"
-    )
-    raise CaptioningError(f"the database is at revision {at}, this version needs {needed}: {remedy}.")
+    else:
+        refuse_other(db)
+
+
+def refuse_other(db: Database) -> None:
+    """Raise CaptioningError, with the remedy, unless the schema is the one that this version needs."""
+    at, needed = current(db), head(db)
+    if at != needed:
+        newer = at is not None and at not in _known(db)
+        remedy = "it was made by a newer captionmill: upgrade the program" if newer else "run `producer db upgrade`"
+        raise CaptioningError(f"the database is at revision {at or 'none'}, this version needs {needed}: {remedy}.")
 
 
 def _known(db: Database) -> set[str]:

@@ -1,6 +1,7 @@
 """The words of `producer` on the command line: what is asked, in which form it is answered, nothing else."""
 
 import csv
+import functools
 import os
 import sys
 import time
@@ -12,7 +13,7 @@ import typer
 import migrations
 from captioning.bundles import find_bundles, named
 from captioning.commands import command_line
-from captioning.errors import CaptioningError, UsageError
+from captioning.errors import UsageError
 from captioning.settings import Settings, read_settings
 from captioning.store import captions, jobs
 from captioning.store import search as searching
@@ -21,14 +22,17 @@ from captioning.values import DecodeOptions, JobState, Reason
 from producer import screen, waiting
 from producer import submit as submitting
 from producer.doctor import examine
-from producer.engine import Engine
+from producer.engine import Engine, troubles
 from producer.export import export as write_export
+from producer.export import harmless
 from producer.sources import Filters, read_list, read_sources
 
 FAILED_SOME = 3
+_MOST = 2**31 - 1  # jobs and rows that anybody can ask for
 
 app = typer.Typer(
     help="Caption folders of pictures. The first thing to try: producer submit ./images",
+    epilog="Example: producer submit ./images",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,8 +41,12 @@ db_app = typer.Typer(help="The database's schema.", no_args_is_help=True)
 app.add_typer(db_app, name="db")
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
-JobArgument = Annotated[int, typer.Argument(metavar="JOB", help="The job's number, as `producer jobs` shows it.")]
-MaybeJob = Annotated[int | None, typer.Argument(metavar="[JOB]", help="The job's number; without it, see above.")]
+JobArgument = Annotated[
+    int, typer.Argument(metavar="JOB", max=_MOST, help="The job's number, as `producer jobs` shows it.")
+]
+MaybeJob = Annotated[
+    int | None, typer.Argument(metavar="[JOB]", max=_MOST, help="The job's number; without it, see above.")
+]
 
 
 def _open(settings: Settings | None = None) -> tuple[Settings, Database]:
@@ -56,7 +64,7 @@ def submit(
     exclude: Annotated[list[str] | None, typer.Option(help="Not files that match; may be given again.")] = None,
     from_file: Annotated[str | None, typer.Option(help="Also the paths in this list; - is standard input.")] = None,
     null: Annotated[bool, typer.Option("-0", help="The list is separated by NUL, as find -print0 writes it.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take no more than so many.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=_MOST, help="Take no more than so many.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be taken.")] = False,
     name: Annotated[str, typer.Option(help="A name for the job.")] = "",
     model: Annotated[str | None, typer.Option(help="The model to caption with (see `producer models`).")] = None,
@@ -73,6 +81,10 @@ def submit(
     settings = read_settings()
     if priority not in ("normal", "high"):
         raise UsageError(f"--priority is normal or high, not {priority!r}.")
+    if stale and force:
+        raise UsageError("--stale and --force exclude each other: --force redoes all, --stale what is older.")
+    if null and not from_file:
+        raise UsageError("-0 says how a list is separated: it needs --from-file.")
     bundle = named(model or settings.model, find_bundles(settings.bundle_folders))
     listed = read_list(from_file, null=null) if from_file else []
     sources = read_sources([os.fsencode(path) for path in paths or []], listed)
@@ -84,7 +96,7 @@ def submit(
         _say_dry_run(order, as_json=as_json)
         return
     _, db = _open(settings)
-    with Engine(settings) as engine, waiting.shown() as show:
+    with Engine(db, settings) as engine, waiting.shown() as show:
         progress = _submit(db, settings, order, engine, show, wait=wait or settings.embedded)
     _say_submitted(db, settings, progress, time.monotonic() - started, as_json=as_json)
     if progress.failed:
@@ -184,12 +196,12 @@ def status(
     number = job if job is not None else jobs.newest_job(db)
     if watch:
         with waiting.shown() as show:
-            waiting.wait_for(db, number, show, _Watching())
+            waiting.wait_for(db, number, show, _Watching(db, settings))
     progress = jobs.progress(db, number)[0]
-    troubles = _troubles(db, settings, progress)
+    standing = troubles(db, settings, progress)
     if as_json:
         reasons = jobs.reasons(db, number)
-        screen.say_json(screen.progress_json(progress) | {"reasons": reasons, "troubles": troubles})
+        screen.say_json(screen.progress_json(progress) | {"reasons": reasons, "troubles": standing})
         return
     registering = "" if progress.registered else ", its folder is still being read or that was cut short"
     print(
@@ -202,36 +214,26 @@ def status(
         print(f"{progress.known} known already{_skipped_words(progress.skipped)}")
     for reason, n in jobs.reasons(db, number).items():
         print(f"  {n} {reason}")
-    for trouble in troubles:
+    for trouble in standing:
         print(trouble)
 
 
 class _Watching:
     """Nothing to keep up: somebody else runs what we look at."""
 
+    def __init__(self, db: Database, settings: Settings) -> None:
+        self._db, self._settings = db, settings
+
     def keep_up(self) -> None:
         pass
 
-
-def _troubles(db: Database, settings: Settings, progress: jobs.Progress) -> list[str]:
-    """Return why an active job may stand still."""
-    if progress.over or progress.state == JobState.PAUSED or progress.done == progress.total:
-        return []
-    workers = jobs.workers(db)
-    if not workers:
-        how = "run the same `producer submit` again" if settings.embedded else "start one with `worker`"
-        return [f"no worker is at work: {how}"]
-    seen = {root for worker in workers for root in worker.roots}
-    return [
-        f"no worker sees the root {root!r}: is it mounted?"
-        for root in jobs.waiting_roots(db, progress.job)
-        if root not in seen
-    ]
+    def troubles(self, progress: jobs.Progress) -> list[str]:
+        return troubles(self._db, self._settings, progress)
 
 
 @app.command(name="jobs", epilog="Example: producer jobs --json")
 def list_jobs(
-    limit: Annotated[int, typer.Option(min=1, help="How many of the newest.")] = 20, as_json: Json = False
+    limit: Annotated[int, typer.Option(min=1, max=_MOST, help="How many of the newest.")] = 20, as_json: Json = False
 ) -> None:
     """List jobs, the newest first."""
     _, db = _open()
@@ -240,22 +242,12 @@ def list_jobs(
         screen.say_json([screen.progress_json(row) for row in rows])
         return
     screen.table(
-        ("job", "name", "state", "model", "pictures", "captioned", "copies", "failed", "known", "begun"),
+        ("job", "name", "state", "done", "failed", "known", "begun", "model"),
         (
-            (
-                r.job,
-                r.name,
-                r.state,
-                r.model,
-                r.total,
-                r.captioned,
-                r.reused,
-                r.failed,
-                r.known,
-                screen.moment(r.created_at),
-            )
+            (r.job, r.name, r.state, f"{r.done}/{r.total}", r.failed, r.known, screen.moment(r.created_at), r.model)
             for r in rows
         ),
+        wide="name",
     )
 
 
@@ -263,7 +255,7 @@ def list_jobs(
 def pause(job: JobArgument) -> None:
     """Stop handing out a job's work; what is in hand is finished."""
     _, db = _open()
-    _say_state(job, jobs.pause(db, job), JobState.PAUSED)
+    _say_state(job, db.persist(lambda: jobs.pause(db, job), 30), JobState.PAUSED)
 
 
 @app.command(epilog="Example: producer resume 3")
@@ -272,7 +264,7 @@ def resume(
 ) -> None:
     """Go on with a paused or cancelled job."""
     settings, db = _open()
-    _say_state(job, jobs.resume(db, job), JobState.ACTIVE)
+    _say_state(job, db.persist(lambda: jobs.resume(db, job), 30), JobState.ACTIVE)
     _work_on(db, settings, job, wait=wait)
 
 
@@ -280,7 +272,7 @@ def resume(
 def cancel(job: JobArgument) -> None:
     """Stop a job for good; captions that are there stay, and `resume` changes your mind."""
     _, db = _open()
-    _say_state(job, jobs.cancel(db, job), JobState.CANCELLED)
+    _say_state(job, db.persist(lambda: jobs.cancel(db, job), 30), JobState.CANCELLED)
 
 
 @app.command(epilog="Example: producer retry 3 --failed --reason missing")
@@ -296,10 +288,10 @@ def retry(
     if reason is not None and reason not in list(Reason):
         raise UsageError(f"there is no reason {reason!r}; reasons are {', '.join(Reason)}.")
     settings, db = _open()
-    count = jobs.retry(db, job, Reason(reason) if reason else None, settings.chunk_size)
+    act = functools.partial(jobs.retry, db, job, Reason(reason) if reason else None, settings.chunk_size)
+    count = db.persist(act, settings.outage_seconds)
     print(f"job {job}: {count} pictures queued again")
-    if count:
-        _work_on(db, settings, job, wait=wait)
+    _work_on(db, settings, job, wait=wait)
 
 
 def _say_state(job: int, state: str, wanted: JobState) -> None:
@@ -312,7 +304,7 @@ def _work_on(db: Database, settings: Settings, job: int, *, wait: bool) -> None:
     if progress.over or progress.state != JobState.ACTIVE:
         return
     started = time.monotonic()
-    with Engine(settings) as engine, waiting.shown() as show:
+    with Engine(db, settings) as engine, waiting.shown() as show:
         engine.ring(settings.bells)
         if not (wait or settings.embedded):
             return
@@ -336,7 +328,7 @@ def failures(
     elif as_csv:
         writer = csv.writer(sys.stdout)
         writer.writerow(("job", "path", "reason", "detail"))
-        writer.writerows((row.job, row.path, row.reason, row.detail) for row in rows)
+        writer.writerows((row.job, harmless(row.path), row.reason, harmless(row.detail)) for row in rows)
     elif rows:
         screen.table(
             ("job", "path", "reason", "detail"), ((r.job, r.path, r.reason, r.detail) for r in rows), wide="detail"
@@ -348,7 +340,7 @@ def failures(
 @app.command(epilog="Example: producer search 'dog \"on the beach\" -ball'")
 def search(
     text: Annotated[list[str], typer.Argument(metavar="TEXT", help='Words, "phrases", -without.')],
-    limit: Annotated[int, typer.Option(min=1, help="Show no more than so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=_MOST, help="Show no more than so many.")] = 20,
     as_json: Json = False,
 ) -> None:
     """Find pictures by their captions. Endings don't matter: dog finds dogs. Put -- before a leading -word."""
@@ -399,9 +391,11 @@ def export(
     """Write captions, one row a file; the files of one job, or all that are there."""
     if kind not in ("jsonl", "csv"):
         raise UsageError(f"--format is jsonl or csv, not {kind!r}.")
-    _, db = _open()
+    settings, db = _open()
     if job is not None:
         jobs.progress(db, job)  # says so when there is none
+    if model is not None:
+        named(model, find_bundles(settings.bundle_folders))
     count = write_export(captions.export_rows(db, job, model, min_confidence), kind, output)
     if output != "-":
         print(f"{count} rows in {output}", file=sys.stderr)
@@ -439,7 +433,9 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         screen.say_json([asdict(finding) for finding in findings])
     else:
-        screen.table(("", "", ""), (("ok" if f.good else "BAD", f.what, f.said) for f in findings))
+        screen.table(
+            ("", "what", "found"), (("ok" if f.good else "BAD", f.what, f.said) for f in findings), wide="found"
+        )
     if not all(finding.good for finding in findings):
         raise SystemExit(1)
 
@@ -458,8 +454,7 @@ def current() -> None:
     db = Database(read_settings().store_url)
     at, needed = migrations.current(db), migrations.head(db)
     print(f"{at or 'none'} (this version needs {needed})")
-    if at != needed:
-        raise CaptioningError("the database is not up to date: run `producer db upgrade`.")
+    migrations.refuse_other(db)
 
 
 def main() -> None:

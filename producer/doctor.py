@@ -35,13 +35,15 @@ def examine(settings: Settings) -> Iterator[Finding]:
     for what, check in checks:
         try:
             yield Finding(what, True, check(settings))
-        except CaptioningError as trouble:
+        except Exception as trouble:  # the doctor goes on whatever it meets
             yield Finding(what, False, str(trouble))
 
 
 def _data_folder(settings: Settings) -> str:
     folder = settings.data_dir
     nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not nearest.is_dir():
+        raise CaptioningError(f"{nearest} is not a folder: set CAPTIONING_DATA_DIR to a folder of your own.")
     if not os.access(nearest, os.W_OK):
         raise CaptioningError(f"no permission to write to {nearest}: set CAPTIONING_DATA_DIR to a folder of your own.")
     return str(folder) if folder.exists() else f"{folder} (made at the first submit)"
@@ -57,11 +59,10 @@ def _database(settings: Settings) -> str:
     if settings.store_url.startswith("sqlite") and not settings.database_url and not settings.sqlite_file.exists():
         return f"{settings.sqlite_file} (made at the first submit)"
     db = Database(settings.store_url)
-    at, needed = migrations.current(db), migrations.head(db)
+    at = migrations.current(db)
     if at is None:
         return "empty; its tables are made at the first submit"
-    if at != needed:
-        raise CaptioningError(f"revision {at}, this version needs {needed}: run `producer db upgrade`.")
+    migrations.refuse_other(db)
     return f"{db.engine.url.render_as_string(hide_password=True)}, revision {at}"
 
 

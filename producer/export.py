@@ -36,11 +36,11 @@ def _csv(rows: Iterable[Picture], file: TextIO) -> int:
     count = 0
     for count, row in enumerate(rows, start=1):  # noqa: B007, counted for the caller
         line = row.as_export()
-        writer.writerow([_harmless(line.get(field)) for field in (*FIELDS, "path_b64")])
+        writer.writerow([harmless(line.get(field)) for field in (*FIELDS, "path_b64")])
     return count
 
 
-def _harmless(value: object) -> object:
+def harmless(value: object) -> object:
     """Keep a spreadsheet from running a cell as a formula (CWE-1236)."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
@@ -51,7 +51,16 @@ def _opened(output: str) -> Iterator[TextIO]:
     if output == "-":
         yield sys.stdout
         return
-    path = Path(output)
+    if not output:
+        raise UsageError("-o needs a file's name, or - for standard output.")
+    path = Path(os.path.realpath(output))
+    if path.exists() and not path.is_file():
+        try:
+            with path.open("w", encoding="utf-8", newline="") as file:
+                yield file
+        except OSError as trouble:
+            raise UsageError(f"can't write to {output}: {trouble.strerror}.") from None
+        return
     try:
         descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as trouble:

@@ -83,21 +83,25 @@ class Keeper:
         listener.bind(SOCKET)
         Path(SOCKET).chmod(0o600)
         listener.listen(16)
-        broker = self._start_broker()
+        broker = None
         try:
+            broker = self._start_broker()
             db = Database(self.settings.store_url)
             claims.release_all_of(db, self.settings.embedded_worker_name)  # we hold the lock: its owner is dead
             db.close()
             self._start_worker()
             self._serve(listener)
         except CaptioningError as trouble:
+            print(f"keeper: {trouble}", flush=True)
+            self._welcome_all(listener)
             self._tell({"error": str(trouble)})
         finally:
             listener.close()
             Path(SOCKET).unlink(missing_ok=True)
             if self.worker is not None:
                 _stop(self.worker, GRACE_SECONDS)
-            _stop(broker, 2.0)
+            if broker is not None:
+                _stop(broker, 2.0)
             shutil.rmtree(self.place, ignore_errors=True)
 
     def _serve(self, listener: socket.socket) -> None:
@@ -125,10 +129,19 @@ class Keeper:
         self.deaths = [at for at in self.deaths if now - at < QUICK_SECONDS] + [now]
         if code in (1, 2) or len(self.deaths) >= QUICK_DEATHS:
             raise CaptioningError(_last_words(self.settings.data_dir / LOG))
+        if self.worker is not None:
+            _stop(self.worker, 0)  # what is left of its session: a pool process, openers
         db = Database(self.settings.store_url)
         claims.release_all_of(db, self.settings.embedded_worker_name)
         db.close()
         self._start_worker()
+
+    def _welcome_all(self, listener: socket.socket) -> None:
+        """Take in who has connected but wasn't served yet, so that they hear why."""
+        listener.settimeout(1.0)
+        with contextlib.suppress(OSError):
+            while True:
+                self.clients.add(listener.accept()[0])
 
     def _tell(self, said: dict[str, str]) -> None:
         for client in self.clients:
@@ -166,6 +179,7 @@ class Keeper:
         said = {
             "CAPTIONING_BROKER_URL": self.broker_url,
             "CAPTIONING_WORKER_NAME": self.settings.embedded_worker_name,
+            "CAPTIONING_ROOTS": "",  # a mapping is for workers elsewhere: here paths are as submitted
         }
         self.worker = subprocess.Popen(
             [sys.executable, "-P", "-m", "worker", "--until-eof"],

@@ -26,18 +26,25 @@ def say_json(value: Any) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, wide: str = "") -> None:
-    """Print a table as wide as the terminal; the column named `wide` takes what the others leave."""
-    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 200
+    """Print a table as wide as the terminal; the column named `wide` takes what the others leave.
+
+    Where it isn't a terminal, a line a row, cells separated by tabs, so that other programs can cut it.
+    """
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        print("\n".join("\t".join(row) for row in ([list(columns), *cells])))
+        return
+    width = shutil.get_terminal_size((100, 24)).columns
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         if name == wide:
-            shown.add_column(name, overflow="fold", ratio=1)
+            shown.add_column(name, overflow="fold", ratio=1, min_width=8)
         elif name == "path":
             shown.add_column(name, overflow="fold", max_width=max(20, width * 2 // 5))
         else:
             shown.add_column(name, no_wrap=True)
-    for row in rows:
-        shown.add_row(*("" if cell is None else printable(str(cell)) for cell in row))
+    for row in cells:
+        shown.add_row(*row)
     Console(width=width, highlight=False, markup=False, emoji=False).print(shown)
 
 
@@ -75,4 +82,4 @@ def progress_json(progress: Progress) -> dict[str, Any]:
 
 def moment(seconds: float | None) -> str:
     """Return a time for people, in their time zone."""
-    return "" if seconds is None else datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+    return "" if seconds is None else datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")

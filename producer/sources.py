@@ -91,11 +91,14 @@ class Walk:
                 return "link"
             if not is_below(os.path.realpath(entry.path), home):
                 return "link out of the folder"
-        if entry.is_dir():
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a link to itself, say
+            is_folder = is_file = False
+        if is_folder:
             return "thumbnail folder" if entry.name in _THUMBNAILS else "folder"
-        if not entry.is_file():
-            return "special file"
-        return "picture" if _looks_like_a_picture(entry.name) else "other file"
+        plain = "picture" if _looks_like_a_picture(entry.name) else "other file"
+        return plain if is_file else "special file"
 
 
 def _looks_like_a_picture(name: bytes) -> bool:
@@ -134,6 +137,8 @@ def read_sources(paths: Sequence[bytes], listed: Sequence[bytes] = ()) -> Source
     folders: list[bytes] = []
     files: list[bytes] = []
     for path in (*paths, *listed):
+        if not path:
+            raise UsageError("an empty path was given; for the folder where you are, say `.`.")
         full = absolute(path)
         if not os.path.exists(full):
             raise UsageError(f"{text_of(path)}: no such file or folder.")

@@ -39,15 +39,12 @@ class Stack:
     def attach(self) -> None:
         """Hold on to a running stack. Raises CaptioningError when it can't be brought up."""
         deadline = time.monotonic() + _START_SECONDS
-        while self._connection is None and not self._connect():
-            if time.monotonic() > deadline:
-                raise CaptioningError(f"the embedded broker doesn't start; see {self._settings.data_dir / LOG}.")
-            self._start_keeper()
-            time.sleep(0.05)
         while not self.broker_url:
+            if self._connection is None and not self._connect():
+                self._start_keeper()
             self.check()
             if time.monotonic() > deadline:
-                raise CaptioningError(f"the embedded broker doesn't answer; see {self._settings.data_dir / LOG}.")
+                raise CaptioningError(f"the embedded broker doesn't start; see {self._settings.data_dir / LOG}.")
             time.sleep(0.05)
 
     def check(self) -> None:

@@ -17,6 +17,8 @@ from captioning.values import JobState
 
 POLL_SECONDS = 0.25
 LINE_SECONDS = 5.0
+OUTAGE_SECONDS = 60.0  # that we wait for a database that is away
+STALL_SECONDS = 10.0  # without a picture, after which we look for the reason
 WINDOW_SECONDS = 15.0  # over which speed is measured
 
 
@@ -36,18 +38,23 @@ class Speed:
     def add(self, done: int) -> None:
         """Note how many are done now; the clock starts when that first changes."""
         now = time.monotonic()
-        if len(self.seen) == 1 and self.seen[0][1] == done:
-            self.seen.clear()
         self.seen.append((now, done))
-        while len(self.seen) > 2 and now - self.seen[0][0] > WINDOW_SECONDS:
+        while len(self.seen) > 2 and now - self.seen[1][0] > WINDOW_SECONDS:
             self.seen.popleft()
+
+    @property
+    def stalled_for(self) -> float:
+        """Seconds since the number last changed."""
+        last = self.seen[-1]
+        return last[0] - next((at for at, done in self.seen if done == last[1]), last[0])
 
     @property
     def per_second(self) -> float:
         """0 until something can be said."""
         if len(self.seen) < 2:
             return 0.0
-        (start, first), (end, last) = self.seen[0], self.seen[-1]
+        still = next((i for i in range(1, len(self.seen)) if self.seen[i][1] != self.seen[0][1]), 1)
+        (start, first), (end, last) = self.seen[still - 1], self.seen[-1]  # waiting for the first isn't speed
         return (last - first) / max(end - start, 1e-9)
 
 
@@ -108,15 +115,23 @@ class Alive(Protocol):
     def keep_up(self) -> None:
         """Raise CaptioningError when it can't."""
 
+    def troubles(self, progress: jobs.Progress) -> list[str]:
+        """Return why a job may stand still."""
+
 
 def wait_for(db: Database, job_id: int, show: Show, alive: Alive) -> jobs.Progress:
     """Return when nobody will do more for a job: it is done, cancelled or paused."""
     speed = Speed()
     while True:
-        progress = jobs.progress(db, job_id)[0]
+        progress = db.persist(lambda: jobs.progress(db, job_id), OUTAGE_SECONDS)[0]
         speed.add(progress.done)
-        show.update(describe(progress, speed), progress.done, progress.total)
+        text = describe(progress, speed)
+        if speed.stalled_for > STALL_SECONDS:
+            text = "; ".join([text, *alive.troubles(progress)])
+        show.update(text, progress.done, progress.total)
         if progress.over or progress.state == JobState.PAUSED:
             return progress
+        if not progress.registered and progress.done == progress.total:
+            return progress  # its submit was cut short: nobody knows of more to do
         alive.keep_up()
         time.sleep(POLL_SECONDS)

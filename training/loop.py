@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812, torch's own habit
@@ -76,7 +78,7 @@ def fit(network: CaptioningNetwork, data: TrainingData, config: TrainConfig, run
         at.log.append({"epoch": at.epoch, "loss": round(loss, 4), **scores, "seconds": seconds})
         _save(run / LAST, network, optimizer, average, at)
         (run / LOG).write_text("".join(json.dumps(line) + "\n" for line in at.log))
-        print(json.dumps(at.log[-1]), flush=True)
+        print(json.dumps(at.log[-1]), file=sys.stderr)
     return at
 
 
@@ -92,8 +94,13 @@ def _train_epoch(
     network.train()
     steps = math.ceil(len(data.corpus.train) / config.pictures)
     done, losses = 0, 0.0
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"))
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.3f}")) as progress:
+    columns: tuple[ProgressColumn, ...] = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} steps"),
+    )
+    columns += (TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(f"epoch {at.epoch + 1}/{config.epochs}", total=steps, loss=0.0)
         for done, (names, mirror, words) in enumerate(_batches(data, config, at.epoch), start=1):
             _set_learning_rates(optimizer, config, at, steps)

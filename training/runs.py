@@ -1,12 +1,14 @@
 """A training run, from a corpus to the best weights: what the commands `tune` and `train` do."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import load_file
 
@@ -93,12 +95,12 @@ def _begin(run: Path, config: TrainConfig, encoder: EncoderFile, *, resume: bool
     elif json.loads(path.read_text()) != wanted:
         raise UsageError(f"{run} was begun with other settings (see {path.name}); a run is resumed as it was begun.")
     elif not (run / LAST).exists():
-        print(f"no checkpoint in {run} yet: beginning anew")
+        print(f"no checkpoint in {run} yet: beginning anew", file=sys.stderr)
 
 
 def _features(encoder: EncoderFile, corpus: Corpus, depth: Depth, cache: Path, *, train: bool) -> Features:
     names = corpus.train if train else corpus.val
-    with Progress() as progress:
+    with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"{depth} features, {'train' if train else 'val'}", total=None)
         tick: Callable[[int, int], None] = lambda done, of: progress.update(task, completed=done, total=of)  # noqa: E731
         return cached_features(

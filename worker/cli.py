@@ -25,11 +25,12 @@ def work(
     context: typer.Context,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda:N.")] = None,
     runtime: Annotated[str | None, typer.Option(help="auto, torch or openvino.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures that the model sees at once.")] = None,
+    batch_size: Annotated[str, typer.Option(help="Pictures that the model sees at once; auto is 32.")] = "auto",
     until_eof: Annotated[bool, typer.Option("--until-eof", help="Stop when standard input closes.")] = False,
 ) -> None:
     """Check that everything is there, then work until stopped."""
-    for name, value in (("DEVICE", device), ("RUNTIME", runtime), ("BATCH_SIZE", batch_size)):
+    size = None if batch_size == "auto" else batch_size
+    for name, value in (("DEVICE", device), ("RUNTIME", runtime), ("BATCH_SIZE", size)):
         if value is not None:
             os.environ[PREFIX + name] = str(value)  # pool processes read their settings from here
     if until_eof:
@@ -61,7 +62,7 @@ def _start() -> int:
             " Without one, `producer submit` brings its own broker and worker."
         )
     from worker.celery import app as celery
-    from worker.hooks import load_failures
+    from worker.hooks import MAX_LOAD_FAILURES, load_failures
 
     celery.worker_main(
         [
@@ -76,7 +77,7 @@ def _start() -> int:
         ]
     )
     failures = load_failures()
-    if failures:
+    if len(failures) >= MAX_LOAD_FAILURES:
         raise CaptioningError(f"the model can't be loaded: {failures[-1]}")
     return 0
 

@@ -1,6 +1,7 @@
 """What happens around tasks: the model is loaded before the first, the parent sweeps, the end is orderly."""
 
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -16,7 +17,7 @@ from worker.sweeper import Sweeper
 
 log = structlog.get_logger()
 LOAD_FAILURES = "load-failures"
-MAX_LOAD_FAILURES = 3  # children that couldn't load, after which their parent stops
+MAX_LOAD_FAILURES = 3  # pool processes that couldn't load, after which their parent stops
 _PLACE = "CAPTIONMILL_PLACE"  # in the environment: a folder that parent and child share
 _sweeper: list[Sweeper] = []
 
@@ -52,25 +53,37 @@ def _load(**_: Any) -> None:
     # A pool process that is stopped as it ends a task waits for its parent to have read the result, 30 s of it
     # when the parent is stopping too. Rows are committed and a bell that isn't acked rings again: 1 s will do.
     billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 10
+    _stop_parent_after_too_many()
+    with _failures().open("a") as file:  # in case nobody can say more
+        file.write("the system killed the process while it loaded the model; is there enough memory?\n")
     try:
         from worker.station import station
 
         station()
     except CaptioningError as broken:
         _give_up(str(broken))
-    except Exception as broken:
+    except Exception as broken:  # whatever it is, this process mustn't take tasks
         log.exception("model_load_failed")
         _give_up(f"{type(broken).__name__}: {broken}")
+    _failures().unlink()
 
 
 def _give_up(why: str) -> None:
-    failures = Path(os.environ[_PLACE]) / LOAD_FAILURES
-    with failures.open("a") as file:
-        file.write(why.replace("\n", " ") + "\n")
-    if len(failures.read_text().splitlines()) >= MAX_LOAD_FAILURES:
-        os.kill(os.getppid(), signal.SIGTERM)
+    lines = [*_failures().read_text().splitlines()[:-1], " ".join(why.split())]
+    _failures().write_text("".join(line + "\n" for line in lines))
     log.error("worker_cannot_load", why=why)
+    _stop_parent_after_too_many()
     os._exit(1)
+
+
+def _stop_parent_after_too_many() -> None:
+    if _failures().exists() and len(_failures().read_text().splitlines()) >= MAX_LOAD_FAILURES:
+        os.kill(os.getppid(), signal.SIGTERM)
+        os._exit(1)
+
+
+def _failures() -> Path:
+    return Path(os.environ[_PLACE]) / LOAD_FAILURES
 
 
 @signals.worker_process_shutdown.connect  # type: ignore[untyped-decorator]
@@ -82,7 +95,10 @@ def _close(**_: Any) -> None:
 
 
 def load_failures() -> list[str]:
-    """Return why pool processes of this worker couldn't load, the oldest first."""
+    """Return why pool processes of this worker couldn't load, the oldest first, and tidy up after it."""
     place = os.environ.get(_PLACE)
-    path = Path(place) / LOAD_FAILURES if place else None
-    return path.read_text().splitlines() if path is not None and path.exists() else []
+    if place is None:
+        return []
+    said = _failures().read_text().splitlines() if _failures().exists() else []
+    shutil.rmtree(place, ignore_errors=True)
+    return said

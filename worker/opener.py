@@ -45,6 +45,7 @@ def _exactly(stream: BinaryIO, size: int) -> bytes:
 def main() -> None:
     """Open pictures until the input ends."""
     size, max_pixels = int(sys.argv[1]), int(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker; no picture may be blamed for it
     _confine(max_pixels)
     limits = Limits(max_pixels)
     source, sink = sys.stdin.buffer, sys.stdout.buffer

@@ -3,6 +3,7 @@ while the model works on this one.
 """
 
 import math
+import os
 import queue
 import threading
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from captioning.errors import ImageError
+from captioning.errors import ImageError, RootUnavailable
 from captioning.model.captioner import Captioner
 from captioning.settings import Settings
 from captioning.store import claims
@@ -18,7 +19,7 @@ from captioning.store.claims import Claim, Content, MadeBy, Outcome, Work
 from captioning.store.database import Database
 from captioning.values import Caption, ItemState
 from worker.openers import Opened, Openers
-from worker.reading import FileBytes, read_file
+from worker.reading import FileBytes, is_gone, read_file
 
 WAVE_BYTES = 128_000_000  # of files in memory at once, above which a micro-batch is cut short
 T = TypeVar("T")
@@ -61,12 +62,14 @@ class Pipeline:
         self.lease_seconds = lease_seconds
         self._renewed = time.monotonic()
         self._renewing = threading.Lock()
+        self._met: dict[str, ImageError | None] = {}  # contents of earlier waves, and how opening them went
 
     def run(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
         """Work off a claim; return whether all of it is decided (else: asked to stop).
 
-        Raises Fenced, StoreUnavailable and RootUnavailable; what was committed stays.
+        Raises Fenced and ServiceTrouble; what was committed stays.
         """
+        self._check_there(claim)
         for ready in _read_ahead(self._prepared(claim), _AHEAD):
             said = self.captioner.caption([opened.pixels for _, opened in ready.to_caption], claim.options)
             outcomes = ready.decided + [
@@ -82,19 +85,28 @@ class Pipeline:
     # -- before the model, on a thread of its own --
 
     def _prepared(self, claim: Claim) -> Iterator[Ready]:
-        for wave in self._waves(claim.work):
+        for wave in self._waves(claim):
             yield self._prepare(claim, wave)
 
-    def _waves(self, work: tuple[Work, ...]) -> Iterator[list[tuple[Work, FileBytes | ImageError]]]:
+    def _check_there(self, claim: Claim) -> None:
+        """Raise RootUnavailable when a whole chunk has gone with its folders: a disk was unmounted, most likely.
+
+        If it is for good, the next submit of the folder notes that too, and then the pictures are missing.
+        """
+        if len(claim.work) > 1 and all(not w.was_missed and is_gone(self.root, w.path) for w in claim.work):
+            raise RootUnavailable(f"a whole chunk below {os.fsdecode(self.root)!r} is not there, nor are its folders")
+
+    def _waves(self, claim: Claim) -> Iterator[list[tuple[Work, FileBytes | ImageError]]]:
         """Read the files of a chunk, and cut the chunk into micro-batches by count and by bytes."""
         wave: list[tuple[Work, FileBytes | ImageError]] = []
         held = 0
-        for one in work:
+        for one in claim.work:
             if wave and (len(wave) >= self.settings.batch_size or held + one.size > WAVE_BYTES):
                 yield wave
                 wave, held = [], 0
             wave.append((one, self._read(one)))
             held += one.size
+            self._renew(claim)
         if wave:
             yield wave
 
@@ -114,11 +126,15 @@ class Pipeline:
         first: dict[str, tuple[Work, FileBytes]] = {}
         again: list[tuple[Work, FileBytes]] = []
         for work, read in good:
-            if read.sha256 in known or read.sha256 in first:
+            if read.sha256 in known or read.sha256 in first or read.sha256 in self._met:
                 again.append((work, read))
             else:
                 first[read.sha256] = (work, read)
         opened = list(self.openers.map(lambda pair: self._open(claim, *pair), first.values()))
+        self._met |= {
+            read.sha256: one if isinstance(one, ImageError) else None
+            for (_, read), one in zip(first.values(), opened, strict=True)
+        }
         failed = {
             read.sha256: one
             for (_, read), one in zip(first.values(), opened, strict=True)
@@ -131,7 +147,7 @@ class Pipeline:
         ]
         decided += [_failed(first[sha][0], wrong) for sha, wrong in failed.items()]
         for work, read in again:
-            wrong = failed.get(read.sha256)
+            wrong = self._met.get(read.sha256)
             reused = Outcome(work, ItemState.REUSED, Content(read.sha256, len(read.data), None))
             decided.append(reused if wrong is None else _failed(work, wrong))
         return Ready(decided, to_caption)

@@ -6,7 +6,7 @@ import os
 import stat
 from dataclasses import dataclass
 
-from captioning.errors import ImageError, RootUnavailable
+from captioning.errors import ImageError, RootUnavailable, ServiceTrouble
 from captioning.paths import is_below
 from captioning.store.claims import Work
 from captioning.values import Reason
@@ -29,11 +29,16 @@ def is_visible(root: bytes) -> bool:
         return False
 
 
+def is_gone(root: bytes, path: bytes) -> bool:
+    """Tell whether a file has gone together with everything around it, as when its folder was unmounted."""
+    return not os.path.lexists(os.path.join(root, path)) and not is_visible(os.path.dirname(os.path.join(root, path)))
+
+
 def read_file(root: bytes, work: Work, max_bytes: int) -> FileBytes:
     """Read a file below a root.
 
-    Raises ImageError with reason missing, forbidden, too_large, changed or unreadable, and RootUnavailable
-    when it is the root, not the file, that is gone.
+    Raises ImageError with reason missing, forbidden, too_large, changed or unreadable, RootUnavailable when it
+    is the root, not the file, that is gone, and ServiceTrouble when this machine is short of something.
     """
     try:
         descriptor = _open_below(root, work.path)
@@ -48,7 +53,9 @@ def read_file(root: bytes, work: Work, max_bytes: int) -> FileBytes:
     except PermissionError:
         raise ImageError(Reason.FORBIDDEN, "no permission to read the file") from None
     except OSError as trouble:
-        if trouble.errno in (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN):
+        if trouble.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise ServiceTrouble(f"reading a file fails: {trouble.strerror}") from trouble
+        if not is_visible(root):  # else it is this file's own bad sector
             raise RootUnavailable(f"reading below {os.fsdecode(root)!r} fails: {trouble.strerror}") from trouble
         raise ImageError(Reason.UNREADABLE, trouble.strerror or str(trouble)) from None
 

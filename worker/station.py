@@ -2,20 +2,21 @@
 
 import functools
 import os
-import time
 
 from captioning import __version__
 from captioning.bundles import named
-from captioning.errors import BundleError, RootUnavailable
+from captioning.errors import StoreUnavailable
 from captioning.model.runtime import choose
 from captioning.settings import Settings, read_settings
 from captioning.store import claims
-from captioning.store.claims import Claim, MadeBy
+from captioning.store.claims import Claim, Fenced, MadeBy
 from captioning.store.database import Database
 from worker.models import Models
-from worker.openers import Openers, OpenersUnavailable
+from worker.openers import Openers
 from worker.pipeline import Pipeline
 from worker.surroundings import Place, bundles_at_hand, stopping, visible_roots, worker_name
+
+REST_SECONDS = 15.0  # of a chunk that couldn't be worked off, before it is tried again
 
 
 class Station:
@@ -53,7 +54,7 @@ class Station:
     def work_off(self, claim: Claim) -> None:
         """Caption a chunk to its end, or give the rest back when asked to stop or when its root goes away.
 
-        Raises Fenced, StoreUnavailable and RootUnavailable.
+        Raises Fenced, ServiceTrouble, BundleError, and whatever a bug raises.
         """
         made_by = MadeBy(self.models.runtime.name, self.models.runtime.precision, __version__)
         try:
@@ -68,9 +69,10 @@ class Station:
                 self.lease_seconds,
             )
             whole = pipeline.run(claim, stopping)
-        except (RootUnavailable, OpenersUnavailable, BundleError):
-            self._commit(functools.partial(claims.release, self.db, claim))
-            time.sleep(1)  # a root that flickers mustn't spin
+        except (Fenced, StoreUnavailable):
+            raise  # it isn't ours any more, or nobody can be told
+        except Exception:  # a root that has gone, no memory for openers, a bug: others go first, then it is tried again
+            self._commit(functools.partial(claims.release, self.db, claim, REST_SECONDS))
             raise
         self._commit(functools.partial(claims.finish if whole else claims.release, self.db, claim))
 

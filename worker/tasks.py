@@ -2,7 +2,7 @@
 
 import structlog
 
-from captioning.errors import ServiceTrouble
+from captioning.errors import CaptioningError
 from captioning.queue import CAPTION_CHUNK, ring
 from captioning.store.claims import Fenced
 from worker.celery import app
@@ -26,5 +26,5 @@ def caption_chunk() -> None:
             ring(app, more)
     except Fenced:
         log.info("chunk_taken_away")
-    except ServiceTrouble as trouble:  # the sweeper rings again when it is over
+    except CaptioningError as trouble:  # the sweeper rings again when it is over
         log.warning("service_trouble", trouble=str(trouble))

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 
-from captioning.paths import absolute, is_below, text_of
+from captioning.paths import absolute, hash_of, is_below, text_of
 from captioning.store.database import Database
 from captioning.store.schema import Caption, File, Image, Item, Model, Root
 from captioning.values import ItemState, Source
@@ -184,7 +184,7 @@ def show(db: Database, path: bytes) -> tuple[Picture, list[Told]] | None:
             if not is_below(path, root.path_bytes):
                 continue
             below = path[len(root.path_bytes.rstrip(b"/")) + 1 :]
-            where = (File.root_id == root.id, File.path_bytes == below)
+            where = (File.root_id == root.id, File.path_hash == hash_of(below))
             row = connection.execute(_pictures(None).add_columns(File.image_id).where(*where)).one_or_none()
             if row is not None:
                 return _picture(row), _told(connection, row.image_id)

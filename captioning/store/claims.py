@@ -29,6 +29,7 @@ class Work:
     size: int
     mtime_ns: int
     crashes: int  # decoders that died with it in hand so far
+    was_missed: bool  # a walk since then didn't find it either
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def claimable(models: Sequence[str], roots: Sequence[int] | None) -> sa.Select[A
             Job.state == JobState.ACTIVE,
             Model.digest.in_(models),
             sa.or_(
-                Chunk.state == ChunkState.PENDING,
+                sa.and_(Chunk.state == ChunkState.PENDING, sa.func.coalesce(Chunk.lease_until, 0) < now()),
                 sa.and_(Chunk.state == ChunkState.RUNNING, Chunk.lease_until < now()),
             ),
         )
@@ -125,7 +126,15 @@ def claim(db: Database, worker: str, models: Sequence[str], roots: Sequence[int]
             .where(Job.id == taken.job_id)
         ).one()
         work = connection.execute(
-            sa.select(Item.id, File.id, File.path_bytes, File.size, File.mtime_ns, Item.crashes)
+            sa.select(
+                Item.id,
+                File.id,
+                File.path_bytes,
+                File.size,
+                File.mtime_ns,
+                Item.crashes,
+                File.missing_since.is_not(None),
+            )
             .join(File, File.id == Item.file_id)
             .where(Item.chunk_id == taken.id, Item.state == ItemState.PENDING)
             .order_by(Item.id)
@@ -186,8 +195,18 @@ def known_content(db: Database, claim: Claim, sha256s: Sequence[str]) -> set[str
 
 
 def record(db: Database, claim: Claim, outcomes: Sequence[Outcome], made_by: MadeBy, lease_seconds: float) -> None:
-    """Commit a micro-batch: captions, insert-or-nothing, items and counts, all or none. Raises Fenced."""
+    """Commit a micro-batch: captions, insert-or-nothing, items and counts, all or none. Raises Fenced.
+
+    Doing it again changes nothing: who lost the connection during a commit can't know how it ended.
+    """
     with db.writing() as connection:
+        _guard(connection, claim, {"lease_until": now() + lease_seconds})
+        ids = [o.work.item_id for o in outcomes]
+        query = sa.select(Item.id).where(Item.id.in_(ids), Item.state == ItemState.PENDING)
+        open_ids = set(connection.execute(query).scalars())
+        outcomes = [o for o in outcomes if o.work.item_id in open_ids]
+        if not outcomes:
+            return
         n = {state: sum(o.state == state for o in outcomes) for state in ItemState}
         counts = {
             "captioned": Chunk.captioned + n[ItemState.CAPTIONED],
@@ -195,7 +214,7 @@ def record(db: Database, claim: Claim, outcomes: Sequence[Outcome], made_by: Mad
             "failed": Chunk.failed + n[ItemState.FAILED],
             "model_runs": Chunk.model_runs + sum(o.said is not None for o in outcomes),
         }
-        _guard(connection, claim, counts | {"lease_until": now() + lease_seconds})
+        _guard(connection, claim, counts)
         images = _images(connection, [o.content for o in outcomes if o.content is not None])
         _captions(connection, claim, outcomes, images, made_by)
         _files(connection, outcomes, images)
@@ -214,10 +233,10 @@ def finish(db: Database, claim: Claim) -> None:
         settle(connection, claim.job_id)
 
 
-def release(db: Database, claim: Claim) -> None:
-    """Give a chunk back, what is left of it: nobody's fault. Raises Fenced."""
+def release(db: Database, claim: Claim, rest_seconds: float = 0.0) -> None:
+    """Give a chunk back, what is left of it, to rest a while so that others get their turn. Raises Fenced."""
     with db.writing() as connection:
-        _guard(connection, claim, {"state": ChunkState.PENDING, "lease_until": None})
+        _guard(connection, claim, {"state": ChunkState.PENDING, "lease_until": now() + rest_seconds})
 
 
 def release_all_of(db: Database, worker: str) -> int:
@@ -231,7 +250,10 @@ def release_all_of(db: Database, worker: str) -> int:
 def _guard(connection: Connection, claim: Claim, values: dict[str, Any]) -> None:
     """Update the chunk in hand, by which its row is locked, or find out that it isn't ours any more."""
     mine = sa.update(Chunk).where(
-        Chunk.id == claim.chunk_id, Chunk.fence == claim.fence, Chunk.state == ChunkState.RUNNING
+        Chunk.id == claim.chunk_id,
+        Chunk.fence == claim.fence,
+        Chunk.state == ChunkState.RUNNING,
+        sa.exists().where(Job.id == Chunk.job_id, Job.state != JobState.CANCELLED),
     )
     if connection.execute(mine.values(**({"fence": claim.fence} | values))).rowcount == 0:
         raise Fenced
@@ -312,9 +334,9 @@ def say_hello(db: Database, presence: Presence, roots: Sequence[str]) -> None:
         "runtime": presence.runtime,
     }
     with db.writing() as connection:
-        there = sa.update(Worker).where(Worker.name == presence.name).values(**values)
-        if connection.execute(there).rowcount == 0:
-            connection.execute(sa.insert(Worker).values(name=presence.name, **values))
+        at = connection.execute(sa.select(now())).scalar_one()
+        insert_or_nothing(connection, Worker, [values | {"name": presence.name, "seen_at": at}])
+        connection.execute(sa.update(Worker).where(Worker.name == presence.name).values(**values))
 
 
 def say_goodbye(db: Database, name: str) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModu
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from captioning.errors import StoreUnavailable, UsageError
+from captioning.errors import CaptioningError, StoreUnavailable, UsageError
 
 BUSY_SECONDS = 30
 _BEGIN = "captionmill_begin"
@@ -84,7 +84,7 @@ def make_engine(url: str) -> Engine:
     """Return an engine set up as the store needs it. Raises UsageError for a URL that we can't use."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise UsageError(
             "CAPTIONING_DATABASE_URL is not a database URL like postgresql+psycopg://user@host/name."
         ) from None
@@ -141,7 +141,17 @@ def _postgresql(url: URL) -> Engine:
     return sa.create_engine(url, pool_pre_ping=True, pool_size=3, connect_args=connect | keep)
 
 
-_PASSING = ("40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53", "08")  # SQLSTATEs that go away by themselves
+_PASSING = (
+    "25006",
+    "40001",
+    "40P01",
+    "55P03",
+    "57P01",
+    "57P02",
+    "57P03",
+    "53",
+    "08",
+)  # SQLSTATEs that go away by themselves
 
 
 @contextmanager
@@ -155,9 +165,11 @@ def _trouble(engine: Engine) -> Iterator[None]:
         state = getattr(trouble.orig, "sqlstate", None) or ""
         if trouble.connection_invalidated or state.startswith(_PASSING):
             raise StoreUnavailable(_said(engine, trouble)) from trouble
+        if isinstance(trouble.orig, sqlite3.DatabaseError) and not isinstance(trouble.orig, sqlite3.IntegrityError):
+            raise CaptioningError(_said(engine, trouble, "is damaged: restore a copy, or move it away")) from trouble
         raise
 
 
-def _said(engine: Engine, trouble: DBAPIError) -> str:
+def _said(engine: Engine, trouble: DBAPIError, what: str = "doesn't answer") -> str:
     first = str(trouble.orig).strip().splitlines()[0] if str(trouble.orig).strip() else type(trouble.orig).__name__
-    return f"the database {engine.url.render_as_string(hide_password=True)} doesn't answer: {first}"
+    return f"the database {engine.url.render_as_string(hide_password=True)} {what}: {first}"

@@ -1,5 +1,6 @@
 """Roots and files: what was found where, and which of it needs work."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,21 +50,32 @@ def insert_or_nothing(connection: Connection, table: type[Base], rows: Sequence[
         connection.execute(insert(table).on_conflict_do_nothing(), rows)
 
 
-def root_for(db: Database, path: bytes) -> tuple[int, bytes]:
-    """Return the root that a folder belongs to, the deepest one if several hold it, and that root's path.
+@dataclass(frozen=True)
+class RootPlace:
+    """A root and where it lies."""
 
-    A folder in no root becomes one, named after itself.
-    """
+    id: int
+    path: bytes
+
+
+def roots(db: Database) -> list[RootPlace]:
+    """Return all roots, the deepest first: the first that holds a path is the one it belongs to."""
+    with db.reading() as connection:
+        rows = connection.execute(sa.select(Root.id, Root.path_bytes)).all()
+    return sorted((RootPlace(*row) for row in rows), key=lambda root: -len(root.path))
+
+
+def ensure_root(db: Database, path: bytes) -> None:
+    """Make a folder a root, named after itself, unless it lies in one."""
     with db.writing() as connection:
-        roots = connection.execute(sa.select(Root.id, Root.path_bytes, Root.name)).all()
-        holding = [root for root in roots if is_below(path, root.path_bytes)]
-        if holding:
-            deepest = max(holding, key=lambda root: len(root.path_bytes))
-            return deepest.id, deepest.path_bytes
-        name = _free_name(text_of(path).rstrip("/").rpartition("/")[2] or "root", {root.name for root in roots})
-        row = {"name": name, "path": text_of(path), "path_bytes": path, "path_hash": hash_of(path)}
-        insert_or_nothing(connection, Root, [row])
-        return connection.execute(sa.select(Root.id).where(Root.path_hash == hash_of(path))).scalar_one(), path
+        while True:
+            rows = connection.execute(sa.select(Root.path_bytes, Root.name)).all()
+            if any(is_below(path, row.path_bytes) for row in rows):
+                return
+            wish = text_of(path).rstrip("/").rpartition("/")[2] or "root"
+            name = _free_name(wish, {row.name for row in rows})
+            row = {"name": name, "path": text_of(path), "path_bytes": path, "path_hash": hash_of(path)}
+            insert_or_nothing(connection, Root, [row])  # another may just have taken the name: then again
 
 
 def _free_name(wish: str, taken: set[str]) -> str:
@@ -163,19 +175,29 @@ def _queue(connection: Connection, job_id: int, root_id: int, file_ids: Sequence
     connection.execute(again.values(state=JobState.ACTIVE, finished_at=None))
 
 
-def mark_missing(db: Database, root_id: int, prefix: bytes, seen: "SeenFiles") -> int:
-    """Mark the files below a folder of a root that a whole walk didn't see; return how many."""
-    with db.reading() as connection:
-        rows = connection.execution_options(yield_per=10_000).execute(
-            sa.select(File.id, File.path_bytes).where(File.root_id == root_id, File.missing_since.is_(None))
-        )
-        gone = [row.id for row in rows if row.id not in seen and (not prefix or is_below(row.path_bytes, prefix))]
-    for start in range(0, len(gone), 1000):
-        with db.writing() as connection:
-            connection.execute(
-                sa.update(File).where(File.id.in_(gone[start : start + 1000])).values(missing_since=now())
-            )
-    return len(gone)
+def mark_missing(db: Database, folder: bytes, seen: "SeenFiles") -> int:
+    """Mark the files below a folder that a whole walk of it didn't see and that aren't there; return how many.
+
+    Not seen is not enough: a walk passes over hidden files, links and folders that it may not read.
+    """
+    marked = 0
+    for root in roots(db):
+        if not (is_below(root.path, folder) or is_below(folder, root.path)):
+            continue
+        wanted = sa.select(File.id, File.path_bytes).where(File.root_id == root.id, File.missing_since.is_(None))
+        if is_below(folder, root.path) and folder != root.path:
+            below = folder[len(root.path.rstrip(b"/")) + 1 :] + b"/"
+            wanted = wanted.where(File.path_bytes >= below, File.path_bytes < below[:-1] + b"0")  # '0' follows '/'
+        with db.reading() as connection:
+            rows = connection.execution_options(yield_per=10_000).execute(wanted)
+            unseen = [row for row in rows if row.id not in seen]
+        gone = [row.id for row in unseen if not os.path.lexists(os.path.join(root.path, row.path_bytes))]
+        for start in range(0, len(gone), 1000):
+            with db.writing() as connection:
+                some = sa.update(File).where(File.id.in_(gone[start : start + 1000]))
+                connection.execute(some.values(missing_since=now()))
+        marked += len(gone)
+    return marked
 
 
 class SeenFiles:

@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection, Row
 from captioning.bundles import Bundle
 from captioning.errors import UsageError
 from captioning.store.database import Database, now
+from captioning.store.files import insert_or_nothing
 from captioning.store.schema import Chunk, File, Item, Job, Model, Root, Worker
 from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, Reason
 
@@ -60,10 +61,9 @@ class Progress:
 def register_model(db: Database, bundle: Bundle, *, default: str) -> int:
     """Note that a model exists, and which name is the default; return its row's id."""
     with db.writing() as connection:
-        row = {"digest": bundle.digest, "name": bundle.name, "card": bundle.card, "created_at": now()}
-        there = connection.execute(sa.select(Model.id).where(Model.digest == bundle.digest)).scalar()
-        if there is None:
-            connection.execute(sa.insert(Model).values(**row))
+        at = connection.execute(sa.select(now())).scalar_one()
+        row = {"digest": bundle.digest, "name": bundle.name, "card": bundle.card, "created_at": at}
+        insert_or_nothing(connection, Model, [row])
         wrong = Model.is_default != (Model.name == default)
         connection.execute(sa.update(Model).where(wrong).values(is_default=Model.name == default))
         return connection.execute(sa.select(Model.id).where(Model.digest == bundle.digest)).scalar_one()
@@ -76,9 +76,7 @@ def open_job(db: Database, request: Request, model_id: int) -> tuple[int, bool]:
         going = sa.select(Job.id).where(Job.key == request.key, Job.state.in_(_UNFINISHED)).order_by(Job.id.desc())
         there = connection.execute(going).scalars().first()
         if there is not None:
-            connection.execute(
-                sa.update(Job).where(Job.id == there).values(registered=False, priority=request.priority)
-            )
+            connection.execute(sa.update(Job).where(Job.id == there).values(priority=request.priority))
             return there, True
         values = {
             "key": request.key,
@@ -208,7 +206,8 @@ def retry(db: Database, job_id: int, reason: Reason | None, chunk_size: int) -> 
                 _requeue(connection, job_id, root_id, last, ids[start : start + chunk_size])
         _recount(connection, {row.chunk_id for row in rows})
         if rows:
-            connection.execute(sa.update(Job).where(Job.id == job_id).values(state=JobState.ACTIVE, finished_at=None))
+            again = sa.update(Job).where(Job.id == job_id, Job.state == JobState.DONE)
+            connection.execute(again.values(state=JobState.ACTIVE, finished_at=None))
     return len(rows)
 
 
@@ -221,6 +220,7 @@ def _requeue(connection: Connection, job_id: int, root_id: int, seq: int, items:
 
 def _recount(connection: Connection, chunk_ids: set[int]) -> None:
     """Make chunks that lost items agree with those that they still have."""
+    connection.execute(sa.select(Chunk.id).where(Chunk.id.in_(chunk_ids)).order_by(Chunk.id).with_for_update())
     for chunk_id in sorted(chunk_ids):
         mine = sa.select(sa.func.count()).where(Item.chunk_id == chunk_id)
         counts = {

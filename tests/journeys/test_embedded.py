@@ -198,6 +198,14 @@ def test_a_folder_of_the_persons_own_called_worker_does_no_harm(
     assert "10 captioned" in said.out
 
 
+def test_relative_settings_mean_the_folder_where_the_person_stands(photographs: Path, tmp_path: Path) -> None:
+    person = Person(Path("data"), {"CAPTIONING_DATABASE_URL": "sqlite:///mine.db", "CAPTIONING_ROOTS": "other=/mnt"})
+    said = person.producer("submit", str(photographs), cwd=tmp_path)
+    assert said.code == 0, said
+    assert "10 captioned" in said.out
+    assert (tmp_path / "mine.db").exists()
+
+
 def test_a_person_without_a_terminal_sees_how_it_went(person: Person, photographs: Path) -> None:
     said = person.producer("submit", str(photographs))
     assert said.code == 0

@@ -163,6 +163,26 @@ def test_a_root_that_no_worker_sees_is_named_and_blames_no_picture(
     db.close()
 
 
+def test_a_folder_unmounted_below_its_root_blames_no_picture_until_a_submit_misses_it_too(
+    person: Person, photographs: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    many(images / "disk", photographs, 6)
+    many(images / "here", photographs, 4)
+    person.environment |= {"CAPTIONING_CHUNK_SIZE": "1000"}
+    assert person.producer("submit", str(images), "--exclude", "here/*").code == 0
+    (images / "disk").rename(tmp_path / "elsewhere")
+    (images / "disk").mkdir()  # a mount point without its disk
+    db = database(person)
+    with worker(person, tmp_path / "log"):
+        time.sleep(6)
+        assert done(db) == 0
+        person.producer("submit", str(images))
+        wait_until(lambda: done(db) == 10, 90, "the pictures that are there, and the missing ones' verdict")
+    assert sorted(progress.failed for progress in jobs.progress(db)) == [0, 6]
+    db.close()
+
+
 @pytest.mark.parametrize(
     ("environment", "says"),
     [

@@ -61,6 +61,12 @@ def test_every_command_has_help_that_ends_with_an_example(person: Person, comman
     ("words", "code", "says"),
     [
         (["submit"], 2, "no paths given"),
+        (["submit", ""], 2, "an empty path was given"),
+        (["submit", ".", "--stale", "--force"], 2, "exclude each other"),
+        (["status", "99999999999999999999"], 2, "less than or equal to"),
+        (["search", "dog", "--limit", "99999999999999999999"], 2, "limit"),
+        (["export", "-o", ""], 2, "-o needs a file's name"),
+        (["export", "--model", "blip"], 2, "no model named 'blip'"),
         (["submit", "/no/such/folder"], 2, "/no/such/folder: no such file or folder"),
         (["submit", ".", "--priority", "urgent"], 2, "--priority is normal or high, not 'urgent'"),
         (["submit", ".", "--model", "blip"], 2, "no model named 'blip'"),
@@ -110,6 +116,11 @@ def test_a_mistake_gets_one_line_and_the_right_exit_code(
         ("CAPTIONING_DATABASE_URL", "not a url", "CAPTIONING_DATABASE_URL is not a database URL"),
         ("CAPTIONING_DATABASE_URL", "oracle://x", "the store runs on PostgreSQL and SQLite"),
         ("CAPTIONING_DATABASE_URL", "sqlite:////proc/nowhere/x", "can't make the folder"),
+        ("CAPTIONING_DATABASE_URL", "sqlite://", "name a file"),
+        ("CAPTIONING_DATABASE_URL", "postgresql://u:pw@h:abc/x", "is not a database URL"),
+        ("CAPTIONING_BROKER_URL", "http://u:pw@h", "write it as redis://"),
+        ("CAPTIONING_BROKER_URL", "redis://h:abc", "Port could not be cast"),
+        ("CAPTIONING_BROKER_URL", "redis://h/first", "is a number"),
         ("CAPTIONING_DATABASE_URL", "postgresql://nobody:pw@127.0.0.1:9/x", "doesn't answer"),
     ],
 )
@@ -223,3 +234,51 @@ def test_the_doctor_finds_a_spoilt_model(person: Person, tmp_path: Path) -> None
     said = person.producer("doctor", "--json")
     assert said.code == 1
     assert [f["what"] for f in said.json if not f["good"]] == ["model"]
+
+
+def test_a_damaged_database_says_so(person: Person) -> None:
+    person.data.mkdir()
+    (person.data / "captions.sqlite").write_bytes(b"not a database, whatever its name says" * 100)
+    said = person.producer("jobs")
+    assert said.code == 1
+    assert "is damaged: restore a copy" in said.err
+    assert said.err.count("\n") == 1
+    assert "BAD" in person.producer("doctor").out
+
+
+def test_one_broken_bundle_does_not_take_the_others_away(person: Person) -> None:
+    for name, text in (("cut", "{"), ("odd", '{"format": 1, "name": "odd"}')):
+        (person.data / "models" / name).mkdir(parents=True)
+        (person.data / "models" / name / "bundle.json").write_text(text)
+    said = person.producer("models", "--json")
+    assert [m["name"] for m in said.json] == ["flickr8k-gru", "flickr8k-lstm"]
+    assert said.err.count("left out:") == 2
+
+
+def test_a_folder_inside_a_later_root_keeps_one_row_a_file(person: Person, photographs: Path, tmp_path: Path) -> None:
+    shutil.copytree(photographs, tmp_path / "photos" / "sub")
+    shutil.copy(photographs / "coffee.png", tmp_path / "photos" / "top.png")
+    person.environment["CAPTIONING_BROKER_URL"] = "redis+socket:///none"  # rows are committed, nobody comes
+    for place in ("photos/sub", "photos", "photos/sub/coffee.png"):
+        assert person.producer("submit", str(tmp_path / place)).code == 0
+    paths = [row["path"] for row in person.producer("export").lines]
+    assert len(paths) == len(set(paths)) == 11
+
+
+def test_an_export_goes_through_a_link_and_into_a_pipe(served: Person, tmp_path: Path) -> None:
+    (tmp_path / "real.jsonl").write_text("old")
+    (tmp_path / "link.jsonl").symlink_to("real.jsonl")
+    assert served.producer("export", "-o", str(tmp_path / "link.jsonl")).code == 0
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert len((tmp_path / "real.jsonl").read_text().splitlines()) == 10
+    assert served.producer("export", "-o", "/dev/null").code == 0
+    assert not Path("/dev/null").is_file()
+
+
+def test_closed_streams_and_full_disks_are_no_internal_errors(served: Person) -> None:
+    producer = Path(sys.executable).with_name("producer")
+    for line, code in ((f"{producer} jobs >&-", 0), (f"{producer} export > /dev/full", 1)):
+        done = subprocess.run(line, shell=True, env=served.env, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done
+        assert "internal error" not in done.stderr
+        assert "Traceback" not in done.stderr

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from captioning.bundles import find_bundles
+from captioning.paths import is_below
 from captioning.store import claims, files, jobs
 from captioning.store.claims import Claim, Content, MadeBy, Outcome, Work
 from captioning.store.database import Database
@@ -21,7 +22,11 @@ class World:
     def __init__(self, db: Database, root: bytes = b"/photos") -> None:
         self.db = db
         self.model = jobs.register_model(db, LSTM, default=LSTM.name)
-        self.root, _ = files.root_for(db, root)
+        files.ensure_root(db, root)
+        self.root = self.root_of(root)
+
+    def root_of(self, path: bytes) -> int:
+        return next(root.id for root in files.roots(self.db) if is_below(path, root.path))
 
     def job(self, key: str = "k", priority: int = 0, model: int | None = None, force: bool = False) -> int:
         request = jobs.Request(key, key, DecodeOptions(), priority, force)

@@ -9,9 +9,9 @@ from captioning.store import claims, jobs
 from captioning.store.claims import Fenced
 from captioning.store.database import Database
 from captioning.store.files import Found
-from captioning.values import ItemState, JobState, Reason
+from captioning.values import JobState, Reason
 from tests.servers import row_counts
-from tests.store.helpers import GRU, LSTM, MADE_BY, World, captioned, failed, sha
+from tests.store.helpers import GRU, LSTM, World, captioned, failed, sha
 
 
 def test_no_two_workers_ever_hold_one_chunk(db: Database) -> None:
@@ -230,15 +230,31 @@ def test_one_worker_at_a_time_sweeps(db: Database) -> None:
     assert [claims.my_turn_to_sweep(db, 60) for _ in range(3)] == [True, False, False]
 
 
-def test_a_failing_commit_writes_nothing_of_its_batch(db: Database) -> None:
+def test_a_commit_that_is_done_again_counts_once(db: Database) -> None:
+    """Who lost the connection during a commit can't know how it ended, and tries again."""
     world = World(db)
     job = world.submit(4)
     claim = world.claim()
     assert claim is not None
-    broken = captioned(claim.work[1])
-    bad = type(broken)(broken.work, ItemState.CAPTIONED, broken.content, broken.said, confidence="much")  # type: ignore[arg-type]
-    object.__setattr__(bad.work, "item_id", {})
-    with pytest.raises(Exception, match=r"(?i)error|invalid|support|adapt"):
-        claims.record(db, claim, [captioned(claim.work[0]), bad], MADE_BY, 60)
-    assert row_counts(db)["captions"] == 0
-    assert world.progress(job).captioned == 0
+    batch = [captioned(claim.work[0]), failed(claim.work[1])]
+    world.record(claim, batch)
+    world.record(claim, batch)
+    world.record(claim, [*batch, captioned(claim.work[2])])
+    progress = world.progress(job)
+    assert (progress.captioned, progress.failed, progress.model_runs) == (2, 1, 2)
+
+
+def test_a_chunk_that_rests_lets_others_go_first(db: Database) -> None:
+    world = World(db)
+    world.submit(8, chunk=4)
+    first = world.claim()
+    assert first is not None
+    claims.release(db, first, rest_seconds=0.5)
+    second = world.claim()
+    assert second is not None
+    assert second.chunk_id != first.chunk_id
+    assert world.claim() is None
+    time.sleep(0.6)
+    again = world.claim()
+    assert again is not None
+    assert again.chunk_id == first.chunk_id

@@ -1,11 +1,14 @@
 """Submitting: what is new, what is known, what changed, what has gone."""
 
-from captioning.store import files, jobs
+import os
+from pathlib import Path
+
+from captioning.store import captions, files, jobs
 from captioning.store.database import Database
 from captioning.store.files import Found, SeenFiles
 from captioning.values import JobState
 from tests.servers import row_counts
-from tests.store.helpers import GRU, LSTM, World
+from tests.store.helpers import GRU, LSTM, World, captioned, failed
 
 
 def found(count: int, size: int = 100) -> list[Found]:
@@ -27,8 +30,6 @@ def test_a_captioned_file_is_known_and_a_failed_one_is_new_again(db: Database) -
     world.register(world.job("a"), found(4))
     claim = world.claim()
     assert claim is not None
-    from tests.store.helpers import captioned, failed
-
     world.record(claim, [*map(captioned, claim.work[:3]), failed(claim.work[3])])
     second = world.register(world.job("b"), found(4))
     assert (second.known, second.new) == (3, 1)
@@ -66,26 +67,33 @@ def test_files_of_one_size_share_a_chunk(db: Database) -> None:
         assert len({work.size for work in claim.work}) == 1
 
 
-def test_a_file_that_a_walk_no_longer_sees_is_missing_until_it_is_back(db: Database) -> None:
-    world = World(db)
-    job = world.job()
-    registered = world.register(job, found(5))
+def test_a_file_that_has_gone_is_missing_until_it_is_back(db: Database, tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path)
+    world = World(db, folder)
+    (tmp_path / "sub").mkdir()
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").touch()
+    registered = world.register(world.job(), found(5))
     seen = SeenFiles()
-    for file_id in registered.file_ids[:3]:
+    for file_id in registered.file_ids[:2]:
         seen.add(file_id)
-    assert files.mark_missing(db, world.root, b"", seen) == 2
-    assert files.mark_missing(db, world.root, b"", seen) == 0
-    world.register(job, found(5))
-    for file_id in registered.file_ids:
-        seen.add(file_id)
-    assert files.mark_missing(db, world.root, b"", seen) == 0
+    assert files.mark_missing(db, folder + b"/sub", seen) == 0
+    assert files.mark_missing(db, folder, seen) == 2  # the third wasn't seen but is there
+    assert files.mark_missing(db, folder, seen) == 0
+    assert len(list(captions.export_rows(db))) == 3
+    world.register(world.job(), found(5))
+    assert len(list(captions.export_rows(db))) == 5
 
 
-def test_a_folder_inside_a_root_belongs_to_that_root(db: Database) -> None:
+def test_a_folder_inside_a_root_belongs_to_that_root_and_others_get_their_own(db: Database) -> None:
     world = World(db, b"/photos")
-    assert files.root_for(db, b"/photos/2024") == (world.root, b"/photos")
-    assert files.root_for(db, b"/photos-old")[0] != world.root
-    assert files.root_for(db, b"/other/photos")[1] == b"/other/photos"
+    files.ensure_root(db, b"/photos/2024")
+    assert world.root_of(b"/photos/2024") == world.root
+    for path in (b"/photos-old", b"/other/photos", b"/"):
+        files.ensure_root(db, path)
+        assert world.root_of(path) != world.root
+    assert world.root_of(b"/photos/x") == world.root
+    assert len({root.id for root in files.roots(db)}) == 4
 
 
 def test_a_job_with_nothing_to_do_is_done_when_it_is_registered(db: Database) -> None:

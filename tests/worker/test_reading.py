@@ -8,11 +8,11 @@ import pytest
 from captioning.errors import ImageError, RootUnavailable
 from captioning.store.claims import Work
 from captioning.values import Reason
-from worker.reading import is_visible, read_file
+from worker.reading import is_gone, is_visible, read_file
 
 
 def work(path: bytes) -> Work:
-    return Work(1, 1, path, 0, 0, 0)
+    return Work(1, 1, path, 0, 0, 0, was_missed=False)
 
 
 def reason(root: Path, path: bytes, max_bytes: int = 1000) -> Reason:
@@ -76,3 +76,13 @@ def test_a_root_that_is_empty_or_gone_is_nobodys_fault(root: Path, tmp_path: Pat
     for place in (empty, tmp_path / "gone"):
         with pytest.raises(RootUnavailable):
             read_file(os.fsencode(place), work(b"a.jpg"), 1000)
+
+
+def test_a_file_is_gone_only_together_with_its_folder(root: Path) -> None:
+    home = os.fsencode(root)
+    (root / "sub" / "b.jpg").touch()
+    (root / "sub" / "a.jpg").unlink()
+    assert not is_gone(home, b"sub/a.jpg")  # its neighbour is there: somebody deleted it
+    (root / "sub" / "b.jpg").unlink()
+    assert is_gone(home, b"sub/a.jpg")
+    assert is_gone(home, b"never/there.jpg")
