@@ -65,7 +65,7 @@ def _load(**_: Any) -> None:
     except Exception as broken:  # whatever it is, this process mustn't take tasks
         log.exception("model_load_failed")
         _give_up(f"{type(broken).__name__}: {broken}")
-    _failures().unlink()
+    _failures().unlink(missing_ok=True)  # the parent may have tidied up: it is stopping
 
 
 def _give_up(why: str) -> None:

@@ -62,7 +62,7 @@ class Pipeline:
         self.lease_seconds = lease_seconds
         self._renewed = time.monotonic()
         self._renewing = threading.Lock()
-        self._met: dict[str, ImageError | None] = {}  # contents of earlier waves, and how opening them went
+        self._met: dict[str, ImageError | None] = {}  # contents met in this chunk, and why one can't be opened
 
     def run(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
         """Work off a claim; return whether all of it is decided (else: asked to stop).
@@ -117,40 +117,40 @@ class Pipeline:
             return wrong
 
     def _prepare(self, claim: Claim, wave: list[tuple[Work, FileBytes | ImageError]]) -> Ready:
-        """Decide what needs no model: failures, and content that has a caption or comes twice in the wave."""
+        """Decide what needs no model: failures, and content that has a caption or was met before in this chunk."""
         decided = [_failed(work, read) for work, read in wave if isinstance(read, ImageError)]
         good = [(work, read) for work, read in wave if isinstance(read, FileBytes)]
-        known: set[str] = set()
-        if not claim.force:
-            known = self._persist(lambda: claims.known_content(self.db, claim, [read.sha256 for _, read in good]))
-        first: dict[str, tuple[Work, FileBytes]] = {}
-        again: list[tuple[Work, FileBytes]] = []
-        for work, read in good:
-            if read.sha256 in known or read.sha256 in first or read.sha256 in self._met:
-                again.append((work, read))
+        fresh, again = self._divide(claim, good)
+        to_caption = []
+        opened = self.openers.map(lambda pair: self._open(claim, *pair), fresh)
+        for (work, read), one in zip(fresh, opened, strict=True):
+            if isinstance(one, ImageError):
+                self._met[read.sha256] = one
+                decided.append(_failed(work, one))
             else:
-                first[read.sha256] = (work, read)
-        opened = list(self.openers.map(lambda pair: self._open(claim, *pair), first.values()))
-        self._met |= {
-            read.sha256: one if isinstance(one, ImageError) else None
-            for (_, read), one in zip(first.values(), opened, strict=True)
-        }
-        failed = {
-            read.sha256: one
-            for (_, read), one in zip(first.values(), opened, strict=True)
-            if isinstance(one, ImageError)
-        }
-        to_caption = [
-            (Outcome(work, ItemState.CAPTIONED, Content(read.sha256, len(read.data), one.facts)), one)
-            for (work, read), one in zip(first.values(), opened, strict=True)
-            if isinstance(one, Opened)
-        ]
-        decided += [_failed(first[sha][0], wrong) for sha, wrong in failed.items()]
+                content = Content(read.sha256, len(read.data), one.facts)
+                to_caption.append((Outcome(work, ItemState.CAPTIONED, content), one))
         for work, read in again:
             wrong = self._met.get(read.sha256)
             reused = Outcome(work, ItemState.REUSED, Content(read.sha256, len(read.data), None))
             decided.append(reused if wrong is None else _failed(work, wrong))
         return Ready(decided, to_caption)
+
+    def _divide(
+        self, claim: Claim, good: list[tuple[Work, FileBytes]]
+    ) -> tuple[list[tuple[Work, FileBytes]], list[tuple[Work, FileBytes]]]:
+        """Tell contents that must be opened from those that have a caption, or will have one by then."""
+        known: set[str] = set()
+        if not claim.force:
+            known = self._persist(lambda: claims.known_content(self.db, claim, [read.sha256 for _, read in good]))
+        fresh, again = [], []
+        for work, read in good:
+            if read.sha256 in known or read.sha256 in self._met:
+                again.append((work, read))
+            else:
+                self._met[read.sha256] = None
+                fresh.append((work, read))
+        return fresh, again
 
     def _open(self, claim: Claim, work: Work, read: FileBytes) -> Opened | ImageError:
         try:

@@ -5,6 +5,7 @@ import json
 import math
 import random
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from captioning.errors import UsageError
 from captioning.model.weights import load_weights
 from scripts.sample_pictures import copy_samples
 from tests.journeys.people import Person
+from tests.servers import wait_until
 from training.config import TrainConfig
 from training.dataset import read_corpus
 from training.encoders import EncoderFile, open_encoder
@@ -83,41 +85,32 @@ def test_a_decoder_can_memorise_four_captions_and_its_bundle_says_them(
     assert person.producer("export").lines[0]["caption"] == "a cup of coffee stands on a wooden table"
 
 
-def test_a_run_that_was_cut_short_ends_where_it_would_have(
-    corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
-) -> None:
-    config = dataclasses.replace(CONFIG, epochs=4)
-    whole = run_training(corpus, encoder, config, tmp_path / "whole", cache, resume=False)
+def test_a_run_that_was_killed_ends_where_it_would_have(corpus: Path, encoder: EncoderFile, tmp_path: Path) -> None:
+    person = Person(tmp_path)
+    words = ["train", "--data", str(corpus), "--encoder", str(encoder.weights), "--stride", "1x1", "--epochs", "12"]
+    words += ["--hidden", "32", "--cache", str(tmp_path / "cache"), "--run"]
 
-    class PowerCutError(Exception):
-        pass
+    def log_of(run: str) -> list[dict[str, float]]:
+        path = tmp_path / run / "log.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
-    import training.loop
-
-    calls, real = 0, training.loop._save
-
-    def cut(*arguments: object) -> None:
-        nonlocal calls
-        calls += 1
-        real(*arguments)  # type: ignore[arg-type]
-        if calls == 2:
-            raise PowerCutError
-
-    training.loop._save = cut  # type: ignore[assignment]
-    try:
-        with pytest.raises(PowerCutError):
-            run_training(corpus, encoder, config, tmp_path / "cut", cache, resume=False)
-    finally:
-        training.loop._save = real
-    resumed = run_training(corpus, encoder, config, tmp_path / "cut", cache, resume=True)
-    assert [json.loads(line)["loss"] for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()] == [
-        json.loads(line)["loss"] for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()
-    ]
-    assert resumed["val"]["cider"] == whole["val"]["cider"]
-    with pytest.raises(UsageError, match="begun with other settings"):
-        run_training(corpus, encoder, CONFIG, tmp_path / "cut", cache, resume=True)
-    with pytest.raises(UsageError, match="holds a run already"):
-        run_training(corpus, encoder, config, tmp_path / "cut", cache, resume=False)
+    assert person.run("training", *words, str(tmp_path / "whole")).code == 0
+    running = person.start(
+        "training", *words, str(tmp_path / "cut"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_until(lambda: len(log_of("cut")) >= 2, 60, "two epochs")
+    running.kill()
+    running.wait()
+    assert len(log_of("cut")) < 12
+    said = person.run("training", *words, str(tmp_path / "cut"))
+    assert said.code == 2
+    assert "holds a run already: add --resume" in said.err
+    said = person.run("training", *words, str(tmp_path / "cut"), "--resume", "--seed", "2")
+    assert said.code == 2
+    assert "begun with other settings" in said.err
+    assert person.run("training", *words, str(tmp_path / "cut"), "--resume").code == 0
+    assert log_of("cut") == log_of("whole")
 
 
 def test_tuning_moves_stage_five_and_nothing_else(
