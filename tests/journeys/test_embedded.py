@@ -24,6 +24,13 @@ def person(tmp_path: Path) -> Iterator[Person]:
     wait_until(someone.is_quiet, 15, "everything to have ended")
 
 
+@pytest.fixture
+def patient(person: Person) -> Person:
+    """A person whose jobs take long enough to be interrupted: every commit is of two pictures."""
+    person.environment["CAPTIONING_BATCH_SIZE"] = "2"
+    return person
+
+
 def many(folder: Path, photographs: Path, count: int) -> Path:
     """Make a folder of different pictures: the photographs, each with a little noise of its own."""
     folder.mkdir(parents=True)
@@ -114,17 +121,17 @@ def test_a_hostile_folder_costs_only_its_bad_files(person: Person, photographs: 
 
 
 def test_a_killed_submit_leaves_nothing_running_and_the_same_command_goes_on(
-    person: Person, photographs: Path, tmp_path: Path
+    patient: Person, photographs: Path, tmp_path: Path
 ) -> None:
     images = many(tmp_path / "images", photographs, 300)
-    running = person.start("producer", "submit", str(images), stderr=subprocess.DEVNULL)
-    wait_until(lambda: captioned(person) > 0, 120, "the first captions")
+    running = patient.start("producer", "submit", str(images), stderr=subprocess.DEVNULL)
+    wait_until(lambda: captioned(patient) > 0, 120, "the first captions")
     running.send_signal(signal.SIGKILL)
     running.wait()
-    wait_until(person.is_quiet, 10, "everything to end")
-    before = captioned(person)
+    wait_until(patient.is_quiet, 10, "everything to end")
+    before = captioned(patient)
     assert 0 < before < 300
-    done = person.submit(str(images))
+    done = patient.submit(str(images))
     assert (done["job"], done["new"], done["captioned"], done["failed"]) == (1, 300, 300, 0)
     assert done["model_runs"] == 300
 
@@ -139,29 +146,29 @@ def captioned(person: Person) -> int:
         return 0
 
 
-def test_ctrl_c_says_so_and_loses_nothing(person: Person, photographs: Path, tmp_path: Path) -> None:
+def test_ctrl_c_says_so_and_loses_nothing(patient: Person, photographs: Path, tmp_path: Path) -> None:
     images = many(tmp_path / "images", photographs, 200)
-    running = person.start("producer", "submit", str(images), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_until(lambda: captioned(person) > 0, 120, "the first captions")
+    running = patient.start("producer", "submit", str(images), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_until(lambda: captioned(patient) > 0, 120, "the first captions")
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=20)
     assert running.returncode == 130
     assert err.splitlines()[-1].startswith("producer: interrupted")
     assert "Traceback" not in err
-    wait_until(person.is_quiet, 10, "everything to end")
-    assert person.submit(str(images))["captioned"] == 200
+    wait_until(patient.is_quiet, 10, "everything to end")
+    assert patient.submit(str(images))["captioned"] == 200
 
 
 def test_killing_any_process_of_the_stack_only_costs_a_moment(
-    person: Person, photographs: Path, tmp_path: Path
+    patient: Person, photographs: Path, tmp_path: Path
 ) -> None:
     images = many(tmp_path / "images", photographs, 300)
-    running = person.start(
+    running = patient.start(
         "producer", "submit", str(images), "--json", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
-    wait_until(lambda: captioned(person) > 0, 120, "the first captions")
+    wait_until(lambda: captioned(patient) > 0, 120, "the first captions")
     for kind in ("worker.opener", "from billiard", "-m worker --until-eof", "valkey-server"):
-        victims = [p for p in person.processes() if kind in " ".join(p.cmdline())]
+        victims = [p for p in patient.processes() if kind in " ".join(p.cmdline())]
         for victim in victims[:1]:
             victim.kill()
         time.sleep(1.0)
