@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     )  # that a task waits for the database before it gives its chunk back
 
     decoders: int = Field(default=0, ge=0)  # processes that open pictures; 0 is one a core but one, at least one
-    picture_seconds: float = Field(default=30.0, gt=0)  # that opening one picture may take
+    picture_seconds: float = Field(default=20.0, gt=0)  # that opening one picture may take
     max_bytes: int = Field(default=256_000_000, gt=0)  # of a picture's file
     max_pixels: int = Field(default=128_000_000, gt=0)  # of a picture in memory, after reduced-scale decoding
     runtime: str = Field(default="auto", pattern="^(auto|torch|openvino)$")
