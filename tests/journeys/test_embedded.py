@@ -148,7 +148,12 @@ def captioned(person: Person) -> int:
 
 def test_ctrl_c_says_so_and_loses_nothing(patient: Person, photographs: Path, tmp_path: Path) -> None:
     images = many(tmp_path / "images", photographs, 200)
-    running = patient.start("producer", "submit", str(images), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def at_a_terminal() -> None:  # tests that run in the background of a shell inherit that Ctrl-C is ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    running = patient.start("producer", "submit", str(images), preexec_fn=at_a_terminal, **streams)
     wait_until(lambda: captioned(patient) > 0, 120, "the first captions")
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=20)
