@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from captioning.errors import ImageError
 from captioning.model.pixels import Limits, open_picture
+from captioning.values import Reason
 
 HEADER = struct.Struct("<QQ")  # bytes of the JSON part, bytes of the binary part
 
@@ -60,6 +61,9 @@ def main() -> None:
             pixels, facts = open_picture(data, size, limits)
         except ImageError as wrong:
             send(sink, {"reason": wrong.reason, "detail": wrong.detail})
+            continue
+        except MemoryError:
+            send(sink, {"reason": Reason.TOO_LARGE, "detail": "opening it needs more memory than a picture may take"})
             continue
         said = {"width": facts.width, "height": facts.height, "format": facts.format}
         send(sink, said, pixels.tobytes())

@@ -17,7 +17,7 @@ def fused(data: bytes, size: int, limits: pixels.Limits) -> object:
     if b"HANG" in data:
         time.sleep(3600)
     if b"BLOAT" in data:
-        _ = [bytearray(100_000_000) for _ in range(1000)]
+        _ = bytearray(100_000_000_000)  # refused at once: no page of it is touched
     if b"NOISE" in data:
         print("a library prints where messages go", file=sys.stdout)
     return _open(data, size, limits)
