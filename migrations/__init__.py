@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -65,9 +64,3 @@ def refuse_other(db: Database) -> None:
 
 def _known(db: Database) -> set[str]:
     return {script.revision for script in ScriptDirectory.from_config(config_for(db)).walk_revisions()}
-
-
-def is_empty(db: Database) -> bool:
-    """Tell whether nothing was ever set up in this database."""
-    with db.reading() as connection:
-        return not sa.inspect(connection).has_table("alembic_version")

@@ -25,10 +25,10 @@ def test_they_can_be_undone(db: Database) -> None:
 
 def test_an_empty_database_gets_its_tables_by_itself(url: str) -> None:
     db = Database(url)
-    assert migrations.is_empty(db)
+    assert migrations.current(db) is None
     migrations.ensure_schema(db)
     migrations.ensure_schema(db)
-    assert not migrations.is_empty(db)
+    assert migrations.current(db) == migrations.head(db)
     db.close()
 
 
