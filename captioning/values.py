@@ -95,11 +95,17 @@ class Caption:
     text: str
     word_log_probabilities: tuple[float, ...]  # nats, one a word, and one for the end mark
     alternatives: tuple[Alternative, ...] = ()
+    confidence: float = 0.0  # 0 to 1, as its model's calibration has it
 
     @property
     def log_probability(self) -> float:
         """Nats, summed over the words and the end mark."""
         return sum(self.word_log_probabilities)
+
+    @property
+    def mean_log_probability(self) -> float:
+        """Nats a word, the end mark counted as one."""
+        return self.log_probability / max(1, len(self.word_log_probabilities))
 
     @property
     def weakest_word(self) -> str:

@@ -9,8 +9,8 @@ import structlog
 
 from captioning.bundles import Bundle
 from captioning.errors import BundleError
-from captioning.model.captioner import Captioner, GridEncoder, load_decoder, load_encoder, preprocessing_of
-from captioning.model.runtime import Runtime, make_grid_encoder
+from captioning.model.captioner import Captioner, GridEncoder
+from captioning.model.runtime import Runtime, load_captioner
 from captioning.values import DecodeOptions
 
 log = structlog.get_logger()
@@ -42,15 +42,11 @@ class Models:
     def _load(self, bundle: Bundle) -> Captioner:
         started = time.monotonic()
         bundle.verify()
-        decoder, vocabulary = load_decoder(bundle)
-        preprocessing = preprocessing_of(bundle)
-        if bundle.encoder_digest not in self.encoders:
-            kept = self.cache / bundle.encoder_digest[:16]
-            self.encoders[bundle.encoder_digest] = make_grid_encoder(load_encoder(bundle), self.runtime, kept)
-        captioner = Captioner(
-            self.encoders[bundle.encoder_digest], decoder.to(self.runtime.device), vocabulary, preprocessing
-        )
-        blank = np.zeros((preprocessing.size, preprocessing.size, 3), np.uint8)
+        kept = self.cache / bundle.encoder_digest[:16]
+        captioner = load_captioner(bundle, self.runtime, kept, self.encoders.get(bundle.encoder_digest))
+        self.encoders[bundle.encoder_digest] = captioner.encode
+        size = captioner.preprocessing.size
+        blank = np.zeros((size, size, 3), np.uint8)
         captioner.caption([blank], DecodeOptions())  # the first run compiles and allocates
         log.info("model_loaded", model=bundle.name, runtime=self.runtime.name, device=self.runtime.device,
                  precision=self.runtime.precision, seconds=round(time.monotonic() - started, 1))  # fmt: skip

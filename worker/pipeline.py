@@ -2,7 +2,6 @@
 while the model works on this one.
 """
 
-import math
 import os
 import queue
 import threading
@@ -17,7 +16,7 @@ from captioning.settings import Settings
 from captioning.store import claims
 from captioning.store.claims import Claim, Content, MadeBy, Outcome, Work
 from captioning.store.database import Database
-from captioning.values import Caption, ItemState
+from captioning.values import ItemState
 from worker.openers import Opened, Openers
 from worker.reading import FileBytes, is_gone, read_file
 
@@ -32,12 +31,6 @@ class Ready:
 
     decided: list[Outcome]
     to_caption: list[tuple[Outcome, Opened]]
-
-
-def confidence_of(caption: Caption) -> float:
-    """Return exp(mean log-probability a word, the end mark included): 0 to 1."""
-    logps = caption.word_log_probabilities
-    return math.exp(sum(logps) / len(logps)) if logps else 0.0
 
 
 class Pipeline:
@@ -73,8 +66,7 @@ class Pipeline:
         for ready in _read_ahead(self._prepared(claim), _AHEAD):
             said = self.captioner.caption([opened.pixels for _, opened in ready.to_caption], claim.options)
             outcomes = ready.decided + [
-                replace(outcome, said=caption, confidence=confidence_of(caption))
-                for (outcome, _), caption in zip(ready.to_caption, said, strict=True)
+                replace(outcome, said=caption) for (outcome, _), caption in zip(ready.to_caption, said, strict=True)
             ]
             self._persist(lambda o=outcomes: claims.record(self.db, claim, o, self.made_by, self.lease_seconds))  # type: ignore[misc]
             self._renewed = time.monotonic()

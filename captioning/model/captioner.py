@@ -1,7 +1,7 @@
 """The only door to the model: pixels in, captions out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,7 +11,8 @@ from torch import Tensor
 from captioning.bundles import Bundle
 from captioning.errors import BundleError
 from captioning.model.beam import Sentences, beam_search
-from captioning.model.decoder import CaptionDecoder, DecoderConfig
+from captioning.model.confidence import Calibration
+from captioning.model.decoder import CaptionDecoder, DecoderConfig, make_decoder
 from captioning.model.encoder import PixelsToGrid, ResNetEncoder
 from captioning.model.pixels import VERSION, Pixels, Preprocessing
 from captioning.model.vocabulary import Vocabulary
@@ -31,6 +32,7 @@ class Captioner:
     decoder: CaptionDecoder
     vocabulary: Vocabulary
     preprocessing: Preprocessing
+    calibration: Calibration = field(default_factory=Calibration)
 
     def caption(self, pictures: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
         """Return one caption a picture, in order; each picture (S, S, 3) uint8 as `open_picture` gives it."""
@@ -44,10 +46,10 @@ class Captioner:
         """Return one caption for each row of grid features (B, N, 2048)."""
         memory, state = self.decoder.start(features)
         found = beam_search(lambda words, s: self.decoder.step(words, s, memory), state, options)
-        return _captions(found, self.vocabulary)
+        return _captions(found, self.vocabulary, self.calibration)
 
 
-def _captions(found: Sentences, vocabulary: Vocabulary) -> list[Caption]:
+def _captions(found: Sentences, vocabulary: Vocabulary, calibration: Calibration) -> list[Caption]:
     captions = []
     for words, logps, scores in zip(
         found.words.tolist(), found.log_probabilities.tolist(), found.scores.tolist(), strict=True
@@ -59,7 +61,7 @@ def _captions(found: Sentences, vocabulary: Vocabulary) -> list[Caption]:
             if score > float("-inf")
         )
         said = tuple(round(logp, 4) for logp in logps[0][: len(texts[0]) + 1])
-        captions.append(Caption(" ".join(texts[0]), said, others))
+        captions.append(Caption(" ".join(texts[0]), said, others, calibration.of_caption(said)))
     return captions
 
 
@@ -72,7 +74,7 @@ def load_decoder(bundle: Bundle) -> tuple[CaptionDecoder, Vocabulary]:
             f"model {bundle.name} has {len(vocabulary)} words and a decoder for {config.vocabulary_size}."
             " Re-export the bundle."
         )
-    decoder = CaptionDecoder(config)
+    decoder = make_decoder(config)
     _fill(decoder, load_weights(bundle.decoder_file), bundle)
     return decoder.eval(), vocabulary
 
@@ -98,9 +100,10 @@ def preprocessing_of(bundle: Bundle) -> Preprocessing:
 
 
 def _dataclass_of(kind: type[T], described: dict[str, Any], bundle: Bundle) -> T:
-    expected = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    if set(described) != expected:
-        odd = ", ".join(sorted(expected ^ set(described)))
+    expected = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    needed = {f.name for f in fields(kind) if f.default is MISSING}  # type: ignore[arg-type]
+    if not needed <= set(described) <= expected:
+        odd = ", ".join(sorted((needed - set(described)) | (set(described) - expected)))
         raise BundleError(f"the {kind.__name__} of model {bundle.name} doesn't fit this version: {odd}. Re-export it.")
     return kind(**described)
 

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captioning.bundles import Bundle
 from captioning.errors import UsageError
-from captioning.model.captioner import GridEncoder
+from captioning.model.captioner import Captioner, GridEncoder, load_decoder, load_encoder, preprocessing_of
+from captioning.model.confidence import calibration_of
 from captioning.model.encoder import PixelsToGrid, fold_batch_norm
 
 
@@ -49,6 +51,19 @@ def choose(runtime: str = "auto", device: str = "auto") -> Runtime:
         return Runtime("torch", "cpu", "bf16" if bf16 else "fp32", why)
     why = "asked for" if runtime == "openvino" else "no GPU, and OpenVINO is the fastest on a CPU"
     return Runtime("openvino", "cpu", _openvino_precision(), why)
+
+
+def load_captioner(
+    bundle: Bundle, choice: Runtime, cache: Path | None = None, encode: GridEncoder | None = None
+) -> Captioner:
+    """Return a bundle's model, ready to run; `encode` is its encoder if that is loaded already. Raises BundleError.
+
+    `cache`: see `make_grid_encoder`.
+    """
+    decoder, vocabulary = load_decoder(bundle)
+    preprocessing = preprocessing_of(bundle)
+    encode = encode or make_grid_encoder(load_encoder(bundle), choice, cache)
+    return Captioner(encode, decoder.to(choice.device), vocabulary, preprocessing, calibration_of(bundle))
 
 
 def make_grid_encoder(network: PixelsToGrid, choice: Runtime, cache: Path | None = None) -> GridEncoder:

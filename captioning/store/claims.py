@@ -64,7 +64,6 @@ class Outcome:
     state: ItemState
     content: Content | None = None
     said: Said | None = None
-    confidence: float | None = None
     reason: Reason | None = None
     detail: str | None = None
 
@@ -283,7 +282,7 @@ def _captions(
             "model_id": claim.model_id,
             "options_digest": claim.options.digest,
             "text": o.said.text,
-            "confidence": o.confidence,
+            "confidence": o.said.confidence,
             "log_probability": round(o.said.log_probability, 4),
             "weakest_word": o.said.weakest_word,
             "word_log_probabilities": list(o.said.word_log_probabilities),
