@@ -1,87 +1,145 @@
-"""Captioned pictures on disk: Flickr8k in both of its forms, and folders made like it.
+"""Captioned pictures on disk: Flickr8k in its three usual forms, and folders made like it.
 
-A copy of the corpus may hold captions without a picture, pictures without a caption and odd ids such as
-`2258277193_586949ec62.jpg.1`; what doesn't match up is left out and counted.
+`captions.txt` (CSV), `Flickr8k.token.txt` with split files, or Karpathy's `dataset_*.json`, which also covers
+Flickr30k and COCO (Karpathy & Fei-Fei 2015, arXiv:1412.2306). A copy of the corpus may hold captions without a
+picture, pictures without a caption and odd ids such as `2258277193_586949ec62.jpg.1`; what doesn't match up is left
+out, counted and listed.
 """
 
 import csv
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from captioning.errors import UsageError
+from captioning.errors import ImageError, UsageError
+from captioning.model.pixels import open_picture
 from captioning.values import digest_of
+
+_PICTURE_FOLDERS = ("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", ".")
+_SPLIT_FILES = {
+    "train": "Flickr_8k.trainImages.txt",
+    "val": "Flickr_8k.devImages.txt",
+    "test": "Flickr_8k.testImages.txt",
+}
+_KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Pictures with their captions, divided into those to learn from and those to choose by."""
+    """Pictures with their captions, divided into those to learn from, to choose by and to judge by."""
 
     pictures: Path  # the folder that holds the files
     captions: dict[str, tuple[str, ...]]  # file name -> its sentences, as written
     train: tuple[str, ...]
     val: tuple[str, ...]
-    left_out: int  # caption lines without a picture
+    left_out: tuple[str, ...] = ()  # what doesn't match up, a line each
+    test: tuple[str, ...] = ()  # nothing is ever chosen by these
 
     @property
     def digest(self) -> str:
         """Tells which pictures a model learned from."""
         return digest_of(sorted(self.train))
 
+    def without(self, broken: Mapping[str, str]) -> "Corpus":
+        """Return this corpus without the pictures that can't be opened, listed with their reason."""
+        train, val, test = (tuple(n for n in part if n not in broken) for part in (self.train, self.val, self.test))
+        left_out = self.left_out + tuple(f"{name}: {why}" for name, why in broken.items())
+        return replace(self, train=train, val=val, test=test, left_out=left_out)
+
+    def first(self, train: int) -> "Corpus":
+        """Return this corpus with only the first so many training pictures; 0 keeps all."""
+        return replace(self, train=self.train[: train or None])
+
 
 def read_corpus(folder: Path) -> Corpus:
-    """Read `captions.txt` (CSV with the header image,caption) or `Flickr8k.token.txt`, `Images/` and the splits.
+    """Read a corpus: captions in one of the three forms, pictures in `Images/` or beside them.
 
-    Without the official split files, a seventh of the pictures, chosen by the hash of their names, is for
-    choosing. Raises UsageError when the folder isn't like that.
+    Without splits, a seventh of the pictures, chosen by the hash of their names, is for choosing. Raises
+    UsageError when the folder isn't like that.
     """
-    pictures = next((p for p in (folder / "Images", folder / "Flicker8k_Dataset", folder) if p.is_dir()), folder)
+    pictures = next((folder / name for name in _PICTURE_FOLDERS if (folder / name).is_dir()), folder)
     try:
-        at_hand = {path.name for path in pictures.iterdir()}
+        list(folder.iterdir())
     except OSError as trouble:
         raise UsageError(f"can't read the data folder {folder}: {trouble.strerror}.") from trouble
+    karpathy = next(iter(sorted(folder.glob("dataset*.json"))), None)
+    if karpathy is not None:
+        lines, splits = _karpathy(karpathy)
+    else:
+        lines, splits = (
+            list(_caption_lines(folder)),
+            {name: _listed(folder / file) for name, file in _SPLIT_FILES.items()},
+        )
     captions: dict[str, list[str]] = {}
-    left_out = 0
-    for name, sentence in _caption_lines(folder):
-        if name in at_hand and sentence.strip():
+    left_out: list[str] = []
+    there: dict[str, bool] = {}
+    for name, sentence in lines:
+        if name not in there:
+            there[name] = (pictures / name).is_file()
+        if there[name] and sentence.strip():
             captions.setdefault(name, []).append(sentence.strip())
         else:
-            left_out += 1
+            left_out.append(f"{name}: {'no such picture' if sentence.strip() else 'an empty caption'}")
     if not captions:
         raise UsageError(f"no caption in {folder} belongs to a picture in {pictures}.")
-    train, val = _splits(folder, list(captions))
-    return Corpus(pictures, {n: tuple(c) for n, c in captions.items()}, train, val, left_out)
+    for split, names in splits.items():
+        left_out += [f"{name}: in the {split} split, but without a caption" for name in names if name not in captions]
+    train, val, test = (tuple(n for n in splits.get(s, ()) if n in captions) for s in ("train", "val", "test"))
+    if not train or not val:
+        train, val = _divided([n for n in captions if n not in test])
+    return Corpus(pictures, {n: tuple(c) for n, c in captions.items()}, train, val, tuple(left_out), test)
+
+
+def broken_pictures(corpus: Corpus) -> dict[str, str]:
+    """Open every picture of a corpus; return why, by name, for those that can't be."""
+    broken: dict[str, str] = {}
+    for name in (*corpus.train, *corpus.val, *corpus.test):
+        try:
+            open_picture((corpus.pictures / name).read_bytes(), 224)
+        except (ImageError, OSError) as wrong:
+            broken[name] = str(wrong)
+    return broken
 
 
 def _caption_lines(folder: Path) -> Iterator[tuple[str, str]]:
     table, tokens = folder / "captions.txt", folder / "Flickr8k.token.txt"
-    if table.exists():
-        with table.open(newline="", encoding="utf-8") as file:
-            for row in csv.reader(file):
-                if len(row) >= 2 and row != ["image", "caption"]:
-                    yield row[0], ",".join(row[1:])
-    elif tokens.exists():
-        with tokens.open(encoding="utf-8") as file:
-            for line in file:
-                name, tab, sentence = line.rstrip("\n").partition("\t")
-                if tab:
-                    yield name.rpartition("#")[0], sentence
-    else:
-        raise UsageError(f"no captions.txt and no Flickr8k.token.txt in {folder}.")
+    try:
+        if table.exists():
+            with table.open(newline="", encoding="utf-8") as file:
+                for row in csv.reader(file):
+                    if len(row) >= 2 and row != ["image", "caption"]:
+                        yield row[0], ",".join(row[1:])
+        elif tokens.exists():
+            with tokens.open(encoding="utf-8") as file:
+                for line in file:
+                    name, tab, sentence = line.rstrip("\n").partition("\t")
+                    if tab:
+                        yield name.rpartition("#")[0], sentence
+        else:
+            raise UsageError(f"no captions.txt, no Flickr8k.token.txt and no dataset*.json in {folder}.")
+    except (UnicodeDecodeError, csv.Error) as wrong:
+        raise UsageError(f"the captions in {folder} are damaged: {wrong}. Fetch the file again.") from wrong
 
 
-def _splits(folder: Path, names: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    train = _listed(folder / "Flickr_8k.trainImages.txt", names)
-    val = _listed(folder / "Flickr_8k.devImages.txt", names)
-    if train and val:
-        return train, val
+def _karpathy(path: Path) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
+    splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    lines: list[tuple[str, str]] = []
+    try:
+        for image in json.loads(path.read_text(encoding="utf-8"))["images"]:
+            name = str(Path(image.get("filepath", "")) / image["filename"])
+            splits[_KARPATHY_SPLITS[image["split"]]].append(name)
+            lines += [(name, sentence["raw"]) for sentence in image["sentences"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as wrong:
+        raise UsageError(f"{path} is not one of Karpathy's data sets ({wrong!r}). Fetch the file again.") from wrong
+    return lines, splits
+
+
+def _divided(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     chosen = {name for name in names if hashlib.sha256(name.encode()).digest()[0] % 7 == 0}
     return tuple(n for n in names if n not in chosen), tuple(n for n in names if n in chosen)
 
 
-def _listed(path: Path, names: list[str]) -> tuple[str, ...]:
-    if not path.exists():
-        return ()
-    known = set(names)
-    return tuple(name for name in path.read_text(encoding="utf-8").split() if name in known)
+def _listed(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").split() if path.exists() else []

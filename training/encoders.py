@@ -12,6 +12,10 @@ from captioning.model.pixels import Preprocessing
 from captioning.model.weights import load_weights, save_weights
 
 WEIGHTS, ABOUT = "encoder.safetensors", "encoder.json"
+IMAGENET = {
+    "imagenet-v1": "IMAGENET1K_V1",
+    "imagenet-v2": "IMAGENET1K_V2",
+}  # torchvision's; V2 moves more between near-identical pictures
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,17 @@ class EncoderFile:
 
 
 def open_encoder(path: Path, stride: str | None, cache: Path) -> EncoderFile:
-    """Return an encoder: a folder that `training tune` made, a safetensors file, or `imagenet` (downloaded).
+    """Return an encoder: the folder of a run that tuned one, a safetensors file, or a name in IMAGENET (downloaded).
 
     A bare file doesn't say where its stride sits, so `stride` must. Raises UsageError when it can't be used.
     """
-    if str(path) == "imagenet":
-        return _imagenet(cache)
+    if str(path) in IMAGENET:
+        return _imagenet(str(path), cache)
     if (path / ABOUT).exists():
         return EncoderFile(path / WEIGHTS, json.loads((path / ABOUT).read_text()))
     if not path.is_file():
         raise UsageError(
-            f"no encoder at {path}: give a folder made by `training tune`, a safetensors file, or imagenet."
+            f"no encoder at {path}: give a run that tuned one, a safetensors file, or {' or '.join(IMAGENET)}."
         )
     if stride not in ("1x1", "3x3"):
         raise UsageError(
@@ -65,17 +69,17 @@ def save_encoder(encoder: ResNetEncoder, about: dict[str, Any], folder: Path) ->
     return EncoderFile(folder / WEIGHTS, about)
 
 
-def _imagenet(cache: Path) -> EncoderFile:
-    """Fetch torchvision's ResNet50 (IMAGENET1K_V1; its V2 is less stable as a frozen backbone)."""
+def _imagenet(name: str, cache: Path) -> EncoderFile:
+    """Fetch torchvision's ResNet50."""
     from torchvision.models import ResNet50_Weights
 
-    folder = cache / "imagenet-v1"
+    folder = cache / name
     if not (folder / ABOUT).exists():
         try:
-            state = ResNet50_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
-        except OSError as trouble:
+            state = ResNet50_Weights[IMAGENET[name]].get_state_dict(check_hash=True)
+        except (OSError, RuntimeError) as trouble:
             raise UsageError(f"can't download torchvision's ResNet50: {trouble}. Give --encoder a file.") from trouble
         encoder = ResNetEncoder("3x3")
         encoder.load_state_dict({n: t for n, t in state.items() if not n.startswith("fc.")})
-        return save_encoder(encoder, {"stride": "3x3", "origin": "torchvision ResNet50 IMAGENET1K_V1"}, folder)
+        return save_encoder(encoder, {"stride": "3x3", "origin": f"torchvision ResNet50 {IMAGENET[name]}"}, folder)
     return EncoderFile(folder / WEIGHTS, json.loads((folder / ABOUT).read_text()))

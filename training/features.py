@@ -1,8 +1,11 @@
-"""What the encoder sees of every picture, computed once and kept on disk as float16.
+"""What the encoder sees of every picture, computed once and kept on disk as float16, a file a view.
 
-Two depths: `grid`, what a decoder reads, and `stage4`, from which stage 5 of the encoder can learn.
+Two depths: `grid`, what a decoder reads, and `stage4`, from which stage 5 of the encoder can learn. Four views:
+the whole picture, its mirror image, a random crop and a mirrored random crop (Szegedy et al. 2015,
+arXiv:1409.4842); odd views are mirrored. A crop is a function of the picture's name, so a cache can be made again.
 """
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,72 +14,84 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from captioning.model.encoder import PixelsToGrid, fold_batch_norm
-from captioning.model.pixels import VERSION, open_picture
+from captioning.model.pixels import VERSION, Pixels, open_picture
 from captioning.values import digest_of
 
 Depth = Literal["stage4", "grid"]
 BATCH = 32
+VIEWS = 4
+_SIZE = 224
+_CROP_FROM = 280  # pixels a side of the square that crops are taken from
+_SHORTEST_SIDE = 0.8  # of a crop, as a share of the whole
 
 
 @dataclass(frozen=True)
 class Features:
-    """Maps of pictures by name: (views, H, W, C) for stage4, (views, N, C) for grid; view 1 is mirrored."""
+    """Maps of pictures by name: (H, W, C) each for stage4, (N, C) for grid."""
 
-    values: NDArray[np.float16]
-    rows: dict[str, int]  # name -> its row; the mirrored view, if any, is `mirrored` rows further
-    mirrored: int  # 0 when there are no mirrored views
+    views: tuple[NDArray[np.float16], ...]  # one table a view, one row a picture
+    rows: dict[str, int]  # name -> its row
 
-    def get(self, names: Sequence[str], mirror: Sequence[bool]) -> Tensor:
-        """Return the maps of pictures in bfloat16, mirrored where asked."""
-        rows = [self.rows[n] + (self.mirrored if m else 0) for n, m in zip(names, mirror, strict=True)]
-        return torch.from_numpy(self.values[rows]).to(torch.bfloat16)
+    def get(self, names: Sequence[str], views: Sequence[int] | None = None) -> Tensor:
+        """Return the maps of pictures (B, ...) in bfloat16, of the given views, else of the whole pictures."""
+        found = [self.views[v][self.rows[n]] for n, v in zip(names, views or [0] * len(names), strict=True)]
+        return torch.from_numpy(np.stack(found)).to(torch.bfloat16)
+
+
+def is_mirrored(view: int) -> bool:
+    """Tell whether left and right are exchanged in a view."""
+    return view % 2 == 1
 
 
 def cached_features(
-    network: PixelsToGrid,
+    network: Callable[[], PixelsToGrid],
     identity: str,
     folder: Path,
     names: Sequence[str],
     depth: Depth,
     cache: Path,
     *,
-    mirror: bool,
+    views: int = 1,
     tick: Callable[[int, int], None] = lambda done, of: None,
 ) -> Features:
     """Return the features of `names` in `folder`, from the cache when the same were computed before.
 
     `identity` is the digest of the encoder's weights: the cache key, with the names, the depth and the
-    preprocessing. `tick(done, of)` is called as views are finished.
+    preprocessing. `network` is called once, when something must be computed. `tick(done, of)` is called as
+    pictures are finished. A file that was begun and not finished is begun again.
     """
-    key = digest_of([identity, list(names), depth, VERSION, mirror])[:20]
-    path = cache / f"{depth}-{key}.npy"
-    views = len(names) * (2 if mirror else 1)
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        _compute(network, [folder / name for name in names], depth, path, views, tick)
-    values = np.load(path, mmap_mode="r")
-    return Features(values, {name: i for i, name in enumerate(names)}, len(names) if mirror else 0)
+    cache.mkdir(parents=True, exist_ok=True)
+    key = digest_of([identity, list(names), depth, VERSION])[:20]
+    files = [cache / f"{depth}-{key}-view{view}.npy" for view in range(views)]
+    missing = [view for view, path in enumerate(files) if not path.exists()]
+    if missing:
+        folded = network()
+        fold_batch_norm(folded.encoder)
+        folded = folded.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for done, view in enumerate(missing):
+            report = lambda n, done=done: tick(done * len(names) + n, len(missing) * len(names))  # noqa: E731
+            _compute(folded, [folder / name for name in names], view, depth, files[view], report)
+    return Features(tuple(np.load(path, mmap_mode="r") for path in files), {name: i for i, name in enumerate(names)})
 
 
 def _compute(
-    network: PixelsToGrid, paths: list[Path], depth: Depth, out: Path, views: int, tick: Callable[[int, int], None]
+    network: PixelsToGrid, paths: list[Path], view: int, depth: Depth, out: Path, tick: Callable[[int], None]
 ) -> None:
-    fold_batch_norm(network.encoder)
-    network = network.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
     unfinished = out.with_suffix(".part")
     table: np.memmap[tuple[int, ...], np.dtype[np.float16]] | None = None
     with torch.inference_mode():
-        for at, pixels in _batches(paths, mirrored=views > len(paths)):
+        for at, pixels in _batches(paths, view):
             found = _look(network, pixels, depth).to(torch.float16).numpy()
             if table is None:
                 table = np.lib.format.open_memmap(
-                    unfinished, mode="w+", dtype=np.float16, shape=(views, *found.shape[1:])
+                    unfinished, mode="w+", dtype=np.float16, shape=(len(paths), *found.shape[1:])
                 )
             table[at : at + len(found)] = found
-            tick(at + len(found), views)
+            tick(at + len(found))
     if table is not None:
         table.flush()
     unfinished.replace(out)
@@ -89,9 +104,25 @@ def _look(network: PixelsToGrid, pixels: Tensor, depth: Depth) -> Tensor:
     return network.encoder.stage4(x * network.scale + network.shift).permute(0, 2, 3, 1)
 
 
-def _batches(paths: list[Path], *, mirrored: bool) -> Iterator[tuple[int, Tensor]]:
-    for flip in (False, True) if mirrored else (False,):
-        for start in range(0, len(paths), BATCH):
-            squares = [open_picture(path.read_bytes(), 224)[0] for path in paths[start : start + BATCH]]
-            pixels = torch.from_numpy(np.stack(squares))
-            yield start + (len(paths) if flip else 0), pixels.flip(2) if flip else pixels
+def _batches(paths: list[Path], view: int) -> Iterator[tuple[int, Tensor]]:
+    for start in range(0, len(paths), BATCH):
+        squares = [view_of(path.read_bytes(), view, path.name) for path in paths[start : start + BATCH]]
+        yield start, torch.from_numpy(np.stack(squares))
+
+
+def view_of(data: bytes, view: int, name: str) -> Pixels:
+    """Return one view of an encoded picture, (224, 224, 3) uint8."""
+    if view < 2:
+        pixels, _ = open_picture(data, _SIZE)
+    else:
+        whole, _ = open_picture(data, _CROP_FROM)
+        pixels = _cropped(whole, random.Random(f"{name}/{view}"))
+    return np.ascontiguousarray(pixels[:, ::-1]) if is_mirrored(view) else pixels
+
+
+def _cropped(whole: Pixels, chance: random.Random) -> Pixels:
+    side = whole.shape[0]
+    width, height = (chance.uniform(_SHORTEST_SIDE, 1) * side for _ in range(2))
+    left, top = chance.uniform(0, side - width), chance.uniform(0, side - height)
+    box = (left, top, left + width, top + height)
+    return np.asarray(Image.fromarray(whole).resize((_SIZE, _SIZE), Image.Resampling.BICUBIC, box=box))

@@ -1,232 +1,267 @@
-"""The training loop: teacher forcing, a running average of the weights, the best epoch by free-running CIDEr."""
+"""The training loop: next words first, then rewards; a running average of the weights; the best epoch by CIDEr."""
 
-import json
 import math
-import random
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812, torch's own habit
 
 from captioning.model.captioner import Captioner
 from captioning.model.pixels import Preprocessing
-from captioning.model.vocabulary import END, PAD, START, Vocabulary
-from captioning.values import DecodeOptions
+from captioning.values import Caption, DecodeOptions
+from training.batches import Batch, TrainingData, batches, steps_of
+from training.checkpoints import BEST, LAST, Progressed, restore_checkpoint, save_checkpoint
 from training.config import TrainConfig
-from training.dataset import Corpus
+from training.diary import Diary
 from training.features import Features
 from training.metrics import score
 from training.network import CaptioningNetwork
+from training.selfcritical import CiderReward, advantages, sample
 from training.text import words_of
 
-LAST, BEST, LOG = "last.pt", "best.safetensors", "log.jsonl"
-_MIRROR_BLIND = {"left", "right"}  # words that a mirrored picture makes untrue
+EVALUATED_TOGETHER = 100  # pictures
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """A corpus as the loop reads it."""
-
-    corpus: Corpus
-    vocabulary: Vocabulary
-    train: Features
-    val: Features
-
-
-@dataclass
-class Progressed:
-    """Where a run stands: all that a resumed run needs besides weights."""
-
-    epoch: int = 0
-    step: int = 0
-    best_cider: float = -1.0
-    best_epoch: int = 0
-    log: list[dict[str, Any]] = field(default_factory=list)  # one entry an epoch: loss, scores, seconds
-
-    @property
-    def best(self) -> dict[str, Any]:
-        """What was logged of the best epoch."""
-        return self.log[self.best_epoch - 1]
+class _Phase:
+    name: str
+    epochs: int
+    learning_rate: float
+    encoder_learning_rate: float
+    warm_up: int  # optimizer steps
+    encoder_rest: int  # epochs
 
 
-def fit(network: CaptioningNetwork, data: TrainingData, config: TrainConfig, run: Path, *, resume: bool) -> Progressed:
-    """Train for `config.epochs`, keeping `last.pt` after each and `best.safetensors` by val CIDEr (beam 3)."""
-    optimizer = torch.optim.AdamW(_groups(network, config), weight_decay=config.weight_decay)
-    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    at = Progressed()
-    torch.manual_seed(config.seed)
-    if resume and (run / LAST).exists():
-        at = _restore(run / LAST, network, optimizer, average)
-    while at.epoch < config.epochs:
-        started = time.monotonic()
-        loss = _train_epoch(network, optimizer, average, data, config, at)
-        at.epoch += 1
-        scores = _evaluate_average(network, average, data)
-        if scores["cider"] > at.best_cider:
-            at.best_cider, at.best_epoch = scores["cider"], at.epoch
-            save_file({n: v.contiguous() for n, v in average.items()}, run / BEST)
-        seconds = round(time.monotonic() - started)
-        at.log.append({"epoch": at.epoch, "loss": round(loss, 4), **scores, "seconds": seconds})
-        _save(run / LAST, network, optimizer, average, at)
-        (run / LOG).write_text("".join(json.dumps(line) + "\n" for line in at.log))
-        print(json.dumps(at.log[-1]), file=sys.stderr)
-    return at
-
-
-def _train_epoch(
+def fit(
+    fabric: Fabric,
     network: CaptioningNetwork,
-    optimizer: torch.optim.Optimizer,
-    average: dict[str, Tensor],
     data: TrainingData,
     config: TrainConfig,
-    at: Progressed,
-) -> float:
-    """Take one pass over the training pictures; return the mean loss a step, in nats a word."""
-    network.train()
-    steps = math.ceil(len(data.corpus.train) / config.pictures)
-    done, losses = 0, 0.0
-    columns: tuple[ProgressColumn, ...] = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} steps"),
-    )
-    columns += (TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"epoch {at.epoch + 1}/{config.epochs}", total=steps, loss=0.0)
-        for done, (names, mirror, words) in enumerate(_batches(data, config, at.epoch), start=1):
-            _set_learning_rates(optimizer, config, at, steps)
-            losses += _step(network, optimizer, data.train.get(names, mirror), words, config)
-            at.step += 1
-            _follow(average, network, at.step, config.average_decay)
-            progress.update(task, advance=1, loss=losses / done)
-    return losses / done
+    run: Path,
+    *,
+    resume: bool,
+    on_epoch: Callable[[int, float], None] = lambda epoch, cider: None,
+) -> Progressed:
+    """Train, keeping `last.pt` after each epoch and `best.safetensors` by val CIDEr (beam 3).
+
+    Next words come first, then, if `critical_epochs` say so, rewards, from the best weights of the first. With
+    several decoders the best epoch is that of their mean. A phase ends early after `patience` epochs without a
+    better one. `on_epoch(epoch, val CIDEr)` is called after each, once it is saved; what it raises ends the run.
+    """
+    loop = _Loop(fabric, network, data, config, run)
+    if resume and (run / LAST).exists():
+        loop.at = restore_checkpoint(run, network, loop.optimizer, loop.average)
+    phases = [
+        _Phase("words", config.epochs, config.learning_rate, config.encoder_learning_rate, config.warm_up,
+               config.encoder_rest),
+        _Phase("rewards", config.critical_epochs, config.critical_learning_rate,
+               config.critical_encoder_learning_rate, config.warm_up // 4, 0),
+    ]  # fmt: skip
+    for index, phase in enumerate(phases):
+        if phase.epochs and index >= loop.at.phase:
+            loop.run(index, phase, on_epoch)
+    if fabric.is_global_zero:
+        loop.diary.paint(loop.at.log)
+    return loop.at
+
+
+class _Loop:
+    """The moving parts of one run."""
+
+    def __init__(
+        self, fabric: Fabric, network: CaptioningNetwork, data: TrainingData, config: TrainConfig, run: Path
+    ) -> None:
+        self.fabric, self.network, self.data, self.config, self.folder = fabric, network, data, config, run
+        self.at = Progressed()
+        self.steps = steps_of(data, config)
+        self.diary = Diary(run, data.corpus)
+        self.reward: CiderReward | None = None
+        optimizer = _optimizer(config, _groups(network))
+        self.parallel, self.optimizer = fabric.setup(network, optimizer)
+        self.average = _copy(network)
+
+    def run(self, index: int, phase: _Phase, on_epoch: Callable[[int, float], None]) -> None:
+        """Take the epochs of a phase that are left."""
+        if index > self.at.phase:
+            self._begin(index)
+        if phase.name == "rewards":
+            for _, decoder in self.network.each():
+                decoder.scale_dropout(self.config.critical_dropout)
+            captions = self.data.corpus.captions
+            self.reward = CiderReward({n: [words_of(s) for s in captions[n]] for n in self.data.corpus.train})
+        while self.at.phase_epoch < phase.epochs and not self._waited_long_enough():
+            self._epoch(phase)
+            on_epoch(len(self.at.log), self.at.log[-1]["cider"])
+
+    def _begin(self, index: int) -> None:
+        """Go on from the best weights so far, with a fresh optimizer."""
+        self.at.phase, self.at.phase_epoch, self.at.phase_step = index, 0, 0
+        if self.at.best_epoch:
+            self.network.load_state_dict(load_file(self.folder / BEST))
+        self.average = _copy(self.network)
+        self.optimizer.state.clear()
+
+    def _waited_long_enough(self) -> bool:
+        waited = min(self.at.phase_epoch, len(self.at.log) - self.at.best_epoch)
+        return bool(self.config.patience) and waited >= self.config.patience
+
+    def _epoch(self, phase: _Phase) -> None:
+        started, at = time.monotonic(), self.at
+        number = len(at.log) + 1
+        torch.manual_seed(hash((self.config.seed, number, self.fabric.global_rank)))  # numbers hash alike everywhere
+        losses, rewards = self._learn(phase, number)
+        at.phase_epoch += 1
+        scores, said = self._evaluate() if self.fabric.is_global_zero else ({}, {})
+        scores = self.fabric.broadcast(scores)
+        cider = mean(s["cider"] for s in scores.values())
+        if cider > at.best_cider or self.config.keep_last:
+            at.best_cider, at.best_epoch = cider, number
+        entry = {"epoch": number, "phase": phase.name, "loss": round(losses, 4), "cider": round(cider, 4)}
+        entry |= {"reward": round(rewards, 4)} if phase.name == "rewards" else {}
+        at.log.append(entry | {"seconds": round(time.monotonic() - started), "val": scores})
+        if self.fabric.is_global_zero:
+            if at.best_epoch == number:
+                save_file({n: v.contiguous() for n, v in self.average.items()}, self.folder / BEST)
+            self.diary.write(at.log, said)
+            save_checkpoint(
+                self.folder, self.network, self.optimizer, self.average, at
+            )  # last: it vouches for the rest
+        self.fabric.barrier()
+
+    def _learn(self, phase: _Phase, number: int) -> tuple[float, float]:
+        """Take one pass over the training pictures; return the means, over steps, of the loss and the reward."""
+        self.network.train()
+        sums = torch.zeros(2)
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"),
+            TimeRemainingColumn(), TextColumn("{task.fields[shown]}"),
+        )  # fmt: skip
+        shown = Progress(*columns, console=Console(stderr=True), disable=not self.fabric.is_global_zero)
+        with shown as progress:
+            task = progress.add_task(f"epoch {number}, {phase.name}", total=self.steps, shown="")
+            fabric = self.fabric
+            for batch in batches(self.data, self.config, number, fabric.global_rank, fabric.world_size):
+                self._set_learning_rates(phase)
+                sums += torch.tensor(self._step(batch, rewarded=phase.name == "rewards"))
+                self.at.phase_step += 1
+                self._follow()
+                loss, reward = (sums / ((self.at.phase_step - 1) % self.steps + 1)).tolist()
+                text = f"reward {reward:.3f}" if phase.name == "rewards" else f"loss {loss:.3f}"
+                progress.update(task, advance=1, shown=text)
+        return loss, reward
+
+    def _step(self, batch: Batch, *, rewarded: bool) -> tuple[float, float]:
+        """Take one step; return its loss and its mean reward, means over the decoders."""
+        features = self.data.train.get(batch.names, batch.views).to(self.fabric.device)
+        if rewarded:
+            words, worth, earned = self._sampled(batch, features)
+            losses = self.parallel(features, words, worth, 0.0, self.config.temperature)
+        else:
+            known = batch.words.to(self.fabric.device)
+            words, earned = dict.fromkeys(self.network.decoders, known), 0.0
+            losses = self.parallel(features, words, None, self.config.label_smoothing)
+        loss = torch.stack(list(losses.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.parallel, self.optimizer, max_norm=self.config.clip_norm)
+        self.optimizer.step()
+        return float(loss.detach()) / len(losses), earned
+
+    def _sampled(self, batch: Batch, features: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
+        """Draw sentences from each decoder as it serves, without dropout, and say what each is worth."""
+        if self.reward is None:
+            raise RuntimeError("the rewards phase was not begun")
+        words, worth, earned = {}, {}, []
+        self.network.eval()
+        with torch.no_grad(), self.fabric.autocast():
+            grid = self.network.grid(features)
+            for name, decoder in self.network.each():
+                words[name] = sample(decoder, grid, self.config.samples, self.config.longest, self.config.temperature)
+                worth[name], reward = advantages(words[name], batch.names, self.reward, self.data.vocabulary)
+                earned.append(reward)
+        self.network.train()
+        return words, worth, mean(earned)
+
+    def _set_learning_rates(self, phase: _Phase) -> None:
+        """Linear warm-up, then a cosine to a hundredth; stage 5, when it rests, begins its own warm-up later."""
+        step, total = self.at.phase_step, phase.epochs * self.steps
+        cosine = 0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, step / total))) / 2
+        peaks = {"decoders": phase.learning_rate, "stage5": phase.encoder_learning_rate}
+        for group in self.optimizer.param_groups:
+            own = step - (phase.encoder_rest * self.steps if group["part"] == "stage5" else 0)
+            group["lr"] = peaks[group["part"]] * max(0.0, min(1.0, (own + 1) / max(1, phase.warm_up))) * cosine
+
+    def _follow(self) -> None:
+        """Move the running average towards the weights; quickly at first, when they are worth little."""
+        step = self.at.phase_step
+        share = 1 - min(self.config.average_decay, (1 + step) / (10 + step))
+        for name, value in self.network.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value.detach(), share)
+
+    def _evaluate(self) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, str]]]:
+        """Return, for each decoder with the averaged weights, its scores and what it says of the val pictures."""
+        own = _copy(self.network)
+        self.network.load_state_dict(self.average)
+        self.network.eval()
+        scores, said = {}, {}
+        watched = self.data.corpus.val[: self.config.watched or None]
+        for name, captioner in captioners(self.network, self.data).items():
+            with self.fabric.autocast():
+                found = caption_all(captioner, self.network, self.data.val, watched, self.fabric.device)
+            said[name] = {picture: caption.text for picture, caption in found.items()}
+            scores[name] = score(said[name], self.data.corpus.captions) | {"distinct": len(set(said[name].values()))}
+        self.network.load_state_dict(own)
+        return scores, said
+
+
+def captioners(network: CaptioningNetwork, data: TrainingData) -> dict[str, Captioner]:
+    """Return the product's own captioner around each decoder."""
+    return {name: Captioner(lambda x: x, decoder, data.vocabulary, Preprocessing()) for name, decoder in network.each()}
 
 
 def caption_all(
-    captioner: Captioner, features: Features, names: Sequence[str], network: CaptioningNetwork
-) -> dict[str, str]:
-    """Return what a model says, free-running with the default beam, about each named picture."""
-    said: dict[str, str] = {}
+    captioner: Captioner,
+    network: CaptioningNetwork,
+    features: Features,
+    names: tuple[str, ...],
+    device: torch.device,
+    options: DecodeOptions = DecodeOptions(),  # noqa: B008, a value
+) -> dict[str, Caption]:
+    """Return what a model says, free-running, about each named picture."""
+    said: dict[str, Caption] = {}
+    kind = next(captioner.decoder.parameters()).dtype
     with torch.inference_mode():
-        for start in range(0, len(names), 50):
-            some = names[start : start + 50]
-            grid = network.grid(features.get(some, [False] * len(some)).to(next(network.parameters()).dtype))
-            said |= zip(some, (c.text for c in captioner.describe(grid, DecodeOptions())), strict=True)
+        for start in range(0, len(names), EVALUATED_TOGETHER):
+            some = names[start : start + EVALUATED_TOGETHER]
+            grid = network.grid(features.get(some).to(device, kind))
+            said |= zip(some, captioner.describe(grid, options), strict=True)
     return said
 
 
-def _evaluate_average(
-    network: CaptioningNetwork, average: Mapping[str, Tensor], data: TrainingData
-) -> dict[str, float]:
-    own = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    network.load_state_dict(average)
-    network.eval()
-    captioner = Captioner(lambda x: x, network.decoder, data.vocabulary, Preprocessing())
-    said = caption_all(captioner, data.val, data.corpus.val, network)
-    network.load_state_dict(own)
-    return score(said, data.corpus.captions) | {"distinct": len(set(said.values()))}
+def _optimizer(config: TrainConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    kind = torch.optim.NAdam if config.optimizer == "nadam" else torch.optim.RAdam
+    return kind(groups, weight_decay=config.weight_decay, decoupled_weight_decay=True)
 
 
-def _groups(network: CaptioningNetwork, config: TrainConfig) -> list[dict[str, Any]]:
-    groups: list[dict[str, Any]] = [
-        {"params": list(network.decoder.parameters()), "peak": config.learning_rate, "rest": 0}
-    ]
+def _groups(network: CaptioningNetwork) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = [{"params": list(network.decoders.parameters()), "part": "decoders", "lr": 0.0}]
     if network.stage5 is not None:
-        stage5 = list(network.stage5.parameters())
-        groups.append({"params": stage5, "peak": config.encoder_learning_rate, "rest": config.encoder_rest})
+        groups.append({"params": list(network.stage5.parameters()), "part": "stage5", "lr": 0.0})
     return groups
 
 
-def _set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, at: Progressed, steps: int) -> None:
-    """Linear warm-up, then a cosine to a hundredth; a group that rests begins its own warm-up later."""
-    total = config.epochs * steps
-    for group in optimizer.param_groups:
-        own = at.step - group["rest"] * steps
-        cosine = 0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, at.step / total))) / 2
-        group["lr"] = group["peak"] * max(0.0, min(1.0, own / config.warm_up)) * cosine
-
-
-def _step(
-    network: CaptioningNetwork, optimizer: torch.optim.Optimizer, features: Tensor, words: Tensor, config: TrainConfig
-) -> float:
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = network(features, words[:, :-1])
-    loss = F.cross_entropy(
-        logits.flatten(0, 1).float(), words[:, 1:].flatten(), ignore_index=PAD, label_smoothing=config.label_smoothing
-    )
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
-    optimizer.step()
-    return float(loss.detach())
-
-
-def _follow(average: dict[str, Tensor], network: CaptioningNetwork, step: int, decay: float) -> None:
-    """Move the running average towards the weights; quickly at first, when they are worth little."""
-    share = 1 - min(decay, (1 + step) / (10 + step))
-    for name, value in network.state_dict().items():
-        if value.is_floating_point():
-            average[name].lerp_(value.detach(), share)
-
-
-def _batches(data: TrainingData, config: TrainConfig, epoch: int) -> Iterator[tuple[list[str], list[bool], Tensor]]:
-    """Yield names (B), whether each is mirrored, and word ids (B x captions, T): the same for a seed and epoch."""
-    chance = random.Random(f"{config.seed}/{epoch}")
-    names = list(data.corpus.train)
-    chance.shuffle(names)
-    longest = DecodeOptions().max_words
-    for start in range(0, len(names), config.pictures):
-        some = names[start : start + config.pictures]
-        mirror = [bool(data.train.mirrored) and chance.random() < 0.5 for _ in some]
-        rows = [
-            [START, *data.vocabulary.encode(words)[:longest], END]
-            for name, mirrored in zip(some, mirror, strict=True)
-            for words in _sentences(data.corpus.captions[name], mirrored, config.captions, chance)
-        ]
-        table = torch.full((len(rows), max(map(len, rows))), PAD)
-        for i, row in enumerate(rows):
-            table[i, : len(row)] = torch.tensor(row)
-        yield some, mirror, table
-
-
-def _sentences(captions: Sequence[str], mirrored: bool, count: int, chance: random.Random) -> list[list[str]]:
-    """Choose `count` captions, again from the start when there are fewer; none that a mirror makes untrue."""
-    words = [words_of(caption) for caption in captions]
-    fit_both = [w for w in words if not _MIRROR_BLIND.intersection(w)] if mirrored else words
-    chosen = chance.sample(fit_both or words, k=len(fit_both or words))
-    return [chosen[i % len(chosen)] for i in range(count)]
-
-
-def _save(
-    path: Path, network: CaptioningNetwork, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], at: Progressed
-) -> None:
-    unfinished = path.with_suffix(".part")
-    state = {
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average,
-        "at": asdict(at),
-        "chance": torch.get_rng_state(),
-    }
-    torch.save(state, unfinished)
-    unfinished.replace(path)  # a run that dies while saving keeps its last whole checkpoint
-
-
-def _restore(
-    path: Path, network: CaptioningNetwork, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
-) -> Progressed:
-    state = torch.load(path, weights_only=True)
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    average.update(state["average"])
-    torch.set_rng_state(state["chance"])
-    return Progressed(**state["at"])
+def _copy(network: CaptioningNetwork) -> dict[str, Tensor]:
+    state: Mapping[str, Tensor] = network.state_dict()
+    return {name: value.detach().clone() for name, value in state.items()}

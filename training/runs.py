@@ -1,95 +1,184 @@
-"""A training run, from a corpus to the best weights: what the commands `tune` and `train` do."""
+"""A training run, from a corpus to the best weights: what the command `train` does."""
 
 import json
+import platform
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import load_file
 
-from captioning.bundles import Bundle
 from captioning.errors import UsageError
-from captioning.model.captioner import Captioner, load_decoder, load_encoder, preprocessing_of
-from captioning.model.decoder import CaptionDecoder, DecoderConfig
+from captioning.model.decoder import DecoderConfig, make_decoder
 from captioning.model.vocabulary import Vocabulary
+from captioning.values import digest_of
+from training.batches import TrainingData
+from training.checkpoints import BEST, LAST
 from training.config import TrainConfig
-from training.dataset import Corpus, read_corpus
+from training.dataset import Corpus, broken_pictures, read_corpus
 from training.encoders import EncoderFile, save_encoder
 from training.features import Depth, Features, cached_features
-from training.loop import BEST, LAST, TrainingData, caption_all, fit
-from training.metrics import score
+from training.loop import fit
 from training.network import CaptioningNetwork
 from training.text import words_of
 
-ABOUT = "run.json"
+ABOUT, CONFIG, VERSIONS = "run.json", "config.json", "versions.json"
 
 
 def run_training(
-    data: Path, encoder: EncoderFile, config: TrainConfig, run: Path, cache: Path, *, resume: bool
+    data: Path,
+    encoder: EncoderFile,
+    config: TrainConfig,
+    run: Path,
+    cache: Path,
+    *,
+    resume: bool,
+    devices: int = 1,
+    on_epoch: Callable[[int, float], None] = lambda epoch, cider: None,
 ) -> dict[str, Any]:
-    """Train a decoder, and stage 5 when the config says so; return what is known of the finished run.
+    """Train decoders, and stage 5 when the config says so; return what is known of the finished run.
 
-    A tuned encoder lands in the run folder, in the form in which it will be shipped.
+    A tuned encoder lands in the run folder, in the form in which it will be shipped. `devices` GPUs (or, without
+    one, processes) share each batch.
     """
-    _begin(run, config, encoder, resume=resume)
+    fabric = open_fabric(devices)
+    if fabric.is_global_zero:
+        _begin(run, config, encoder, resume=resume)
     if config.threads:
         torch.set_num_threads(config.threads)
-    corpus = read_corpus(data)
     tuning = config.encoder_learning_rate > 0
-    depth: Depth = "stage4" if tuning else "grid"
-    prepared = TrainingData(
-        corpus,
-        Vocabulary.build((words_of(c) for n in corpus.train for c in corpus.captions[n]), config.min_count),
-        _features(encoder, corpus, depth, cache, train=True),
-        _features(encoder, corpus, depth, cache, train=False),
-    )
+    if fabric.is_global_zero:  # the others find its files
+        prepare(data, encoder, config, cache)
+    fabric.barrier()
+    prepared = prepare(data, encoder, config, cache)
     torch.manual_seed(config.seed)
     whole = encoder.load().encoder
-    shape = DecoderConfig(config.cell, len(prepared.vocabulary), hidden_size=config.hidden_size)
-    network = CaptioningNetwork(CaptionDecoder(shape), whole.layer4 if tuning else None)
-    reached = fit(network, prepared, config, run, resume=resume)
-    network.load_state_dict(load_file(run / BEST))
-    if tuning:
-        tuned_by = {"config": asdict(config), "val": reached.best, "pictures": corpus.digest}
-        save_encoder(whole, encoder.about | {"tuned": tuned_by, "tuned_from": encoder.digest}, run)
+    shapes = {cell: shape_of(config, cell, len(prepared.vocabulary)) for cell in config.cells}
+    network = CaptioningNetwork(
+        {cell: make_decoder(shape) for cell, shape in shapes.items()}, whole.layer4 if tuning else None
+    )
+    if config.start:
+        _go_on_with(network, Path(config.start), prepared.vocabulary)
+    reached = fit(fabric, network, prepared, config, run, resume=resume, on_epoch=on_epoch)
+    if not fabric.is_global_zero:
+        return {}
     about = {
-        "config": asdict(config),
-        "decoder": asdict(shape),
+        "config": asdict(config) | {"start": Path(config.start).name},
+        "decoders": {cell: asdict(shape) for cell, shape in shapes.items()},
         "encoder": {"digest": encoder.digest, **encoder.about},
         "vocabulary": list(prepared.vocabulary.words),
         "best_epoch": reached.best_epoch,
-        "val": reached.best,
-        "pictures": {"train": len(corpus.train), "val": len(corpus.val), "digest": corpus.digest},
+        "val": reached.best["val"],
+        "cider": reached.best["cider"],
+        "seconds": sum(line["seconds"] for line in reached.log),
+        "pictures": pictures_of(prepared.corpus),
     }
+    if config.start:
+        before, _ = best_network(Path(config.start))
+        about["start"] = {name: before.get(name) for name in ("config", "best_epoch", "val", "start")}
+    if tuning:
+        network.load_state_dict(load_file(run / BEST))
+        tuned_by = {"config": asdict(config), "val": reached.best["val"], "pictures": prepared.corpus.digest}
+        tuned = save_encoder(whole, encoder.about | {"tuned": tuned_by, "tuned_from": encoder.digest}, run)
+        about["encoder"] = {"digest": tuned.digest, **tuned.about}
     (run / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
     return about
 
 
-def evaluate_bundle(bundle: Bundle, data: Path, cache: Path) -> dict[str, float]:
-    """Return the scores of a bundle on a corpus's val pictures, free-running, with the default beam."""
-    corpus = read_corpus(data)
-    decoder, vocabulary = load_decoder(bundle)
-    preprocessing = preprocessing_of(bundle)
-    features = cached_features(
-        load_encoder(bundle), bundle.encoder_digest, corpus.pictures, corpus.val, "grid", cache, mirror=False
+def best_network(run: Path) -> tuple[dict[str, Any], CaptioningNetwork]:
+    """Return what is known of a finished run, and its decoders, not training. Raises UsageError for no such run."""
+    if not (run / ABOUT).exists():
+        raise UsageError(f"{run} holds no finished run: `training train --run {run} --resume` finishes it.")
+    about: dict[str, Any] = json.loads((run / ABOUT).read_text())
+    shapes = {cell: DecoderConfig(**shape) for cell, shape in about["decoders"].items()}
+    network = CaptioningNetwork({cell: make_decoder(shape) for cell, shape in shapes.items()})
+    weights = {n: t for n, t in load_file(run / BEST).items() if n.startswith("decoders.")}
+    network.load_state_dict(weights)
+    return about, network.eval()
+
+
+def open_fabric(devices: int = 1) -> Fabric:
+    """Return what places tensors and chooses precision: bf16 where the hardware has it, else fp16 or fp32."""
+    if torch.cuda.is_available():
+        precision = "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    else:
+        precision = "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
+    fabric = Fabric(accelerator="auto", devices=devices, precision=precision)  # type: ignore[arg-type]
+    fabric.launch()
+    return fabric
+
+
+def prepare(data: Path, encoder: EncoderFile, config: TrainConfig, cache: Path) -> TrainingData:
+    """Read a corpus and what the encoder sees of it."""
+    corpus = open_corpus(data, cache, config.limit)
+    depth: Depth = "stage4" if config.encoder_learning_rate > 0 else "grid"
+    return TrainingData(
+        corpus,
+        Vocabulary.build((words_of(c) for n in corpus.train for c in corpus.captions[n]), config.min_count),
+        features_of(encoder, corpus, corpus.train, depth, cache, config.views),
+        features_of(encoder, corpus, corpus.val, depth, cache),
     )
-    captioner = Captioner(lambda x: x, decoder, vocabulary, preprocessing)
-    said = caption_all(captioner, features, corpus.val, CaptioningNetwork(decoder, None).eval())
-    return score(said, corpus.captions) | {"distinct": len(set(said.values())), "pictures": len(said)}
+
+
+def open_corpus(data: Path, cache: Path, limit: int = 0) -> Corpus:
+    """Read a corpus and leave out pictures that can't be opened; what is left out is counted and listed, once."""
+    corpus = read_corpus(data)
+    key = digest_of([str(corpus.pictures.resolve()), corpus.train, corpus.val, corpus.test])[:20]
+    known, listed = cache / f"broken-{key}.json", cache / f"left-out-{key}.txt"
+    if not known.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        broken = broken_pictures(corpus)
+        corpus = corpus.without(broken)
+        listed.write_text("".join(f"{line}\n" for line in corpus.left_out))
+        known.write_text(json.dumps(broken))
+        if corpus.left_out:
+            print(f"left out {len(corpus.left_out)} lines and pictures of {data}: see {listed}", file=sys.stderr)
+        return corpus.first(limit)
+    return corpus.without(json.loads(known.read_text())).first(limit)
+
+
+def shape_of(config: TrainConfig, cell: str, words: int) -> DecoderConfig:
+    """Return the shape of a run's decoder."""
+    return DecoderConfig(
+        cell,  # type: ignore[arg-type]
+        words,
+        config.kind,
+        memory_size=config.memory_size,
+        hidden_size=config.hidden_size,
+        embedding_size=config.embedding_size,
+    )
+
+
+def pictures_of(corpus: Corpus) -> dict[str, Any]:
+    """Return what a bundle says of the pictures it learned from."""
+    return {"train": len(corpus.train), "val": len(corpus.val), "digest": corpus.digest}
+
+
+def _go_on_with(network: CaptioningNetwork, start: Path, vocabulary: Vocabulary) -> None:
+    """Give decoders the weights of a finished run's. Raises UsageError when that has others."""
+    about, trained = best_network(start)
+    theirs = dict(trained.each())
+    for cell, decoder in network.each():
+        if cell not in theirs or theirs[cell].config != decoder.config or about["vocabulary"] != list(vocabulary.words):
+            raise UsageError(f"the {cell} decoder can't go on with {start}: its cell, sizes or words are others.")
+        decoder.load_state_dict(theirs[cell].state_dict())
 
 
 def _begin(run: Path, config: TrainConfig, encoder: EncoderFile, *, resume: bool) -> None:
     """Make the run folder. Raises UsageError rather than write over a run, or go on with another one."""
-    wanted = {"config": asdict(config), "encoder": encoder.digest}
-    path = run / "config.json"
+    wanted = json.loads(json.dumps({"config": asdict(config), "encoder": encoder.digest}))
+    path = run / CONFIG
     if not path.exists():
         run.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(wanted, indent=1) + "\n")
+        (run / VERSIONS).write_text(json.dumps(_versions(), indent=1) + "\n")
     elif not resume:
         raise UsageError(f"{run} holds a run already: add --resume to go on with it, or name another folder.")
     elif json.loads(path.read_text()) != wanted:
@@ -98,11 +187,18 @@ def _begin(run: Path, config: TrainConfig, encoder: EncoderFile, *, resume: bool
         print(f"no checkpoint in {run} yet: beginning anew", file=sys.stderr)
 
 
-def _features(encoder: EncoderFile, corpus: Corpus, depth: Depth, cache: Path, *, train: bool) -> Features:
-    names = corpus.train if train else corpus.val
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"{depth} features, {'train' if train else 'val'}", total=None)
+def _versions() -> dict[str, str]:
+    packages = ("captionmill", "torch", "torchvision", "lightning-fabric", "numpy", "pillow", "nltk", "pycocoevalcap")
+    return {"python": platform.python_version(), "platform": platform.platform()} | {p: version(p) for p in packages}
+
+
+def features_of(
+    encoder: EncoderFile, corpus: Corpus, names: tuple[str, ...], depth: Depth, cache: Path, views: int = 1
+) -> Features:
+    """Return what the encoder sees of pictures, from the cache or computed now, with progress on stderr."""
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"{depth} features of {len(names)} pictures", total=None)
         tick: Callable[[int, int], None] = lambda done, of: progress.update(task, completed=done, total=of)  # noqa: E731
         return cached_features(
-            encoder.load(), encoder.digest, corpus.pictures, names, depth, cache, mirror=train, tick=tick
+            encoder.load, encoder.digest, corpus.pictures, names, depth, cache, views=views, tick=tick
         )

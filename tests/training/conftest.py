@@ -1,0 +1,53 @@
+"""A corpus of four freely licensed photographs, and the encoder of the built-in models."""
+
+from pathlib import Path
+
+import pytest
+
+from captioning.bundles import find_bundles
+from scripts.sample_pictures import copy_samples
+from training.config import TrainConfig
+from training.encoders import EncoderFile
+
+SAID = {
+    "astronaut.png": "A woman in an orange suit smiles at the camera .",
+    "chelsea.png": "A striped cat looks at something .",
+    "coffee.png": "A cup of coffee stands on a wooden table .",
+    "rocket.jpg": "A rocket stands on its launch pad at night .",
+}
+
+MEMORISING = TrainConfig(
+    epochs=40,
+    learning_rate=1e-2,
+    warm_up=5,
+    min_count=1,
+    hidden_size=64,
+    memory_size=64,
+    average_decay=0.8,
+    label_smoothing=0.0,
+    captions=2,
+)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four pictures with five captions each, in the form of captions.txt, with its usual flaws."""
+    folder = tmp_path_factory.mktemp("corpus")
+    copy_samples(folder / "Images")
+    lines = [f'{name},"{text}"' for name, text in SAID.items() for _ in range(5)]
+    lines += ["2258277193_586949ec62.jpg.1,A caption without a picture .", "flower.jpg,"]
+    (folder / "captions.txt").write_text("image,caption\n" + "\n".join(lines) + "\n")
+    (folder / "Flickr_8k.trainImages.txt").write_text("\n".join(SAID) + "\n")
+    (folder / "Flickr_8k.devImages.txt").write_text("\n".join(SAID) + "\nnobody.jpg\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoder() -> EncoderFile:
+    """The encoder of the built-in models."""
+    return EncoderFile(find_bundles()["flickr8k-lstm"].encoder_file, {"stride": "1x1", "origin": "built in"})
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")

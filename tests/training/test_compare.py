@@ -1,0 +1,101 @@
+"""The comparison runs whole, says what it did in one page, and goes on where it was stopped."""
+
+import json
+import random
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from captioning.errors import CaptioningError
+from training.compare import LSTM, PLAIN_GRU, SAME_BUDGET, SAME_WIDTH, Plan, compare, same_budget
+from training.config import TrainConfig
+from training.encoders import EncoderFile
+from training.report import write_report
+from training.statistics import difference
+
+PLAN = Plan(seeds=2, epochs=2, rates=(1e-3,), tuning_epochs=1, size=64, min_count=1, watched=4)
+
+
+def test_a_comparison_trains_every_cell_once_and_reports(
+    corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
+) -> None:
+    found = compare(corpus, encoder, tmp_path, cache, PLAN, jobs=2)
+    assert {arm: len(runs) for arm, runs in found.trained.items()} == {
+        LSTM: 2, SAME_WIDTH: 2, SAME_BUDGET: 2, "plain LSTM": 1, PLAIN_GRU: 1,
+    }  # fmt: skip
+    told = json.loads((tmp_path / "comparison.json").read_text())
+    assert told["answer"] == found.answer
+    assert len(told["trainings"]) == 8
+    runs = sorted((tmp_path / "cells").iterdir())
+    assert len(runs) == 3 + 8
+    before = {run.name: (run / "run.json").stat().st_mtime_ns for run in runs}
+    one = runs[-1]
+    (one / "judged.json").unlink()
+    again = compare(corpus, encoder, tmp_path, cache, PLAN)
+    assert again.answer == found.answer
+    assert {run.name: (run / "run.json").stat().st_mtime_ns for run in runs} == before
+    page = write_report(found, tmp_path / "report.html").read_text()
+    _well_formed(page)
+    assert page.count("data:image/jpeg") >= 4 + 3  # pictures, and maps of three
+    assert "a person: A cup of coffee" in page
+    assert not re.search(r'(src|href)="(?!data:)', page), "the report is one file"
+    other = write_report(found, tmp_path / "own.html", corpus / "Images").read_text()
+    assert "a person:" not in other
+
+
+def _well_formed(page: str) -> None:
+    open_tags: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            if tag not in ("meta", "img"):
+                open_tags.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert open_tags.pop() == tag
+
+    Reader().feed(page)
+    assert not open_tags
+
+
+def test_a_cell_that_fails_says_why(corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path) -> None:
+    plan = Plan(seeds=2, epochs=1, rates=(1e-3,), tuning_epochs=1, size=60, min_count=1)
+    with pytest.raises(CaptioningError, match="8 heads"):
+        compare(corpus, encoder, tmp_path, cache, plan)
+
+
+@pytest.mark.parametrize("size", [256, 384, 512])
+def test_the_same_budget_is_the_same_within_a_percent(size: int) -> None:
+    from captioning.model.decoder import make_decoder
+    from training.runs import shape_of
+
+    config = TrainConfig(hidden_size=size, memory_size=size)
+
+    def count(cell: str, hidden: int) -> int:
+        shape = shape_of(TrainConfig(hidden_size=hidden, memory_size=size), cell, 2538)
+        return sum(p.numel() for p in make_decoder(shape).parameters())
+
+    wide = same_budget(config, 2538)
+    assert wide > size
+    assert count("gru", wide) == pytest.approx(count("lstm", size), rel=0.01)
+
+
+def test_a_winner_is_named_only_when_neither_seeds_nor_pictures_explain_it() -> None:
+    chance = random.Random(1)
+    pictures = {str(i): chance.uniform(0, 1) for i in range(300)}
+
+    def run(better: float, luck: float) -> dict[str, float]:
+        own = chance.gauss(0, luck)
+        return {n: v + better + own + chance.gauss(0, 0.2) for n, v in pictures.items()}
+
+    first = [run(0, 0.01) for _ in range(5)]
+    assert difference(first, [run(0.2, 0.01) for _ in range(5)]).verdict == "the GRU is better"
+    assert difference(first, [run(-0.2, 0.01) for _ in range(5)]).verdict == "the LSTM is better"
+    assert "luck" in difference(first, [run(0, 0.01) for _ in range(5)]).verdict
+    noisy = [run(0, 0.2) for _ in range(5)]
+    assert "luck" in difference(noisy, [run(0.05, 0.2) for _ in range(5)]).verdict
+    same = difference(first, first)
+    assert same.mean == 0
+    assert same.over_pictures == (0.0, 0.0)

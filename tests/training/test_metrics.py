@@ -1,0 +1,115 @@
+"""Scores are those of the programs that papers use, and habits are counted as they are described."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.habits import habits
+from training.metrics import cider_of_each, has_java, more_scores, score
+from training.selfcritical import CiderReward
+
+WORDS = [chr(97 + i) * 2 for i in range(12)]
+
+
+def made_up(seed: int, pictures: int = 30) -> tuple[dict[str, str], dict[str, list[str]]]:
+    chance = random.Random(seed)
+
+    def sentence() -> str:
+        return " ".join(chance.choices(WORDS, k=chance.randint(6, 12)))
+
+    references = {str(i): [sentence() for _ in range(5)] for i in range(pictures)}
+    return {n: " ".join([*chance.choice(r).split()[:8], sentence()]) for n, r in references.items()}, references
+
+
+def test_bleu_is_that_of_the_reference_scorer() -> None:
+    from pycocoevalcap.bleu.bleu import Bleu
+
+    said, references = made_up(1)
+    expected, _ = Bleu(4).compute_score(references, {n: [s] for n, s in said.items()}, verbose=0)
+    assert [score(said, references)[f"bleu{n}"] for n in (1, 2, 3, 4)] == pytest.approx(expected, abs=2e-4)
+    assert score({n: r[0] for n, r in references.items()}, references)["bleu4"] == 1.0
+
+
+def test_bleu_of_papinenis_examples() -> None:
+    """Papineni et al. 2002, section 2: 'the' seven times earns 2/7; and NLTK's published value for candidate 1."""
+    the = score({"x": "the the the the the the the"}, {"x": ["the cat is on the mat", "there is a cat on the mat"]})
+    assert the["bleu1"] == pytest.approx(2 / 7, abs=1e-4)
+    guide = score(
+        {"x": "It is a guide to action which ensures that the military always obeys the commands of the party"},
+        {
+            "x": [
+                "It is a guide to action that ensures that the military will forever heed Party commands",
+                "It is the guiding principle which guarantees the military forces always being under the command"
+                " of the Party",
+                "It is the practical guide for the army always to heed the directions of the party",
+            ]
+        },
+    )
+    assert guide["bleu4"] == pytest.approx(0.5046, abs=1e-3)
+
+
+def test_cider_and_rouge_of_a_perfect_and_of_a_foreign_caption() -> None:
+    references = {"a": ["a b c d e"] * 5, "b": ["f g h i j"] * 5}
+    perfect, foreign = score({n: r[0] for n, r in references.items()}, references), {"a": "x y", "b": "z w"}
+    assert (perfect["cider"], perfect["rouge_l"]) == (10.0, 1.0)
+    assert (score(foreign, references)["cider"], score(foreign, references)["rouge_l"]) == (0.0, 0.0)
+
+
+def test_the_mean_of_each_pictures_cider_is_the_cider_of_all() -> None:
+    said, references = made_up(2)
+    each = cider_of_each(said, references)
+    assert set(each) == set(said)
+    assert sum(each.values()) / len(each) == pytest.approx(score(said, references)["cider"], abs=1e-4)
+    best = max(each, key=lambda n: each[n])
+    swapped = said | {best: "zz zz zz zz"}
+    assert cider_of_each(swapped, references)[best] == 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_the_reward_is_cider_d_when_the_end_mark_is_left_out(seed: int) -> None:
+    said, references = made_up(seed, 12)
+    expected = cider_of_each(said, references)
+    reward = CiderReward({n: [r.split() for r in rs] for n, rs in references.items()}, end=False)
+    for name, text in said.items():
+        assert reward.of(name, text.split()) == pytest.approx(expected[name], abs=1e-6)
+
+
+def test_stopping_in_the_middle_earns_less_when_the_end_mark_counts() -> None:
+    """SacreEOS, arXiv:2305.12254: ending on 'in a' is a mistake of its own."""
+    whole = ["a", "dog", "runs", "in", "a", "park"]
+    reward = CiderReward({"1": [whole] * 5, "2": [["two", "cats", "sit"]] * 5, "3": [["sky"]] * 5})
+    assert reward.of("1", whole) == pytest.approx(10)
+    assert reward.of("1", whole[:5]) < reward.of("1", whole[:5], ended=False) < reward.of("1", whole)
+
+
+@pytest.mark.skipif(not has_java(), reason="METEOR is a Java program")
+def test_meteor_is_one_for_the_same_words_and_nothing_for_others() -> None:
+    references = {"a": ["a dog runs on the grass"] * 5, "b": ["two children play"] * 5}
+    assert more_scores({n: r[0] for n, r in references.items()}, references)["meteor"] == 1.0
+    assert more_scores({"a": "sky", "b": "sky"}, references)["meteor"] == 0.0
+
+
+def test_without_java_the_other_scores_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "meteor" not in more_scores({"a": "a dog"}, {"a": ["a dog"]})
+
+
+def test_habits_count_what_they_say() -> None:
+    references = {
+        "1": ["a man in a shirt", "a man runs", "a boy"],
+        "2": ["a woman sits", "a lady in red", "a girl"],
+        "3": ["a dog", "a dog and a dog", "two dogs"],
+    }
+    said = {"1": "a woman in a shirt", "2": "a woman sits", "3": "a dog and a dog in front of a dog"}
+    found = habits(said, references, {"9": ["A woman sits ."]})
+    assert found["novel"] == pytest.approx(2 / 3, abs=1e-4)
+    assert found["repeats"] == pytest.approx(1 / 3, abs=1e-4)
+    assert found["repeats_human"] == pytest.approx(1 / 9, abs=1e-4)
+    assert (found["male pictures"], found["male misgendered"]) == (1, 1.0)
+    assert (found["female pictures"], found["female misgendered"]) == (1, 0.0)
+    assert found["stock shirt"] == 3.0
+    assert math.isclose(found["distinct"], 3)

@@ -1,0 +1,297 @@
+"""LSTM or GRU: many small trainings under one protocol, each resumable, each judged by the product's captioner.
+
+Everything that isn't the decoder is the same: one frozen encoder and its cached features, vocabulary, order of
+batches, number of steps, seeds. The learning rate of each decoder is chosen from one grid on a seed of its own,
+by shorter trainings. Nothing else is chosen by the judged pictures: the last epoch's running average is judged.
+A GRU has three quarters of an LSTM's weights, so it competes twice: with the same width, and with the same budget.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from captioning.errors import CaptioningError
+from captioning.model.captioner import Captioner
+from captioning.model.decoder import make_decoder
+from captioning.values import Caption, Cell
+from training.batches import TrainingData
+from training.checkpoints import LAST
+from training.config import TrainConfig
+from training.encoders import EncoderFile
+from training.evaluation import all_scores, habits_of
+from training.loop import caption_all, captioners
+from training.metrics import cider_of_each, score
+from training.runs import ABOUT, best_network, features_of, prepare, shape_of
+from training.statistics import Difference, difference
+
+JUDGED, RESULT = "judged.json", "comparison.json"
+_CPU = torch.device("cpu")
+LSTM, SAME_WIDTH, SAME_BUDGET = "LSTM", "GRU, same width", "GRU, same budget"
+PLAIN_LSTM, PLAIN_GRU = "plain LSTM", "plain GRU"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is trained."""
+
+    seeds: int = 5
+    epochs: int = 7
+    rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
+    tuning_epochs: int = 3
+    size: int = 384  # of the LSTM's state and of the projected grid
+    min_count: int = 5
+    limit: int = 0  # training pictures; 0: all
+    watched: int = 200  # val pictures scored after each epoch, for the curves
+
+
+QUICK = Plan(seeds=2, epochs=3, rates=(1e-3, 2e-3), tuning_epochs=1, size=256, limit=1000, watched=100)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training and how it was judged."""
+
+    arm: str
+    seed: int
+    rate: float
+    run: Path
+    seconds: float
+    log: list[dict[str, Any]]
+    scores: dict[str, float]
+    habits: dict[str, float]
+    captions: dict[str, str]
+    ciders: dict[str, float]  # of every judged picture
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that the report tells."""
+
+    plan: Plan
+    data: TrainingData
+    encoder: EncoderFile
+    trained: dict[str, list[Trained]]  # by decoder, a training a seed
+    tuning: dict[str, dict[float, float]]  # CIDEr by decoder and learning rate
+    parameters: dict[str, int]
+    hidden: dict[str, int]
+    differences: dict[str, Difference]  # GRU minus LSTM
+
+    @property
+    def answer(self) -> str:
+        """The question's answer in a sentence, with its uncertainty."""
+        lstm = mean(t.scores["cider"] for t in self.trained[LSTM])
+        verdicts = {d.verdict for d in self.differences.values()}
+        verdict = verdicts.pop() if len(verdicts) == 1 else "it depends on how their sizes are matched"
+        width, budget = self.differences[SAME_WIDTH], self.differences[SAME_BUDGET]
+        return (
+            f"{verdict[0].upper()}{verdict[1:]}: on {len(self.trained[LSTM][0].captions)} pictures, with"
+            f" {self.plan.seeds} trainings each, the LSTM reaches CIDEr-D {lstm:.3f},"
+            f" a GRU of the same width {width.sentence}, and a GRU with as many weights {budget.sentence}."
+        )
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One training of the plan."""
+
+    arm: str
+    config: TrainConfig
+    run: Path
+
+
+def compare(data: Path, encoder: EncoderFile, run: Path, cache: Path, plan: Plan, jobs: int = 1) -> Comparison:
+    """Train what isn't trained yet, judge what isn't judged yet, and return all of it.
+
+    `jobs` trainings run at once, each with its share of the cores. Raises CaptioningError when one fails.
+    """
+    base = TrainConfig(
+        hidden_size=plan.size, memory_size=plan.size, epochs=plan.epochs, min_count=plan.min_count, limit=plan.limit,
+        watched=plan.watched, keep_last=True, threads=max(1, (os.cpu_count() or 1) // jobs),
+    )  # fmt: skip
+    prepared = prepare(data, encoder, base, cache)
+    if prepared.corpus.test:
+        prepared = replace(prepared, val=features_of(encoder, prepared.corpus, prepared.corpus.test, "grid", cache))
+    arms = _arms(base, len(prepared.vocabulary))
+    go = partial(_train_all, data, encoder, cache, prepared, jobs)
+    tuned = go([_tuning_cell(run, plan, arm, config, rate) for arm, config in _attentive(arms) for rate in plan.rates])
+    tuning: dict[str, dict[float, float]] = {}
+    for one in tuned:
+        tuning.setdefault(one.arm, {})[one.rate] = one.scores["cider"]
+    rates = {arm: max(found, key=lambda rate: found[rate]) for arm, found in tuning.items()}
+    cells = [
+        _cell(run, arm, replace(config, learning_rate=rates[arm], seed=seed))
+        for seed in range(1, plan.seeds + 1)
+        for arm, config in _attentive(arms)
+    ]
+    cells += [_cell(run, arm, arms[arm]) for arm in (PLAIN_LSTM, PLAIN_GRU)]
+    trained: dict[str, list[Trained]] = {}
+    for one in go(cells):
+        trained.setdefault(one.arm, []).append(one)
+    lstm = [t.ciders for t in trained[LSTM]]
+    differences = {arm: difference(lstm, [t.ciders for t in trained[arm]]) for arm in (SAME_WIDTH, SAME_BUDGET)}
+    shapes = {arm: shape_of(config, config.cells[0], len(prepared.vocabulary)) for arm, config in arms.items()}
+    parameters = {arm: _parameters(make_decoder(shape)) for arm, shape in shapes.items()}
+    hidden = {arm: shape.hidden_size for arm, shape in shapes.items()}
+    found = Comparison(plan, prepared, encoder, trained, tuning, parameters, hidden, differences)
+    (run / RESULT).write_text(json.dumps(_told(found), indent=1) + "\n")
+    return found
+
+
+def _arms(base: TrainConfig, words: int) -> dict[str, TrainConfig]:
+    lstm, gru = replace(base, cells=("lstm",)), replace(base, cells=("gru",))
+    return {
+        LSTM: lstm,
+        SAME_WIDTH: gru,
+        SAME_BUDGET: replace(gru, hidden_size=same_budget(base, words)),
+        PLAIN_LSTM: replace(lstm, kind="plain"),
+        PLAIN_GRU: replace(gru, kind="plain"),
+    }
+
+
+def same_budget(config: TrainConfig, words: int) -> int:
+    """Return the width, in eights, at which a GRU decoder has about as many parameters as the LSTM of a config."""
+
+    def size(cell: Cell, hidden: int) -> int:
+        return _parameters(make_decoder(shape_of(replace(config, hidden_size=hidden), cell, words)))
+
+    target = size("lstm", config.hidden_size)
+    widths = range(config.hidden_size // 8 * 8, config.hidden_size * 2, 8)
+    return min(widths, key=lambda width: abs(size("gru", width) - target))
+
+
+def _parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _attentive(arms: dict[str, TrainConfig]) -> Iterator[tuple[str, TrainConfig]]:
+    yield from ((arm, arms[arm]) for arm in (LSTM, SAME_WIDTH, SAME_BUDGET))
+
+
+def _tuning_cell(run: Path, plan: Plan, arm: str, config: TrainConfig, rate: float) -> _Cell:
+    return _cell(run, arm, replace(config, learning_rate=rate, seed=0, epochs=plan.tuning_epochs))
+
+
+def _cell(run: Path, arm: str, config: TrainConfig) -> _Cell:
+    name = arm.lower().replace(", ", "-").replace(" ", "-")
+    return _Cell(arm, config, run / "cells" / f"{name}-rate{config.learning_rate:g}-seed{config.seed}")
+
+
+def _train_all(
+    data: Path, encoder: EncoderFile, cache: Path, prepared: TrainingData, jobs: int, cells: list[_Cell]
+) -> list[Trained]:
+    console = Console(stderr=True)
+    with Progress(console=console) as progress, ThreadPoolExecutor(jobs) as pool:
+        task = progress.add_task("trainings", total=len(cells))
+        found = []
+        for one in pool.map(lambda cell: _trained(data, encoder, cache, prepared, cell), cells):
+            found.append(one)
+            progress.advance(task)
+            console.print(
+                f"{one.arm}, rate {one.rate:g}, seed {one.seed}: CIDEr-D {one.scores['cider']:.4f}, {one.seconds:.0f} s"
+            )
+    return found
+
+
+def _trained(data: Path, encoder: EncoderFile, cache: Path, prepared: TrainingData, cell: _Cell) -> Trained:
+    if not (cell.run / ABOUT).exists():
+        _train(data, encoder, cache, cell)
+    if not (cell.run / JUDGED).exists():
+        _judge(prepared, cell)
+    about = json.loads((cell.run / ABOUT).read_text())
+    judged = json.loads((cell.run / JUDGED).read_text())
+    log = [json.loads(line) for line in (cell.run / "log.jsonl").read_text().splitlines()]
+    return Trained(cell.arm, cell.config.seed, cell.config.learning_rate, cell.run, about["seconds"], log, **judged)
+
+
+def _train(data: Path, encoder: EncoderFile, cache: Path, cell: _Cell) -> None:
+    """Run `training train` for a cell, in a process of its own, from its last checkpoint if it has one."""
+    words = [
+        sys.executable,
+        "-m",
+        "training",
+        "train",
+        "--data",
+        str(data),
+        "--cache",
+        str(cache),
+        "--run",
+        str(cell.run),
+    ]
+    words += [
+        "--encoder",
+        str(encoder.weights),
+        "--stride",
+        encoder.about["stride"],
+        "--cell",
+        ",".join(cell.config.cells),
+    ]
+    for field in fields(TrainConfig):
+        if field.name != "cells":
+            words += ["--set", f"{field.name}={getattr(cell.config, field.name)}"]
+    cell.run.mkdir(parents=True, exist_ok=True)
+    log = cell.run / "output.log"
+    with log.open("a") as output:
+        ended = subprocess.run([*words, "--resume"], stdout=output, stderr=output, check=False)
+    if ended.returncode:
+        last = (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
+        raise CaptioningError(f"training {cell.run.name} ended with {ended.returncode}: {last} (all of it: {log})")
+    (cell.run / LAST).unlink(missing_ok=True)  # only a resumed training would read it, and it is large
+
+
+def _judge(prepared: TrainingData, cell: _Cell) -> None:
+    said = said_by(cell.run, prepared, judged_names(prepared))
+    texts = {name: caption.text for name, caption in said.items()}
+    judged = {
+        "scores": (score if cell.config.seed == 0 else all_scores)(texts, prepared.corpus.captions),
+        "habits": habits_of(said, prepared.corpus),
+        "captions": texts,
+        "ciders": {name: round(value, 5) for name, value in cider_of_each(texts, prepared.corpus.captions).items()},
+    }
+    (cell.run / JUDGED).write_text(json.dumps(judged) + "\n")
+
+
+def judged_names(prepared: TrainingData) -> tuple[str, ...]:
+    """Return the pictures that decide: of the test split where there is one, else of the val split."""
+    return prepared.corpus.test or prepared.corpus.val
+
+
+def captioner_of(run: Path, prepared: TrainingData) -> Captioner:
+    """Return the captioner of a run with one decoder, from grid features on."""
+    _, network = best_network(run)
+    return next(iter(captioners(network, prepared).values()))
+
+
+def said_by(run: Path, prepared: TrainingData, names: tuple[str, ...]) -> dict[str, Caption]:
+    """Return what a finished run says about judged pictures."""
+    _, network = best_network(run)
+    return caption_all(next(iter(captioners(network, prepared).values())), network, prepared.val, names, _CPU)
+
+
+def _told(found: Comparison) -> dict[str, Any]:
+    return {
+        "answer": found.answer,
+        "plan": asdict(found.plan),
+        "encoder": {"digest": found.encoder.digest, **found.encoder.about},
+        "pictures": {"train": len(found.data.corpus.train), "digest": found.data.corpus.digest},
+        "parameters": found.parameters,
+        "hidden": found.hidden,
+        "tuning": found.tuning,
+        "differences": {arm: asdict(d) for arm, d in found.differences.items()},
+        "trainings": [
+            {"arm": t.arm, "seed": t.seed, "rate": t.rate, "seconds": t.seconds, "scores": t.scores, "habits": t.habits}
+            for arm in found.trained.values()
+            for t in arm
+        ],
+    }

@@ -1,0 +1,72 @@
+"""What a bundle says of a corpus's pictures, by the product's own path: files, `Captioner`, captions."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+from captioning.bundles import Bundle
+from captioning.errors import UsageError
+from captioning.model.captioner import Captioner
+from captioning.model.pixels import Pixels, open_picture
+from captioning.model.runtime import choose, load_captioner
+from captioning.values import Caption, DecodeOptions
+from training.dataset import Corpus
+from training.habits import habits
+from training.metrics import more_scores, score
+
+BATCH = 32
+Tick = Callable[[int, int], None]
+
+
+def captions_of(
+    captioner: Captioner,
+    folder: Path,
+    names: Sequence[str],
+    options: DecodeOptions,
+    tick: Tick = lambda done, of: None,
+) -> dict[str, Caption]:
+    """Return the caption of each named picture in `folder`; `tick(done, of)` is called as they come."""
+    said: dict[str, Caption] = {}
+    with ThreadPoolExecutor(2) as readers:
+        opened = readers.map(lambda name: _open(folder / name, captioner.preprocessing.size), names)
+        pairs: Iterator[tuple[str, Pixels]] = zip(names, opened, strict=True)
+        while some := list(islice(pairs, BATCH)):
+            captions = captioner.caption([pixels for _, pixels in some], options)
+            said |= zip((name for name, _ in some), captions, strict=True)
+            tick(len(said), len(names))
+    return said
+
+
+def evaluate_bundle(
+    bundle: Bundle,
+    corpus: Corpus,
+    split: str = "val",
+    options: DecodeOptions = DecodeOptions(),  # noqa: B008, a value
+    tick: Tick = lambda done, of: None,
+) -> tuple[dict[str, float], dict[str, Caption]]:
+    """Return the scores of a bundle on a split of a corpus, and its captions. Raises UsageError for an empty split."""
+    names: Sequence[str] = getattr(corpus, split)
+    if not names:
+        raise UsageError(f"the corpus in {corpus.pictures} has no {split} split.")
+    said = captions_of(load_captioner(bundle, choose()), corpus.pictures, names, options, tick)
+    texts = {name: caption.text for name, caption in said.items()}
+    return all_scores(texts, corpus.captions), said
+
+
+def all_scores(
+    texts: Mapping[str, str], references: Mapping[str, Sequence[str]], *, spice: bool = False
+) -> dict[str, float]:
+    """Return every score that this machine can compute, and of how many pictures."""
+    scores = score(texts, references) | more_scores(texts, references, spice=spice)
+    return scores | {"distinct": len(set(texts.values())), "pictures": len(texts)}
+
+
+def habits_of(said: Mapping[str, Caption], corpus: Corpus) -> dict[str, float]:
+    """Return how a model speaks, beside what the scores see."""
+    taught = {name: corpus.captions[name] for name in corpus.train}
+    return habits({name: caption.text for name, caption in said.items()}, corpus.captions, taught)
+
+
+def _open(path: Path, size: int) -> Pixels:
+    return open_picture(path.read_bytes(), size)[0]
