@@ -374,7 +374,8 @@ def show(path: Annotated[str, typer.Argument(help="A picture's path.")], as_json
     for one in told:
         by = f"{one.model} ({(one.model_digest or '')[:12]})" if one.model else one.source
         print(f"\n{one.text}\n  by {by}, {one.created_at}, confidence {screen.percent(one.confidence)}")
-        if one.weakest_word:
+        if one.words:
+            print("  word by word: " + " ".join(f"{w['word']} {100 * w['confidence']:.0f}" for w in one.words))
             print(f"  least sure of {one.weakest_word!r}; {one.runtime} {one.precision}, captionmill {one.software}")
         for other in one.alternatives:
             print(f"  or: {other['text']}")

@@ -21,7 +21,7 @@ app = typer.Typer(
 
 Data = Annotated[Path, typer.Option(help="Folder with captions (captions.txt, Flickr8k.token.txt or dataset*.json) and Images/.")]  # fmt: skip  # noqa: E501
 Run = Annotated[Path, typer.Option(help="Folder for checkpoints, the log and the result.")]
-Encoder = Annotated[Path, typer.Option(help="Run folder with a tuned encoder, a ResNet50 safetensors file, imagenet-v1 or imagenet-v2.")]  # fmt: skip  # noqa: E501
+Encoder = Annotated[Path, typer.Option(help="A run that tuned one, a model, a ResNet50 safetensors file, imagenet-v1 or imagenet-v2.")]  # fmt: skip  # noqa: E501
 StrideOf = Annotated[str | None, typer.Option("--stride", help="Where a bare file has its stride: 1x1 or 3x3.")]
 Cache = Annotated[Path, typer.Option(help="Folder for cached features (2.4 GB a view of Flickr8k for a tuned encoder, 1.2 GB for a frozen one).")]  # fmt: skip  # noqa: E501
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this run.")]
@@ -127,7 +127,7 @@ def compare(
     data: Data, encoder: Encoder, run: Run, stride: StrideOf = None, cache: Cache = Path("cache"),
     quick: Annotated[bool, typer.Option("--quick", help="A subset, two seeds, few epochs: proves nothing.")] = False,
     seeds: Annotated[int, typer.Option(min=2, help="Trainings of each decoder.")] = 5,
-    epochs: Annotated[int, typer.Option(min=2, help="Of each training.")] = 7,
+    epochs: Annotated[int, typer.Option(min=2, help="Of each training.")] = 6,
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at once, which divide the cores.")] = 1,
     show: Annotated[Path | None, typer.Option(help="Folder of pictures to show instead of the corpus's.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The report, if not RUN/report.html.")] = None,

@@ -47,16 +47,16 @@ class Plan:
     """How much is trained."""
 
     seeds: int = 5
-    epochs: int = 7
+    epochs: int = 6
     rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
-    tuning_epochs: int = 3
-    size: int = 384  # of the LSTM's state and of the projected grid
+    tuning_epochs: int = 2
+    size: int = 256  # of the LSTM's state and of the projected grid
     min_count: int = 5
     limit: int = 0  # training pictures; 0: all
     watched: int = 200  # val pictures scored after each epoch, for the curves
 
 
-QUICK = Plan(seeds=2, epochs=3, rates=(1e-3, 2e-3), tuning_epochs=1, size=256, limit=1000, watched=100)
+QUICK = Plan(seeds=2, epochs=3, rates=(1e-3, 2e-3), tuning_epochs=1, size=128, limit=1000, watched=100)
 
 
 @dataclass(frozen=True)

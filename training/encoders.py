@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captioning.bundles import file_digest
+from captioning.bundles import file_digest, find_bundles
 from captioning.errors import UsageError
 from captioning.model.encoder import PixelsToGrid, ResNetEncoder
 from captioning.model.pixels import Preprocessing
@@ -42,17 +42,19 @@ class EncoderFile:
 
 
 def open_encoder(path: Path, stride: str | None, cache: Path) -> EncoderFile:
-    """Return an encoder: the folder of a run that tuned one, a safetensors file, or a name in IMAGENET (downloaded).
+    """Return an encoder: a run that tuned one, a model at hand, a safetensors file, or a name in IMAGENET (downloaded).
 
     A bare file doesn't say where its stride sits, so `stride` must. Raises UsageError when it can't be used.
     """
     if str(path) in IMAGENET:
         return _imagenet(str(path), cache)
+    if (bundle := find_bundles().get(str(path))) is not None:
+        return EncoderFile(bundle.encoder_file, bundle.description["provenance"]["encoder"])
     if (path / ABOUT).exists():
         return EncoderFile(path / WEIGHTS, json.loads((path / ABOUT).read_text()))
     if not path.is_file():
         raise UsageError(
-            f"no encoder at {path}: give a run that tuned one, a safetensors file, or {' or '.join(IMAGENET)}."
+            f"no encoder at {path}: give a run that tuned one, a model, a safetensors file, or {' or '.join(IMAGENET)}."
         )
     if stride not in ("1x1", "3x3"):
         raise UsageError(

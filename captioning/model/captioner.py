@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from captioning.bundles import Bundle
+from captioning.calibration import Calibration
 from captioning.errors import BundleError
 from captioning.model.beam import Sentences, beam_search
-from captioning.model.confidence import Calibration
 from captioning.model.decoder import CaptionDecoder, DecoderConfig, make_decoder
 from captioning.model.encoder import PixelsToGrid, ResNetEncoder
 from captioning.model.pixels import VERSION, Pixels, Preprocessing

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from captioning.bundles import Bundle
+from captioning.calibration import calibration_of
 from captioning.errors import UsageError
 from captioning.model.captioner import Captioner, GridEncoder, load_decoder, load_encoder, preprocessing_of
-from captioning.model.confidence import calibration_of
 from captioning.model.encoder import PixelsToGrid, fold_batch_norm
 
 
@@ -63,7 +63,7 @@ def load_captioner(
     decoder, vocabulary = load_decoder(bundle)
     preprocessing = preprocessing_of(bundle)
     encode = encode or make_grid_encoder(load_encoder(bundle), choice, cache)
-    return Captioner(encode, decoder.to(choice.device), vocabulary, preprocessing, calibration_of(bundle))
+    return Captioner(encode, decoder.to(choice.device), vocabulary, preprocessing, calibration_of(bundle.description))
 
 
 def make_grid_encoder(network: PixelsToGrid, choice: Runtime, cache: Path | None = None) -> GridEncoder:

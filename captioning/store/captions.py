@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 
+from captioning.calibration import calibration_of
 from captioning.paths import absolute, hash_of, is_below, text_of
 from captioning.store.database import Database
 from captioning.store.schema import Caption, File, Image, Item, Model, Root
@@ -168,6 +169,7 @@ class Told:
     model_digest: str | None
     confidence: float | None
     weakest_word: str | None
+    words: list[dict[str, Any]]  # each with its confidence
     alternatives: list[dict[str, Any]]
     runtime: str | None
     precision: str | None
@@ -196,13 +198,20 @@ def _told(connection: sa.Connection, image_id: int | None) -> list[Told]:
         return []
     first = Caption.id == the_caption(sa.literal(image_id), None)
     rows = connection.execute(
-        sa.select(Caption, Model.name.label("model"), Model.digest)
+        sa.select(Caption, Model.name.label("model"), Model.digest, Model.card)
         .outerjoin(Model, Model.id == Caption.model_id)
         .where(Caption.image_id == image_id)
         .order_by(first.desc(), Caption.created_at.desc(), Caption.id.desc())
     ).all()
     return [
-        Told(r.text, r.source, r.model, r.digest, r.confidence, r.weakest_word, r.alternatives or [], r.runtime,
-             r.precision, r.software, _iso(r.created_at))
+        Told(r.text, r.source, r.model, r.digest, r.confidence, r.weakest_word, _words(r), r.alternatives or [],
+             r.runtime, r.precision, r.software, _iso(r.created_at))
         for r in rows
     ]  # fmt: skip
+
+
+def _words(row: Any) -> list[dict[str, Any]]:
+    if not row.word_log_probabilities:
+        return []
+    words = calibration_of(row.card or {}).of_words(row.text, row.word_log_probabilities)
+    return [{"word": word, "confidence": confidence} for word, confidence in words]

@@ -189,6 +189,10 @@ def test_status_jobs_and_show_tell_the_same_story(served: Person, photographs: P
     shown = served.producer("show", str(photographs / "coffee.png"))
     assert "two dogs run past picture" in shown.out
     assert "flickr8k-lstm" in shown.out
+    assert "word by word: two " in shown.out
+    words = served.producer("show", str(photographs / "coffee.png"), "--json").json["captions"][0]["words"]
+    assert [one["word"] for one in words][:2] == ["two", "dogs"]
+    assert all(0 <= one["confidence"] <= 1 for one in words)
     assert served.producer("pause", "1").out == "job 1 is done already: nothing changed\n"
 
 

@@ -5,15 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioning.bundles import Bundle
+from captioning.calibration import Calibration, Curve, calibration_of
 from captioning.errors import BundleError
-from captioning.model.confidence import Calibration, Curve, calibration_of
 from captioning.values import Caption
 from training.confidence import calibrate, expected_error, folded, judged
-
-
-def bundle(calibration: object) -> Bundle:
-    return Bundle(__import__("pathlib").Path("/nowhere"), "0" * 64, {"name": "x", "calibration": calibration})
 
 
 def test_an_overconfident_model_is_brought_down_to_earth() -> None:
@@ -40,8 +35,9 @@ def test_a_bundles_curves_come_from_captions_and_words_that_people_used_too() ->
     assert right.mean() == 7 / 8
     assert set(word_x[right == 0]) == {-4.0}
     found = calibrate(said, references)
-    calibration = calibration_of(bundle(found))
+    calibration = calibration_of({"name": "x", "calibration": found})
     assert calibration.word.at(-4.0) < 0.1 < 0.9 < calibration.word.at(-0.1)
+    assert [word for word, _ in calibration.of_words("a dog wrong runs", unsure)] == ["a", "dog", "wrong", "runs"]
     assert calibration.of_caption(sure) > calibration.of_caption(unsure)
 
 
@@ -62,4 +58,4 @@ def test_without_a_calibration_the_model_is_taken_at_its_word() -> None:
 @pytest.mark.parametrize("curve", [[[0.0], [2.0]], [[-1.0, -2.0], [0.1, 0.2]], [[-1.0], []], "x", [["a"], [0.5]]])
 def test_a_bundle_with_a_senseless_calibration_is_refused(curve: object) -> None:
     with pytest.raises(BundleError, match="makes no sense"):
-        calibration_of(bundle({"caption": curve}))
+        calibration_of({"name": "x", "calibration": {"caption": curve}})

@@ -1,11 +1,11 @@
-"""From a model's own probabilities to a confidence that means what it says."""
+"""From a model's own probabilities to a confidence that means what it says. Without torch: the store asks too."""
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from captioning.bundles import Bundle
 from captioning.errors import BundleError
 
 
@@ -40,14 +40,21 @@ class Calibration:
         """Return the confidence of a caption from the log-probabilities of its words and end mark."""
         return round(self.caption.at(sum(word_log_probabilities) / max(1, len(word_log_probabilities))), 4)
 
+    def of_words(self, text: str, word_log_probabilities: Sequence[float]) -> list[tuple[str, float]]:
+        """Return each word of a caption with its confidence."""
+        return [
+            (w, round(self.word.at(logp), 4)) for w, logp in zip(text.split(), word_log_probabilities, strict=False)
+        ]
 
-def calibration_of(bundle: Bundle) -> Calibration:
-    """Return a bundle's calibration, an empty one if it has none. Raises BundleError for one that makes no sense."""
-    described = bundle.description.get("calibration", {})
+
+def calibration_of(description: Mapping[str, Any]) -> Calibration:
+    """Return the calibration that a bundle's description or card holds, an empty one if none. Raises BundleError."""
+    described = description.get("calibration") or {}
     try:
         return Calibration(*(_curve(described[part]) if part in described else Curve() for part in ("caption", "word")))
     except (TypeError, ValueError) as wrong:
-        raise BundleError(f"the calibration of model {bundle.name} makes no sense: {wrong}. Re-export it.") from wrong
+        name = description.get("name")
+        raise BundleError(f"the calibration of model {name} makes no sense: {wrong}. Re-export it.") from wrong
 
 
 def _curve(points: Sequence[Sequence[float]]) -> Curve:
