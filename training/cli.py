@@ -127,7 +127,7 @@ def compare(
     data: Data, encoder: Encoder, run: Run, stride: StrideOf = None, cache: Cache = Path("cache"),
     quick: Annotated[bool, typer.Option("--quick", help="A subset, two seeds, few epochs: proves nothing.")] = False,
     seeds: Annotated[int, typer.Option(min=2, help="Trainings of each decoder.")] = 5,
-    epochs: Annotated[int, typer.Option(min=2, help="Of each training.")] = 6,
+    epochs: Annotated[int, typer.Option(min=2, help="Of each training.")] = 5,
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at once, which divide the cores.")] = 1,
     show: Annotated[Path | None, typer.Option(help="Folder of pictures to show instead of the corpus's.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The report, if not RUN/report.html.")] = None,

@@ -47,16 +47,17 @@ class Plan:
     """How much is trained."""
 
     seeds: int = 5
-    epochs: int = 6
+    epochs: int = 5
     rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
     tuning_epochs: int = 2
     size: int = 256  # of the LSTM's state and of the projected grid
     min_count: int = 5
     limit: int = 0  # training pictures; 0: all
-    watched: int = 200  # val pictures scored after each epoch, for the curves
+    watched: int = 100  # val pictures scored after each epoch, for the curves
+    warm_up: int = 60  # optimizer steps
 
 
-QUICK = Plan(seeds=2, epochs=3, rates=(1e-3, 2e-3), tuning_epochs=1, size=128, limit=1000, watched=100)
+QUICK = Plan(seeds=2, epochs=3, rates=(1e-3, 2e-3), tuning_epochs=1, size=128, limit=1000, warm_up=15)
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def compare(data: Path, encoder: EncoderFile, run: Path, cache: Path, plan: Plan
     """
     base = TrainConfig(
         hidden_size=plan.size, memory_size=plan.size, epochs=plan.epochs, min_count=plan.min_count, limit=plan.limit,
-        watched=plan.watched, keep_last=True, threads=max(1, (os.cpu_count() or 1) // jobs),
+        watched=plan.watched, warm_up=plan.warm_up, keep_last=True, threads=max(1, (os.cpu_count() or 1) // jobs),
     )  # fmt: skip
     prepared = prepare(data, encoder, base, cache)
     if prepared.corpus.test:
