@@ -44,15 +44,16 @@ def batches(data: TrainingData, config: TrainConfig, epoch: int, rank: int = 0, 
         some = names[start : start + config.pictures]
         views = [chance.randrange(config.views) for _ in some]
         rows = [_rows(data, name, view, config, chance) for name, view in zip(some, views, strict=True)]
-        if ranks > 1 and len(some) < ranks:
+        if len(some) < ranks:
             continue  # a last batch that can't be shared would leave a process waiting for ever
         mine = slice(rank, None, ranks)
         yield Batch(some[mine], views[mine], _table([row for group in rows[mine] for row in group]))
 
 
-def steps_of(data: TrainingData, config: TrainConfig) -> int:
+def steps_of(data: TrainingData, config: TrainConfig, ranks: int = 1) -> int:
     """Return how many batches an epoch has."""
-    return -(-len(data.corpus.train) // config.pictures)
+    whole, rest = divmod(len(data.corpus.train), config.pictures)
+    return whole + (rest >= ranks)
 
 
 def _rows(data: TrainingData, name: str, view: int, config: TrainConfig, chance: random.Random) -> list[list[int]]:

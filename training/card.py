@@ -8,6 +8,9 @@ _KINDS = {
     "attention": "{cell} decoder with multi-head attention over the grid",
     "updown": "two-layer {cell} decoder with multi-head attention over the grid",
 }
+FLICKR8K = (
+    "fbb334d8b4d4bab05a65950cb0b8123079c40ba8d1c38d8aa360fa27459e8cf4"  # of the ids of its 6000 training pictures
+)
 _CELLS = {"lstm": "LSTM", "gru": "GRU"}
 
 
@@ -37,29 +40,45 @@ a {kind}.
 |---|---|
 {table}
 
-Scored free-running against five references a picture with pycocoevalcap (CIDEr-D, ROUGE-L, METEOR) and NLTK (corpus
+Scored free-running against all references of a picture with pycocoevalcap (CIDEr-D, ROUGE-L, METEOR) and NLTK (corpus
 BLEU). The epoch was chosen on these same pictures, so expect a little less on new ones. For scale: a person's
 caption scored against the other four of Flickr8k's test pictures reaches CIDEr 0.82 and BLEU-4 0.21.
 {_habits(description)}
 **Training.** Next words with label smoothing{", then self-critical training on CIDEr-D" if rewarded else ""}; the
 running average of the weights at the best epoch.
 
-**Data.** Flickr8k (M. Hodosh, P. Young, J. Hockenmaier 2013, "Framing Image Description as a Ranking Task: Data,
-Models and Evaluation Metrics", JAIR 47, 853-899): {pictures["train"]} training pictures with five captions each.
-The corpus is given for non-commercial research and education; the photographs belong to the people who uploaded
-them to Flickr. None of them is in this bundle. Whoever uses the model commercially must judge for themselves
-what these terms mean for weights.
-
+{_data(description)}
 **Encoder.** {textwrap.fill(encoder[0].upper() + encoder[1:], 110)}
-ImageNet's own terms are non-commercial research.
 {_confidence(description)}
 **Weights.** int8 with one float scale an output row; vectors in float32. Digests are in `bundle.json`.
 
-**Limits.** It knows the world of Flickr8k: people, dogs, sport, the outdoors, in daylight, around 2008. Of
-anything else (documents, drawings, food, interiors, X-rays) it says something about people and dogs, often
-with confidence. It names colours and counts unreliably, guesses at gender from little, and inherits whatever
-its annotators assumed. Not for decisions about people. {len(description["vocabulary"]) - 4} words.
+{_limits(description)} {len(description["vocabulary"]) - 4} words.
 """
+
+
+def _is_flickr8k(description: dict[str, Any]) -> bool:
+    return bool(description["provenance"]["pictures"]["digest"] == FLICKR8K)
+
+
+def _data(description: dict[str, Any]) -> str:
+    count = description["provenance"]["pictures"]["train"]
+    if not _is_flickr8k(description):
+        return f"**Data.** {count} captioned pictures of whoever trained it; their terms hold for the weights too.\n"
+    return f"""**Data.** Flickr8k (M. Hodosh, P. Young, J. Hockenmaier 2013, "Framing Image Description as a Ranking
+Task: Data, Models and Evaluation Metrics", JAIR 47, 853-899): {count} training pictures with five captions each.
+The corpus is given for non-commercial research and education; the photographs belong to the people who uploaded
+them to Flickr. None of them is in this bundle. Whoever uses the model commercially must judge for themselves
+what these terms mean for weights. ImageNet's, for the encoder, are non-commercial research too.
+"""
+
+
+def _limits(description: dict[str, Any]) -> str:
+    if not _is_flickr8k(description):
+        return "**Limits.** It knows the world of the pictures it learned from, and speaks of any other as of that."
+    return """**Limits.** It knows the world of Flickr8k: people, dogs, sport, the outdoors, in daylight, around 2008.
+Of anything else (documents, drawings, food, interiors, X-rays) it says something about people and dogs, often
+with confidence. It names colours and counts unreliably, guesses at gender from little, and inherits whatever
+its annotators assumed. Not for decisions about people."""
 
 
 def _habits(description: dict[str, Any]) -> str:

@@ -1,10 +1,12 @@
 """Where a run stands, on disk: enough to go on as if nothing had happened."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from captioning.errors import UsageError
@@ -36,14 +38,16 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     average: dict[str, Tensor],
     at: Progressed,
+    precision: Mapping[str, Any],
 ) -> None:
-    """Write the checkpoint of a run, whole or not at all."""
+    """Write the checkpoint of a run, whole or not at all; `precision` is the state of the loss scaler, if any."""
     unfinished = (run / LAST).with_suffix(".part")
     state = {
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "average": average,
         "at": asdict(at),
+        "precision": dict(precision),
     }
     torch.save(state, unfinished)
     unfinished.replace(run / LAST)  # a run that dies while saving keeps its last whole checkpoint
@@ -51,8 +55,8 @@ def save_checkpoint(
 
 def restore_checkpoint(
     run: Path, network: CaptioningNetwork, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
-) -> Progressed:
-    """Put a run where its checkpoint says. Raises UsageError when that can't be read."""
+) -> tuple[Progressed, dict[str, Any]]:
+    """Put a run where its checkpoint says; return that, and the state of the loss scaler. Raises UsageError."""
     try:
         state = torch.load(run / LAST, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, EOFError, ValueError) as trouble:
@@ -63,4 +67,11 @@ def restore_checkpoint(
     optimizer.load_state_dict(state["optimizer"])
     for name, value in state["average"].items():
         average[name].copy_(value)
-    return Progressed(**state["at"])
+    return Progressed(**state["at"]), state["precision"]
+
+
+def save_best(run: Path, average: Mapping[str, Tensor]) -> None:
+    """Write the weights that are exported, whole or not at all."""
+    unfinished = (run / BEST).with_suffix(".part")
+    save_file({name: value.contiguous().cpu() for name, value in average.items()}, unfinished)
+    unfinished.replace(run / BEST)

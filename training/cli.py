@@ -1,7 +1,7 @@
 """The words of `training` on the command line, nothing else."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from captioning.bundles import Bundle, find_bundles, named, read_bundle
+from captioning.calibration import calibration_of
 from captioning.commands import command_line
+from captioning.settings import read_settings
 from captioning.values import DecodeOptions
 
 app = typer.Typer(
@@ -53,6 +55,7 @@ def train(
     critical_epochs: Annotated[int, typer.Option(min=0, help="Passes of self-critical training after them.")] = 0,
     learning_rate: Annotated[float, typer.Option(help="Peak of AdamW for the decoder.")] = 1e-3,
     tune_encoder: Annotated[float, typer.Option(help="Peak for stage 5 of the encoder, 1e-4 say; 0 leaves it.")] = 0.0,
+    patience: Annotated[int, typer.Option(min=0, help="Epochs without a better CIDEr that end a phase; 0: never.")] = 4,
     devices: Annotated[int, typer.Option(min=1, help="GPUs (or processes without one) that share each batch.")] = 1,
     settings: Setting = None,
 ) -> None:  # fmt: skip
@@ -64,13 +67,16 @@ def train(
     config = TrainConfig(
         cells=tuple(cell.split(",")), kind=kind, hidden_size=hidden, epochs=epochs, critical_epochs=critical_epochs,  # type: ignore[arg-type]
         learning_rate=learning_rate, encoder_learning_rate=tune_encoder, seed=seed, threads=threads,
+        patience=patience,
     )  # fmt: skip
     config = with_settings(config, settings or ())
-    about = run_training(data, open_encoder(encoder, stride, cache), config, run, cache, resume=resume, devices=devices)
+    file = open_encoder(encoder, stride, cache, _folders())
+    about = run_training(data, file, config, run, cache, resume=resume, devices=devices)
     if about:
         typer.echo(f"best epoch {about['best_epoch']}: {json.dumps(about['val'])}")
-        with_encoder = "" if tune_encoder else f" --encoder {encoder}"
-        typer.echo(f"next: training export --run {run}{with_encoder} --name NAME -o FOLDER --data {data}")
+        words = "" if tune_encoder else f" --encoder {file.name}"
+        words += " --cell " + " or ".join(config.cells) if len(config.cells) > 1 else ""
+        typer.echo(f"next: training export --run {run}{words} --name NAME -o FOLDER --data {data} --cache {cache}")
 
 
 @app.command(epilog="Example: training tune --data flickr8k --encoder runs/encoder --run runs/tune --trials 30")
@@ -89,7 +95,7 @@ def tune(
 
     config = TrainConfig(cells=(cell,), kind=kind, epochs=epochs, seed=seed, threads=threads)  # type: ignore[arg-type]
     config = with_settings(config, settings or ())
-    best = search(data, open_encoder(encoder, stride, cache), config, run, cache, trials)
+    best = search(data, open_encoder(encoder, stride, cache, _folders()), config, run, cache, trials)
     typer.echo(json.dumps(best))
 
 
@@ -102,24 +108,26 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write every caption here, as JSONL.")] = None,
 ) -> None:  # fmt: skip
     """Score a bundle: BLEU-1..4, METEOR (with Java), ROUGE-L, CIDEr-D, habits, calibration; free-running."""
-    from training.confidence import calibrate
-    from training.evaluation import all_scores, evaluate_bundle, habits_of
+    from training.confidence import reliability
+    from training.evaluation import evaluate_bundle, habits_of
+    from training.metrics import check_spice
     from training.runs import open_corpus
 
     if split not in ("train", "val", "test"):
         raise typer.BadParameter(f"--split is train, val or test, not {split!r}")
+    if spice:
+        check_spice()
     corpus = open_corpus(data, cache)
     bundle = _bundle(model)
+    options = DecodeOptions(beam_size=beam_size)
     with _progress("captioning") as tick:
-        scores, said = evaluate_bundle(bundle, corpus, split, DecodeOptions(beam_size=beam_size), tick)
-    if spice:
-        scores = all_scores({n: c.text for n, c in said.items()}, corpus.captions, spice=True)
+        scores, said = evaluate_bundle(bundle, corpus, split, options, spice=spice, tick=tick)
     if output is not None:
         lines = [{"image": n, "caption": c.text, "confidence": c.confidence} for n, c in said.items()]
         output.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    errors = {k: v for k, v in calibrate(said, corpus.captions).items() if k.endswith("error")}
+    errors = reliability(said, corpus.captions, calibration_of(bundle.description))
     told = {"model": bundle.name, "split": split, "beam_size": beam_size, **scores}
-    typer.echo(json.dumps(told | {"habits": habits_of(said, corpus), "refitted": errors}))
+    typer.echo(json.dumps(told | {"habits": habits_of(said, corpus), "confidence": errors}))
 
 
 @app.command(epilog="Example: training compare --data flickr8k --encoder runs/encoder --run runs/compare --seeds 5")
@@ -136,10 +144,12 @@ def compare(
     from training.compare import QUICK, Plan
     from training.compare import compare as compare_them
     from training.encoders import open_encoder
-    from training.report import write_report
+    from training.report import pictures_in, write_report
 
+    if show is not None:
+        pictures_in(show)  # better now than after hours
     plan = QUICK if quick else Plan(seeds=seeds, epochs=epochs)
-    found = compare_them(data, open_encoder(encoder, stride, cache), run, cache, plan, jobs)
+    found = compare_them(data, open_encoder(encoder, stride, cache, _folders()), run, cache, plan, jobs)
     path = write_report(found, output or run / "report.html", show)
     typer.echo(f"{found.answer}\nreport: {path}")
 
@@ -159,7 +169,7 @@ def export(
     from training.encoders import open_encoder
     from training.export import export_bundle
 
-    file = open_encoder(encoder or run, stride, cache)
+    file = open_encoder(encoder or run, stride, cache, _folders())
     with _progress("captioning") as tick:
         bundle = export_bundle(run, file, name, output, cell=cell, data=data, cache=cache, tick=tick)
     typer.echo(f"{bundle.folder}: model {bundle.name}, digest {bundle.digest[:16]}")
@@ -173,9 +183,14 @@ def info(model: Model) -> None:
 
 
 def _bundle(model: str) -> Bundle:
-    bundle = read_bundle(Path(model)) if Path(model).is_dir() else named(model, find_bundles())
+    bundle = read_bundle(Path(model)) if Path(model).is_dir() else named(model, find_bundles(_folders()))
     bundle.verify()
     return bundle
+
+
+def _folders() -> Sequence[Path]:
+    """Return where the user keeps bundles, as `producer` and `worker` see them."""
+    return read_settings().bundle_folders
 
 
 @contextmanager

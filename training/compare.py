@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,22 +23,25 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from captioning.errors import CaptioningError
+from captioning.errors import CaptioningError, UsageError
 from captioning.model.captioner import Captioner
 from captioning.model.decoder import make_decoder
 from captioning.values import Caption, Cell
 from training.batches import TrainingData
 from training.checkpoints import LAST
 from training.config import TrainConfig
+from training.diary import LOG
 from training.encoders import EncoderFile
 from training.evaluation import all_scores, habits_of
+from training.features import Features
 from training.loop import caption_all, captioners
 from training.metrics import cider_of_each, score
-from training.runs import ABOUT, best_network, features_of, prepare, shape_of
+from training.runs import ABOUT, CONFIG, begun_as, best_network, features_of, prepare, shape_of, wanted_of
 from training.statistics import Difference, difference
 
 JUDGED, RESULT = "judged.json", "comparison.json"
 _CPU = torch.device("cpu")
+_ONE_AT_A_TIME = threading.Lock()
 LSTM, SAME_WIDTH, SAME_BUDGET = "LSTM", "GRU, same width", "GRU, same budget"
 PLAIN_LSTM, PLAIN_GRU = "plain LSTM", "plain GRU"
 
@@ -58,6 +62,14 @@ class Plan:
 
 
 QUICK = Plan(seeds=2, epochs=3, rates=(1e-3, 2e-3), tuning_epochs=1, size=128, limit=1000, warm_up=15)
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The pictures that decide: of the test split where there is one, else of the val split."""
+
+    names: tuple[str, ...]
+    features: Features
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,7 @@ class Comparison:
 
     plan: Plan
     data: TrainingData
+    judges: Judges
     encoder: EncoderFile
     trained: dict[str, list[Trained]]  # by decoder, a training a seed
     tuning: dict[str, dict[float, float]]  # CIDEr by decoder and learning rate
@@ -122,11 +135,14 @@ def compare(data: Path, encoder: EncoderFile, run: Path, cache: Path, plan: Plan
         watched=plan.watched, warm_up=plan.warm_up, keep_last=True, threads=max(1, (os.cpu_count() or 1) // jobs),
     )  # fmt: skip
     prepared = prepare(data, encoder, base, cache)
-    if prepared.corpus.test:
-        prepared = replace(prepared, val=features_of(encoder, prepared.corpus, prepared.corpus.test, "grid", cache))
+    corpus = prepared.corpus
+    by_val = Judges(corpus.val, prepared.val)
+    judges = Judges(corpus.test, features_of(encoder, corpus, corpus.test, "grid", cache)) if corpus.test else by_val
     arms = _arms(base, len(prepared.vocabulary))
     go = partial(_train_all, data, encoder, cache, prepared, jobs)
-    tuned = go([_tuning_cell(run, plan, arm, config, rate) for arm, config in _attentive(arms) for rate in plan.rates])
+    tuned = go(
+        by_val, [_tuning_cell(run, plan, arm, config, rate) for arm, config in _attentive(arms) for rate in plan.rates]
+    )
     tuning: dict[str, dict[float, float]] = {}
     for one in tuned:
         tuning.setdefault(one.arm, {})[one.rate] = one.scores["cider"]
@@ -138,14 +154,14 @@ def compare(data: Path, encoder: EncoderFile, run: Path, cache: Path, plan: Plan
     ]
     cells += [_cell(run, arm, arms[arm]) for arm in (PLAIN_LSTM, PLAIN_GRU)]
     trained: dict[str, list[Trained]] = {}
-    for one in go(cells):
+    for one in go(judges, cells):
         trained.setdefault(one.arm, []).append(one)
     lstm = [t.ciders for t in trained[LSTM]]
     differences = {arm: difference(lstm, [t.ciders for t in trained[arm]]) for arm in (SAME_WIDTH, SAME_BUDGET)}
     shapes = {arm: shape_of(config, config.cells[0], len(prepared.vocabulary)) for arm, config in arms.items()}
     parameters = {arm: _parameters(make_decoder(shape)) for arm, shape in shapes.items()}
     hidden = {arm: shape.hidden_size for arm, shape in shapes.items()}
-    found = Comparison(plan, prepared, encoder, trained, tuning, parameters, hidden, differences)
+    found = Comparison(plan, prepared, judges, encoder, trained, tuning, parameters, hidden, differences)
     (run / RESULT).write_text(json.dumps(_told(found), indent=1) + "\n")
     return found
 
@@ -190,13 +206,19 @@ def _cell(run: Path, arm: str, config: TrainConfig) -> _Cell:
 
 
 def _train_all(
-    data: Path, encoder: EncoderFile, cache: Path, prepared: TrainingData, jobs: int, cells: list[_Cell]
+    data: Path,
+    encoder: EncoderFile,
+    cache: Path,
+    prepared: TrainingData,
+    jobs: int,
+    judges: Judges,
+    cells: list[_Cell],
 ) -> list[Trained]:
     console = Console(stderr=True)
     with Progress(console=console) as progress, ThreadPoolExecutor(jobs) as pool:
         task = progress.add_task("trainings", total=len(cells))
         found = []
-        for one in pool.map(lambda cell: _trained(data, encoder, cache, prepared, cell), cells):
+        for one in pool.map(lambda cell: _trained(data, encoder, cache, prepared, judges, cell), cells):
             found.append(one)
             progress.advance(task)
             console.print(
@@ -205,14 +227,20 @@ def _train_all(
     return found
 
 
-def _trained(data: Path, encoder: EncoderFile, cache: Path, prepared: TrainingData, cell: _Cell) -> Trained:
+def _trained(
+    data: Path, encoder: EncoderFile, cache: Path, prepared: TrainingData, judges: Judges, cell: _Cell
+) -> Trained:
+    if (cell.run / CONFIG).exists() and not begun_as(cell.run / CONFIG, wanted_of(cell.config, encoder)):
+        raise UsageError(f"{cell.run} belongs to another comparison: name another folder, or the settings of that one.")
     if not (cell.run / ABOUT).exists():
         _train(data, encoder, cache, cell)
-    if not (cell.run / JUDGED).exists():
-        _judge(prepared, cell)
     about = json.loads((cell.run / ABOUT).read_text())
-    judged = json.loads((cell.run / JUDGED).read_text())
-    log = [json.loads(line) for line in (cell.run / "log.jsonl").read_text().splitlines()]
+    if about["pictures"]["digest"] != prepared.corpus.digest:
+        raise UsageError(f"{cell.run} was trained on other pictures than {data} has now: name another folder.")
+    judged = json.loads((cell.run / JUDGED).read_text()) if (cell.run / JUDGED).exists() else {"captions": {}}
+    if set(judged["captions"]) != set(judges.names):
+        judged = _judge(prepared, judges, cell)
+    log = [json.loads(line) for line in (cell.run / LOG).read_text().splitlines()]
     return Trained(cell.arm, cell.config.seed, cell.config.learning_rate, cell.run, about["seconds"], log, **judged)
 
 
@@ -251,21 +279,19 @@ def _train(data: Path, encoder: EncoderFile, cache: Path, cell: _Cell) -> None:
     (cell.run / LAST).unlink(missing_ok=True)  # only a resumed training would read it, and it is large
 
 
-def _judge(prepared: TrainingData, cell: _Cell) -> None:
-    said = said_by(cell.run, prepared, judged_names(prepared))
+def _judge(prepared: TrainingData, judges: Judges, cell: _Cell) -> dict[str, Any]:
+    said = said_by(cell.run, prepared, judges)
     texts = {name: caption.text for name, caption in said.items()}
+    with _ONE_AT_A_TIME:  # WordNet's reader is not for several threads
+        scores = (score if cell.config.seed == 0 else all_scores)(texts, prepared.corpus.captions)
     judged = {
-        "scores": (score if cell.config.seed == 0 else all_scores)(texts, prepared.corpus.captions),
+        "scores": scores,
         "habits": habits_of(said, prepared.corpus),
         "captions": texts,
         "ciders": {name: round(value, 5) for name, value in cider_of_each(texts, prepared.corpus.captions).items()},
     }
     (cell.run / JUDGED).write_text(json.dumps(judged) + "\n")
-
-
-def judged_names(prepared: TrainingData) -> tuple[str, ...]:
-    """Return the pictures that decide: of the test split where there is one, else of the val split."""
-    return prepared.corpus.test or prepared.corpus.val
+    return judged
 
 
 def captioner_of(run: Path, prepared: TrainingData) -> Captioner:
@@ -274,10 +300,11 @@ def captioner_of(run: Path, prepared: TrainingData) -> Captioner:
     return next(iter(captioners(network, prepared).values()))
 
 
-def said_by(run: Path, prepared: TrainingData, names: tuple[str, ...]) -> dict[str, Caption]:
-    """Return what a finished run says about judged pictures."""
+def said_by(run: Path, prepared: TrainingData, judges: Judges) -> dict[str, Caption]:
+    """Return what a finished run says about the judging pictures."""
     _, network = best_network(run)
-    return caption_all(next(iter(captioners(network, prepared).values())), network, prepared.val, names, _CPU)
+    captioner = next(iter(captioners(network, prepared).values()))
+    return caption_all(captioner, network, judges.features, judges.names, _CPU)
 
 
 def _told(found: Comparison) -> dict[str, Any]:

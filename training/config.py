@@ -32,6 +32,7 @@ class TrainConfig:
     encoder_rest: int = 0  # epochs before stage 5 begins to learn
     clip_norm: float = 5.0  # of the whole gradient
     label_smoothing: float = 0.1
+    dropout: float = 1.0  # of features, words and outputs, as a share of the usual 0.3, 0.3 and 0.5
     average_decay: float = 0.999  # of the running average of weights that is evaluated and exported
     min_count: int = 4  # times a word occurs in the training captions to be in the vocabulary
     patience: int = 0  # epochs without a better val CIDEr after which a phase ends; 0: never
@@ -58,6 +59,21 @@ class TrainConfig:
                 raise UsageError(f"{name} is 1 or more, not {getattr(self, name)}.")
         if self.optimizer not in OPTIMIZERS:
             raise UsageError(f"optimizer is one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}.")
+        if self.epochs + self.critical_epochs < 1:
+            raise UsageError("epochs and critical_epochs are both 0: there is nothing to train.")
+        for name in (
+            "epochs",
+            "critical_epochs",
+            "limit",
+            "watched",
+            "patience",
+            "learning_rate",
+            "encoder_learning_rate",
+        ):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} is 0 or more, not {getattr(self, name)}.")
+        if self.temperature <= 0:
+            raise UsageError(f"temperature is above 0, not {self.temperature}.")
         if not 1 <= self.views <= 4:
             raise UsageError(f"views is 1 to 4, not {self.views}.")
         if self.memory_size % 8:

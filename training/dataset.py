@@ -9,7 +9,8 @@ out, counted and listed.
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +39,11 @@ class Corpus:
     test: tuple[str, ...] = ()  # nothing is ever chosen by these
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """All pictures of all splits."""
+        return (*self.train, *self.val, *self.test)
+
+    @property
     def digest(self) -> str:
         """Tells which pictures a model learned from."""
         return digest_of(sorted(self.train))
@@ -64,14 +70,14 @@ def read_corpus(folder: Path) -> Corpus:
         list(folder.iterdir())
     except OSError as trouble:
         raise UsageError(f"can't read the data folder {folder}: {trouble.strerror}.") from trouble
-    karpathy = next(iter(sorted(folder.glob("dataset*.json"))), None)
-    if karpathy is not None:
-        lines, splits = _karpathy(karpathy)
+    karpathy = sorted(folder.glob("dataset*.json"))
+    if len(karpathy) > 1:
+        raise UsageError(f"{folder} holds {', '.join(p.name for p in karpathy)}: leave the one that is meant.")
+    if karpathy:
+        lines, splits = _karpathy(karpathy[0])
     else:
-        lines, splits = (
-            list(_caption_lines(folder)),
-            {name: _listed(folder / file) for name, file in _SPLIT_FILES.items()},
-        )
+        lines = list(_caption_lines(folder))
+        splits = {name: _listed(folder / file) for name, file in _SPLIT_FILES.items()}
     captions: dict[str, list[str]] = {}
     left_out: list[str] = []
     there: dict[str, bool] = {}
@@ -86,20 +92,27 @@ def read_corpus(folder: Path) -> Corpus:
         raise UsageError(f"no caption in {folder} belongs to a picture in {pictures}.")
     for split, names in splits.items():
         left_out += [f"{name}: in the {split} split, but without a caption" for name in names if name not in captions]
-    train, val, test = (tuple(n for n in splits.get(s, ()) if n in captions) for s in ("train", "val", "test"))
-    if not train or not val:
-        train, val = _divided([n for n in captions if n not in test])
+    train, val, test, twice = _parts(splits, list(captions))
+    left_out += [f"{name}: in the train split and in another, so not learned from" for name in twice]
     return Corpus(pictures, {n: tuple(c) for n, c in captions.items()}, train, val, tuple(left_out), test)
 
 
-def broken_pictures(corpus: Corpus) -> dict[str, str]:
-    """Open every picture of a corpus; return why, by name, for those that can't be."""
-    broken: dict[str, str] = {}
-    for name in (*corpus.train, *corpus.val, *corpus.test):
+def broken_pictures(corpus: Corpus, tick: Callable[[int, int], None] = lambda done, of: None) -> dict[str, str]:
+    """Open every picture of a corpus; return why, by name, for those that can't be. `tick(done, of)` as it goes."""
+
+    def fault(name: str) -> str | None:
         try:
             open_picture((corpus.pictures / name).read_bytes(), 224)
         except (ImageError, OSError) as wrong:
-            broken[name] = str(wrong)
+            return str(wrong)
+        return None
+
+    broken: dict[str, str] = {}
+    with ThreadPoolExecutor() as readers:
+        for done, (name, wrong) in enumerate(zip(corpus.names, readers.map(fault, corpus.names), strict=True), start=1):
+            if wrong is not None:
+                broken[name] = wrong
+            tick(done, len(corpus.names))
     return broken
 
 
@@ -136,10 +149,27 @@ def _karpathy(path: Path) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
     return lines, splits
 
 
+def _parts(splits: Mapping[str, Sequence[str]], captioned: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Return train, val and test, all captioned, and what was for training and for judging too."""
+    known = set(captioned)
+    train, val, test = (tuple(n for n in splits.get(s, ()) if n in known) for s in ("train", "val", "test"))
+    if not val:  # never out of what was set aside
+        train, val = _divided(train or [n for n in captioned if n not in test])
+    judged = {*val, *test}
+    train = train or tuple(n for n in captioned if n not in judged)
+    return tuple(n for n in train if n not in judged), val, test, tuple(n for n in train if n in judged)
+
+
 def _divided(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     chosen = {name for name in names if hashlib.sha256(name.encode()).digest()[0] % 7 == 0}
+    if not chosen and len(names) > 1:
+        chosen = {min(names)}
     return tuple(n for n in names if n not in chosen), tuple(n for n in names if n in chosen)
 
 
 def _listed(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").split() if path.exists() else []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except UnicodeDecodeError as wrong:
+        raise UsageError(f"{path} is not a list of names: {wrong}. Fetch the file again.") from wrong
+    return [line.strip() for line in lines if line.strip()]

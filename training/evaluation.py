@@ -43,6 +43,8 @@ def evaluate_bundle(
     corpus: Corpus,
     split: str = "val",
     options: DecodeOptions = DecodeOptions(),  # noqa: B008, a value
+    *,
+    spice: bool = False,
     tick: Tick = lambda done, of: None,
 ) -> tuple[dict[str, float], dict[str, Caption]]:
     """Return the scores of a bundle on a split of a corpus, and its captions. Raises UsageError for an empty split."""
@@ -51,7 +53,7 @@ def evaluate_bundle(
         raise UsageError(f"the corpus in {corpus.pictures} has no {split} split.")
     said = captions_of(load_captioner(bundle, choose()), corpus.pictures, names, options, tick)
     texts = {name: caption.text for name, caption in said.items()}
-    return all_scores(texts, corpus.captions), said
+    return all_scores(texts, corpus.captions, spice=spice), said
 
 
 def all_scores(

@@ -5,7 +5,9 @@ the whole picture, its mirror image, a random crop and a mirrored random crop (S
 arXiv:1409.4842); odd views are mirrored. A crop is a function of the picture's name, so a cache can be made again.
 """
 
+import os
 import random
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,32 +62,47 @@ def cached_features(
 ) -> Features:
     """Return the features of `names` in `folder`, from the cache when the same were computed before.
 
-    `identity` is the digest of the encoder's weights: the cache key, with the names, the depth and the
-    preprocessing. `network` is called once, when something must be computed. `tick(done, of)` is called as
-    pictures are finished. A file that was begun and not finished is begun again.
+    `identity` is the digest of the encoder's weights: the cache key, with the files, the depth and the
+    preprocessing. `network` is called once, when something must be computed: on a GPU if there is one.
+    `tick(done, of)` is called as pictures are finished. A table appears when it is whole.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    key = digest_of([identity, list(names), depth, VERSION])[:20]
+    key = digest_of([identity, files_of(folder, names), depth, VERSION])[:20]
     files = [cache / f"{depth}-{key}-view{view}.npy" for view in range(views)]
     missing = [view for view, path in enumerate(files) if not path.exists()]
     if missing:
         folded = network()
         fold_batch_norm(folded.encoder)
-        folded = folded.to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        device, kind = _where()
+        folded = folded.to(device, kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
         for done, view in enumerate(missing):
             report = lambda n, done=done: tick(done * len(names) + n, len(missing) * len(names))  # noqa: E731
             _compute(folded, [folder / name for name in names], view, depth, files[view], report)
     return Features(tuple(np.load(path, mmap_mode="r") for path in files), {name: i for i, name in enumerate(names)})
 
 
+def files_of(folder: Path, names: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Return what tells pictures from others of their names: size in bytes, and time of change in nanoseconds."""
+    stats = [(name, (folder / name).stat()) for name in names]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+
+def _where() -> tuple[str, torch.dtype]:
+    if torch.cuda.is_available():
+        return "cuda", torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return "cpu", torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
 def _compute(
     network: PixelsToGrid, paths: list[Path], view: int, depth: Depth, out: Path, tick: Callable[[int], None]
 ) -> None:
-    unfinished = out.with_suffix(".part")
+    handle, path = tempfile.mkstemp(dir=out.parent, suffix=".part")  # of its own: two may compute the same at once
+    os.close(handle)
+    unfinished = Path(path)
     table: np.memmap[tuple[int, ...], np.dtype[np.float16]] | None = None
     with torch.inference_mode():
         for at, pixels in _batches(paths, view):
-            found = _look(network, pixels, depth).to(torch.float16).numpy()
+            found = _look(network, pixels.to(network.scale.device), depth).to(torch.float16).cpu().numpy()
             if table is None:
                 table = np.lib.format.open_memmap(
                     unfinished, mode="w+", dtype=np.float16, shape=(len(paths), *found.shape[1:])
@@ -100,7 +117,7 @@ def _compute(
 def _look(network: PixelsToGrid, pixels: Tensor, depth: Depth) -> Tensor:
     if depth == "grid":
         return network(pixels)  # type: ignore[no-any-return]
-    x = pixels.permute(0, 3, 1, 2).to(torch.bfloat16)
+    x = pixels.permute(0, 3, 1, 2).to(network.scale.dtype)
     return network.encoder.stage4(x * network.scale + network.shift).permute(0, 2, 3, 1)
 
 

@@ -36,14 +36,14 @@ def fetch(what: str, folder: Path, sources: dict[str, Source] = SOURCES) -> str:
     """
     if what in IMAGENET:
         file = open_encoder(Path(what), None, folder)
-        return f"{what}: {file.weights}, digest {file.digest[:16]}"
+        return f"{what}: give --encoder {file.name}; digest {file.digest[:16]}"
     if what not in sources:
         raise UsageError(f"there is no {what!r} to fetch; there are {', '.join([*sources, *IMAGENET])}.")
     source = sources[what]
     folder.mkdir(parents=True, exist_ok=True)
     for url in source.urls:
         try:
-            pooch.retrieve(url, None, Path(url).name, folder, processor=pooch.Unzip(extract_dir="."), progressbar=False)
+            pooch.retrieve(url, None, Path(url).name, folder, processor=pooch.Unzip(extract_dir="."), progressbar=True)
         except Exception as trouble:  # the library lets through whatever its transport and zipfile raise
             raise UsageError(
                 f"can't fetch {url}: {trouble}. Put the unpacked corpus into {folder} yourself."

@@ -12,14 +12,15 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from captioning.errors import CaptioningError
 from captioning.model.captioner import Captioner
 from captioning.model.pixels import Preprocessing
 from captioning.values import Caption, DecodeOptions
 from training.batches import Batch, TrainingData, batches, steps_of
-from training.checkpoints import BEST, LAST, Progressed, restore_checkpoint, save_checkpoint
+from training.checkpoints import BEST, LAST, Progressed, restore_checkpoint, save_best, save_checkpoint
 from training.config import TrainConfig
 from training.diary import Diary
 from training.features import Features
@@ -29,6 +30,10 @@ from training.selfcritical import CiderReward, advantages, sample
 from training.text import words_of
 
 EVALUATED_TOGETHER = 100  # pictures
+
+
+class DivergedError(CaptioningError):
+    """Training has gone where no number is."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ def fit(
     """
     loop = _Loop(fabric, network, data, config, run)
     if resume and (run / LAST).exists():
-        loop.at = restore_checkpoint(run, network, loop.optimizer, loop.average)
+        loop.at, scaler = restore_checkpoint(run, network, loop.optimizer, loop.average)
+        fabric.strategy.precision.load_state_dict(scaler)
     phases = [
         _Phase("words", config.epochs, config.learning_rate, config.encoder_learning_rate, config.warm_up,
                config.encoder_rest),
@@ -82,7 +88,7 @@ class _Loop:
     ) -> None:
         self.fabric, self.network, self.data, self.config, self.folder = fabric, network, data, config, run
         self.at = Progressed()
-        self.steps = steps_of(data, config)
+        self.steps = steps_of(data, config, fabric.world_size)
         self.diary = Diary(run, data.corpus)
         self.reward: CiderReward | None = None
         optimizer = _optimizer(config, _groups(network))
@@ -109,6 +115,13 @@ class _Loop:
             self.network.load_state_dict(load_file(self.folder / BEST))
         self.average = _copy(self.network)
         self.optimizer.state.clear()
+        self._save()  # from here on the best may be of this phase, which must not begin from itself
+
+    def _save(self) -> None:
+        if self.fabric.is_global_zero:
+            scaler = self.fabric.strategy.precision.state_dict()
+            save_checkpoint(self.folder, self.network, self.optimizer, self.average, self.at, scaler)
+        self.fabric.barrier()
 
     def _waited_long_enough(self) -> bool:
         waited = min(self.at.phase_epoch, len(self.at.log) - self.at.best_epoch)
@@ -130,17 +143,14 @@ class _Loop:
         at.log.append(entry | {"seconds": round(time.monotonic() - started), "val": scores})
         if self.fabric.is_global_zero:
             if at.best_epoch == number:
-                save_file({n: v.contiguous() for n, v in self.average.items()}, self.folder / BEST)
+                save_best(self.folder, self.average)
             self.diary.write(at.log, said)
-            save_checkpoint(
-                self.folder, self.network, self.optimizer, self.average, at
-            )  # last: it vouches for the rest
-        self.fabric.barrier()
+        self._save()  # last: it vouches for the rest
 
     def _learn(self, phase: _Phase, number: int) -> tuple[float, float]:
         """Take one pass over the training pictures; return the means, over steps, of the loss and the reward."""
         self.network.train()
-        sums = torch.zeros(2)
+        sums, taken = torch.zeros(2), 0
         columns = (
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"),
             TimeRemainingColumn(), TextColumn("{task.fields[shown]}"),
@@ -154,7 +164,8 @@ class _Loop:
                 sums += torch.tensor(self._step(batch, rewarded=phase.name == "rewards"))
                 self.at.phase_step += 1
                 self._follow()
-                loss, reward = (sums / ((self.at.phase_step - 1) % self.steps + 1)).tolist()
+                taken += 1
+                loss, reward = (sums / taken).tolist()
                 text = f"reward {reward:.3f}" if phase.name == "rewards" else f"loss {loss:.3f}"
                 progress.update(task, advance=1, shown=text)
         return loss, reward
@@ -172,9 +183,14 @@ class _Loop:
         loss = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(self.parallel, self.optimizer, max_norm=self.config.clip_norm)
+        self.fabric.clip_gradients(
+            self.parallel, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
+        )
         self.optimizer.step()
-        return float(loss.detach()) / len(losses), earned
+        lost = float(loss.detach())
+        if not math.isfinite(lost):
+            raise DivergedError(f"the loss is {lost} at step {self.at.phase_step + 1}: try a smaller learning rate.")
+        return lost / len(losses), earned
 
     def _sampled(self, batch: Batch, features: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
         """Draw sentences from each decoder as it serves, without dropout, and say what each is worth."""

@@ -6,6 +6,7 @@ SPICE on request. All take raw references (not mapped to the vocabulary) and one
 """
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -52,31 +53,41 @@ def more_scores(said: Sentences, references: References, *, spice: bool = False)
     Raises UsageError when SPICE is asked for and there is no Java.
     """
     names, hypotheses, truths = _tokenised(said, references)
-    scores = {}
+    scores: dict[str, float] = {}
     if has_java():
-        scores["meteor"] = _meteor(truths, hypotheses)
+        scores |= _meteor(truths, hypotheses)
     if (wordnet := _wordnet()) is not None:
         each = [meteor_score([t.split() for t in truths[n]], hypotheses[n][0].split(), wordnet=wordnet) for n in names]
         scores["meteor_nltk"] = sum(each) / len(each)
     if spice:
-        if not has_java():
-            raise UsageError("SPICE is a Java program and there is no `java` here. Install one, or leave out --spice.")
+        check_spice()
         from pycocoevalcap.spice.spice import Spice  # fetches 384 MB of CoreNLP at its first run
 
         scores["spice"] = float(Spice().compute_score(truths, hypotheses)[0])
     return {name: round(value, 4) for name, value in scores.items()}
 
 
-def _meteor(truths: Mapping[str, list[str]], hypotheses: Mapping[str, list[str]]) -> float:
-    """Ask METEOR's own program, and see it off: the wrapper leaves its process and its pipes behind."""
+def _meteor(truths: Mapping[str, list[str]], hypotheses: Mapping[str, list[str]]) -> dict[str, float]:
+    """Ask METEOR's own program, and see it off: the wrapper leaves its process, its pipes and its lock behind."""
     from pycocoevalcap.meteor.meteor import Meteor
 
     asked = Meteor()
     try:
-        return float(asked.compute_score(truths, hypotheses)[0])
+        return {"meteor": float(asked.compute_score(truths, hypotheses)[0])}
+    except (OSError, ValueError) as trouble:
+        print(f"left out METEOR: its Java program failed ({trouble}); see `java -version`.", file=sys.stderr)
+        return {}
     finally:
+        if asked.lock.locked():  # it waits for it when it is thrown away
+            asked.lock.release()
         asked.meteor_p.kill()
         asked.meteor_p.communicate()
+
+
+def check_spice() -> None:
+    """Raise UsageError unless SPICE can run."""
+    if not has_java():
+        raise UsageError("SPICE is a Java program and there is no `java` here. Install one, or leave out --spice.")
 
 
 def has_java() -> bool:

@@ -30,6 +30,8 @@ class CaptioningNetwork(nn.Module):
 
     def grid(self, features: Tensor) -> Tensor:
         """(B, 14, 14, 1024) through stage 5, else (B, N, 2048) as they are -> (B, N, 2048)."""
+        if not torch.is_autocast_enabled(features.device.type):  # else it converts them itself
+            features = features.to(next(self.parameters()).dtype)
         if self.stage5 is None:
             return features
         maps: Tensor = self.stage5(features.permute(0, 3, 1, 2))

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from captioning import __version__
+from captioning.errors import ImageError, UsageError
 from captioning.model.captioner import Captioner
 from captioning.model.decoder import AttentionDecoder
 from captioning.model.encoder import PixelsToGrid
 from captioning.model.pixels import Pixels, open_picture
 from captioning.model.vocabulary import START
 from captioning.values import Caption, DecodeOptions
-from training.compare import LSTM, SAME_WIDTH, Comparison, captioner_of, judged_names, said_by
+from training.compare import LSTM, SAME_WIDTH, Comparison, captioner_of, said_by
 from training.confidence import expected_error, folded, judged
 
 _COLOURS = {LSTM: "#3b6fb6", SAME_WIDTH: "#d9822b", "GRU, same budget": "#8a5a00", "plain LSTM": "#9db7db", "plain GRU": "#eac08f"}  # fmt: skip  # noqa: E501
@@ -63,7 +64,7 @@ def write_report(found: Comparison, path: Path, show: Path | None = None) -> Pat
         software=__version__,
         plan=found.plan,
         corpus=found.data.corpus,
-        judged=len(judged_names(found.data)),
+        judged=len(found.judges.names),
         words=len(found.data.vocabulary),
         encoder=found.encoder,
         tuning=found.tuning,
@@ -107,8 +108,8 @@ def _spread_of(values: Sequence[float]) -> tuple[float, float | None]:
 
 def _milliseconds(captioner: Captioner, found: Comparison) -> float:
     """Return the decoder's milliseconds a caption (batches of 32, beam 3, no encoder), the best of three."""
-    names = judged_names(found.data)[:_TIMED]
-    grid = found.data.val.get(names).float()
+    names = found.judges.names[:_TIMED]
+    grid = found.judges.features.get(names).float()
     best = float("inf")
     with torch.inference_mode():
         for _ in range(3):
@@ -134,9 +135,13 @@ def _curves(found: Comparison) -> str:
             left.plot(epochs, [line["loss"] for line in run.log], **style)
             right.plot(epochs, [line["cider"] for line in run.log], **style)
     left.set(xlabel="epoch", ylabel="nats a word, smoothed", title="training loss")
-    right.set(xlabel="epoch", ylabel="CIDEr-D, beam 3", title=f"{found.plan.watched} val pictures, free-running")
+    right.set(xlabel="epoch", ylabel="CIDEr-D, beam 3", title=f"{_watched(found)} val pictures, free-running")
     right.legend(fontsize=8)
     return _svg(figure)
+
+
+def _watched(found: Comparison) -> int:
+    return len(found.data.corpus.val[: found.plan.watched or None])
 
 
 def _spread(found: Comparison) -> str:
@@ -160,11 +165,11 @@ def _reliability(found: Comparison) -> str:
     left.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
     for arm in (LSTM, SAME_WIDTH):
         run = found.trained[arm][0]
-        said = said_by(run.run, found.data, judged_names(found.data))
-        for (x, y), line, what in zip(
+        said = said_by(run.run, found.data, found.judges)
+        for (x, y, whose), line, what in zip(
             judged(said, found.data.corpus.captions), ("-", "--"), ("captions", "words"), strict=True
         ):
-            sure = folded(x, y)
+            sure = folded(x, y, whose)
             bins = np.array_split(np.argsort(sure, kind="stable"), min(10, len(sure)))
             label = f"{arm.partition(',')[0]}, {what} (error {expected_error(sure, y):.3f})"
             left.plot(
@@ -197,14 +202,14 @@ def _from_corpus(
     found: Comparison, models: dict[str, Captioner]
 ) -> tuple[list[Shown], list[torch.Tensor], list[Pixels]]:
     first = {arm: found.trained[arm][0] for arm in models}
-    names = judged_names(found.data)
+    names = found.judges.names
     both = {n: mean(t.ciders[n] for t in first.values()) for n in names}
     apart = {n: abs(first[LSTM].ciders[n] - first[SAME_WIDTH].ciders[n]) for n in names}
     ranked = sorted(names, key=lambda n: both[n])
     chosen = [("well told", n) for n in ranked[::-1][:_KINDS]] + [("badly told", n) for n in ranked[:_KINDS]]
     chosen += [("told differently", n) for n in sorted(names, key=lambda n: -apart[n])[:_KINDS]]
     some = [n for _, n in chosen]
-    grids = list(found.data.val.get(some).float().unsqueeze(1))
+    grids = list(found.judges.features.get(some).float().unsqueeze(1))
     said = {arm: _described(model, grids) for arm, model in models.items()}
     pictures = [open_picture((found.data.corpus.pictures / n).read_bytes(), 224)[0] for n in some]
     shown = [
@@ -222,13 +227,26 @@ def _from_corpus(
 def _from_folder(
     found: Comparison, models: dict[str, Captioner], folder: Path
 ) -> tuple[list[Shown], list[torch.Tensor], list[Pixels]]:
-    pictures = [open_picture(p.read_bytes(), 224)[0] for p in sorted(folder.iterdir()) if p.is_file()]
+    pictures = list(pictures_in(folder).values())
     encoder: PixelsToGrid = found.encoder.load()
     with torch.inference_mode():
-        grids = list(encoder(torch.from_numpy(np.stack(pictures))).unsqueeze(1))
+        grids = [encoder(torch.from_numpy(picture).unsqueeze(0)) for picture in pictures]
     said = {arm: _described(model, grids) for arm, model in models.items()}
     shown = [Shown("", _jpeg(picture), _told(said, i, {}), ()) for i, picture in enumerate(pictures)]
     return shown, grids, pictures
+
+
+def pictures_in(folder: Path) -> dict[str, Pixels]:
+    """Open the pictures of a folder, by name; what isn't one is passed over. Raises UsageError when none is."""
+    found = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        try:
+            found[path.name] = open_picture(path.read_bytes(), 224)[0]
+        except (OSError, ImageError):
+            continue
+    if not found:
+        raise UsageError(f"--show {folder}: there is no picture that can be opened.")
+    return found
 
 
 def _told(

@@ -1,10 +1,12 @@
 """A training run, from a corpus to the best weights: what the command `train` does."""
 
 import json
+import os
 import platform
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from training.checkpoints import BEST, LAST
 from training.config import TrainConfig
 from training.dataset import Corpus, broken_pictures, read_corpus
 from training.encoders import EncoderFile, save_encoder
-from training.features import Depth, Features, cached_features
+from training.features import Depth, Features, cached_features, files_of
 from training.loop import fit
 from training.network import CaptioningNetwork
 from training.text import words_of
@@ -48,16 +50,13 @@ def run_training(
     A tuned encoder lands in the run folder, in the form in which it will be shipped. `devices` GPUs (or, without
     one, processes) share each batch.
     """
-    fabric = open_fabric(devices)
-    if fabric.is_global_zero:
+    if "LOCAL_RANK" not in os.environ:  # not in the processes that this one will start
         _begin(run, config, encoder, resume=resume)
     if config.threads:
         torch.set_num_threads(config.threads)
     tuning = config.encoder_learning_rate > 0
-    if fabric.is_global_zero:  # the others find its files
-        prepare(data, encoder, config, cache)
-    fabric.barrier()
-    prepared = prepare(data, encoder, config, cache)
+    prepared = prepare(data, encoder, config, cache)  # by the first alone; the others find its files
+    fabric = open_fabric(devices)
     torch.manual_seed(config.seed)
     whole = encoder.load().encoder
     shapes = {cell: shape_of(config, cell, len(prepared.vocabulary)) for cell in config.cells}
@@ -130,30 +129,32 @@ def prepare(data: Path, encoder: EncoderFile, config: TrainConfig, cache: Path) 
 def open_corpus(data: Path, cache: Path, limit: int = 0) -> Corpus:
     """Read a corpus and leave out pictures that can't be opened; what is left out is counted and listed, once."""
     corpus = read_corpus(data)
-    key = digest_of([str(corpus.pictures.resolve()), corpus.train, corpus.val, corpus.test])[:20]
+    key = digest_of([files_of(corpus.pictures, names) for names in (corpus.train, corpus.val, corpus.test)])[:20]
     known, listed = cache / f"broken-{key}.json", cache / f"left-out-{key}.txt"
-    if not known.exists():
+    if known.exists():
+        corpus = corpus.without(json.loads(known.read_text()))
+    else:
         cache.mkdir(parents=True, exist_ok=True)
-        broken = broken_pictures(corpus)
+        with _progress("opening every picture") as tick:
+            broken = broken_pictures(corpus, tick)
         corpus = corpus.without(broken)
         listed.write_text("".join(f"{line}\n" for line in corpus.left_out))
         known.write_text(json.dumps(broken))
         if corpus.left_out:
             print(f"left out {len(corpus.left_out)} lines and pictures of {data}: see {listed}", file=sys.stderr)
-        return corpus.first(limit)
-    return corpus.without(json.loads(known.read_text())).first(limit)
+    if not corpus.train or not corpus.val:
+        raise UsageError(
+            f"{data} has {len(corpus.train)} pictures to learn from and {len(corpus.val)} to choose by; it needs both."
+        )
+    return corpus.first(limit)
 
 
 def shape_of(config: TrainConfig, cell: str, words: int) -> DecoderConfig:
     """Return the shape of a run's decoder."""
-    return DecoderConfig(
-        cell,  # type: ignore[arg-type]
-        words,
-        config.kind,
-        memory_size=config.memory_size,
-        hidden_size=config.hidden_size,
-        embedding_size=config.embedding_size,
-    )
+    sizes = {name: getattr(config, name) for name in ("memory_size", "hidden_size", "embedding_size")}
+    usual = DecoderConfig(cell, words, config.kind, **sizes)  # type: ignore[arg-type]
+    drops = ("feature_dropout", "embedding_dropout", "output_dropout")
+    return replace(usual, **{name: getattr(usual, name) * config.dropout for name in drops})
 
 
 def pictures_of(corpus: Corpus) -> dict[str, Any]:
@@ -173,7 +174,7 @@ def _go_on_with(network: CaptioningNetwork, start: Path, vocabulary: Vocabulary)
 
 def _begin(run: Path, config: TrainConfig, encoder: EncoderFile, *, resume: bool) -> None:
     """Make the run folder. Raises UsageError rather than write over a run, or go on with another one."""
-    wanted = json.loads(json.dumps({"config": asdict(config), "encoder": encoder.digest}))
+    wanted = wanted_of(config, encoder)
     path = run / CONFIG
     if not path.exists():
         run.mkdir(parents=True, exist_ok=True)
@@ -181,10 +182,24 @@ def _begin(run: Path, config: TrainConfig, encoder: EncoderFile, *, resume: bool
         (run / VERSIONS).write_text(json.dumps(_versions(), indent=1) + "\n")
     elif not resume:
         raise UsageError(f"{run} holds a run already: add --resume to go on with it, or name another folder.")
-    elif json.loads(path.read_text()) != wanted:
+    elif not begun_as(path, wanted):
         raise UsageError(f"{run} was begun with other settings (see {path.name}); a run is resumed as it was begun.")
     elif not (run / LAST).exists():
         print(f"no checkpoint in {run} yet: beginning anew", file=sys.stderr)
+
+
+def begun_as(path: Path, wanted: dict[str, Any]) -> bool:
+    """Tell whether a run's config file says what is wanted; how many threads it takes is nobody's concern."""
+    begun = json.loads(path.read_text())
+    config = json.loads(json.dumps(asdict(TrainConfig()))) | begun["config"]  # of a time with fewer settings
+    same = all(config[name] == value for name, value in wanted["config"].items() if name != "threads")
+    return bool(same and begun["encoder"] == wanted["encoder"])
+
+
+def wanted_of(config: TrainConfig, encoder: EncoderFile) -> dict[str, Any]:
+    """Return what a run's config file holds."""
+    wanted: dict[str, Any] = json.loads(json.dumps({"config": asdict(config), "encoder": encoder.digest}))
+    return wanted
 
 
 def _versions() -> dict[str, str]:
@@ -196,9 +211,14 @@ def features_of(
     encoder: EncoderFile, corpus: Corpus, names: tuple[str, ...], depth: Depth, cache: Path, views: int = 1
 ) -> Features:
     """Return what the encoder sees of pictures, from the cache or computed now, with progress on stderr."""
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"{depth} features of {len(names)} pictures", total=None)
-        tick: Callable[[int, int], None] = lambda done, of: progress.update(task, completed=done, total=of)  # noqa: E731
+    with _progress(f"{depth} features of {len(names)} pictures") as tick:
         return cached_features(
             encoder.load, encoder.digest, corpus.pictures, names, depth, cache, views=views, tick=tick
         )
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, of: progress.update(task, completed=done, total=of)

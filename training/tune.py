@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from training.config import OPTIMIZERS, TrainConfig
 from training.encoders import EncoderFile
+from training.loop import DivergedError
 from training.runs import run_training
 
 STUDY = "study.sqlite"
@@ -31,9 +32,9 @@ def search(
         storage=f"sqlite:///{run / STUDY}",
         direction="maximize",
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=config.seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2),
     )
+    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))  # else it repeats itself
     for cut in study.get_trials(states=[TrialState.RUNNING]):
         study.tell(cut.number, state=TrialState.FAIL)
         study.enqueue_trial(cut.params, {"run": cut.user_attrs.get("run", f"trial-{cut.number}")})
@@ -47,7 +48,11 @@ def search(
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        about = run_training(data, encoder, suggested(trial, config), run / folder, cache, resume=True, on_epoch=watch)
+        settings = suggested(trial, config)
+        try:
+            about = run_training(data, encoder, settings, run / folder, cache, resume=True, on_epoch=watch)
+        except DivergedError as far:
+            raise optuna.TrialPruned(str(far)) from far
         return float(about["cider"])
 
     done = len(study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED]))

@@ -1,13 +1,13 @@
 """A corpus of four freely licensed photographs, and the encoder of the built-in models."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from captioning.bundles import find_bundles
 from scripts.sample_pictures import copy_samples
 from training.config import TrainConfig
-from training.encoders import EncoderFile
+from training.encoders import EncoderFile, open_encoder
 
 SAID = {
     "astronaut.png": "A woman in an orange suit smiles at the camera .",
@@ -15,6 +15,8 @@ SAID = {
     "coffee.png": "A cup of coffee stands on a wooden table .",
     "rocket.jpg": "A rocket stands on its launch pad at night .",
 }
+
+VAL = tuple(f"val-{name}" for name in SAID)
 
 MEMORISING = TrainConfig(
     epochs=40,
@@ -31,21 +33,23 @@ MEMORISING = TrainConfig(
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four pictures with five captions each, in the form of captions.txt, with its usual flaws."""
+    """Four pictures with five captions each, all twice: to learn from and to judge by, with the usual flaws."""
     folder = tmp_path_factory.mktemp("corpus")
     copy_samples(folder / "Images")
-    lines = [f'{name},"{text}"' for name, text in SAID.items() for _ in range(5)]
+    for name in SAID:
+        shutil.copy(folder / "Images" / name, folder / "Images" / f"val-{name}")
+    lines = [f'{start}{name},"{text}"' for start in ("", "val-") for name, text in SAID.items() for _ in range(5)]
     lines += ["2258277193_586949ec62.jpg.1,A caption without a picture .", "flower.jpg,"]
     (folder / "captions.txt").write_text("image,caption\n" + "\n".join(lines) + "\n")
     (folder / "Flickr_8k.trainImages.txt").write_text("\n".join(SAID) + "\n")
-    (folder / "Flickr_8k.devImages.txt").write_text("\n".join(SAID) + "\nnobody.jpg\n")
+    (folder / "Flickr_8k.devImages.txt").write_text("\n".join(VAL) + "\nnobody.jpg\n")
     return folder
 
 
 @pytest.fixture(scope="session")
 def encoder() -> EncoderFile:
     """The encoder of the built-in models."""
-    return EncoderFile(find_bundles()["flickr8k-lstm"].encoder_file, {"stride": "1x1", "origin": "built in"})
+    return open_encoder(Path("flickr8k-lstm"), None, Path())
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 
 from captioning.errors import UsageError
 from tests.journeys.people import Person
-from tests.training.conftest import SAID
+from tests.training.conftest import SAID, VAL
 from training.config import TrainConfig
 from training.encoders import EncoderFile
 from training.fetch import Source, fetch
@@ -55,12 +55,13 @@ def test_a_built_in_model_is_scored_by_the_products_own_path(tmp_path: Path, cor
     told = json.loads(said.out)
     assert (told["split"], told["pictures"], told["beam_size"]) == ("val", 4, 3)
     assert told["habits"]["words_used"] > 4
+    assert set(told["confidence"]) == {"caption_error", "word_error", "captions_good", "words_right"}
     evaluated = {line["image"]: line for line in map(json.loads, (tmp_path / "out").read_text().splitlines())}
-    assert set(evaluated) == set(SAID)
-    person.submit(str(corpus / "Images" / "chelsea.png"))
+    assert set(evaluated) == set(VAL)
+    person.submit(str(corpus / "Images" / "val-chelsea.png"))
     served = person.producer("export").lines[0]
-    assert evaluated["chelsea.png"]["caption"] == served["caption"]
-    assert evaluated["chelsea.png"]["confidence"] == pytest.approx(served["confidence"], abs=0.02)
+    assert evaluated["val-chelsea.png"]["caption"] == served["caption"]
+    assert evaluated["val-chelsea.png"]["confidence"] == pytest.approx(served["confidence"], abs=0.02)
 
 
 def test_a_search_goes_on_and_counts_what_it_did_before(
@@ -72,6 +73,8 @@ def test_a_search_goes_on_and_counts_what_it_did_before(
     assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"trial-0", "trial-1", "trial-2"}
     assert Path(best["run"]).parent == tmp_path
     assert {"cider", "learning_rate", "optimizer", "hidden_size"} <= set(best)
+    tried = [json.loads((tmp_path / f"trial-{i}" / "config.json").read_text())["config"] for i in range(3)]
+    assert len({one["learning_rate"] for one in tried}) == 3
     assert search(corpus, encoder, config, tmp_path, cache, 3) == best
 
 
@@ -82,7 +85,7 @@ def test_a_corpus_is_fetched_unpacked_and_read(corpus: Path, tmp_path: Path) -> 
         for path in (corpus / "captions.txt", *corpus.glob("Flickr_8k*")):
             archive.write(path, path.name)
     with zipfile.ZipFile(served / "pictures.zip", "w") as archive:
-        for name in SAID:
+        for name in (*SAID, *VAL):
             archive.write(corpus / "Images" / name, f"Images/{name}")
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(served))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

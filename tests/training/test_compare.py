@@ -3,12 +3,13 @@
 import json
 import random
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from captioning.errors import CaptioningError
+from captioning.errors import CaptioningError, UsageError
 from training.compare import LSTM, PLAIN_GRU, SAME_BUDGET, SAME_WIDTH, Plan, compare, same_budget
 from training.config import TrainConfig
 from training.encoders import EncoderFile
@@ -43,6 +44,8 @@ def test_a_comparison_trains_every_cell_once_and_reports(
     assert not re.search(r'(src|href)="(?!data:)', page), "the report is one file"
     other = write_report(found, tmp_path / "own.html", corpus / "Images").read_text()
     assert "a person:" not in other
+    with pytest.raises(UsageError, match="belongs to another comparison"):
+        compare(corpus, encoder, tmp_path, cache, replace(PLAN, epochs=3))
 
 
 def _well_formed(page: str) -> None:

@@ -30,7 +30,8 @@ def test_a_bundles_curves_come_from_captions_and_words_that_people_used_too() ->
         n: Caption(f"a dog number{n} runs", sure) if i % 2 else Caption("a dog wrong runs", unsure)
         for i, n in enumerate(references)
     }
-    (_, good), (word_x, right) = judged(said, references)
+    (_, good, _), (word_x, right, whose) = judged(said, references)
+    assert len(set(whose)) == 60
     assert good.mean() == 0.5
     assert right.mean() == 7 / 8
     assert set(word_x[right == 0]) == {-4.0}

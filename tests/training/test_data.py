@@ -1,15 +1,18 @@
 """Captioned pictures come in several forms and in all their flaws; nothing is lost without being listed."""
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from captioning.errors import UsageError
-from tests.training.conftest import SAID
+from captioning.model.weights import load_weights
+from tests.training.conftest import SAID, VAL
 from training.batches import choose_sentences
 from training.dataset import read_corpus
 from training.encoders import EncoderFile, open_encoder
@@ -34,7 +37,7 @@ def test_both_texts_of_flickr8k_give_the_same_corpus(corpus: Path, tmp_path: Pat
     other = tmp_path / "tokens"
     shutil.copytree(corpus, other)
     (other / "captions.txt").unlink()
-    lines = [f"{name}#{i}\t{text}" for name, text in SAID.items() for i in range(5)]
+    lines = [f"{start}{name}#{i}\t{text}" for start in ("", "val-") for name, text in SAID.items() for i in range(5)]
     (other / "Flickr8k.token.txt").write_text("\n".join([*lines, "gone.jpg.1#0\tNo picture .", "no tab"]) + "\n")
     one, two = read_corpus(corpus), read_corpus(other)
     assert (one.captions, one.train, one.val) == (two.captions, two.train, two.val)
@@ -66,7 +69,7 @@ def test_without_split_files_pictures_are_divided_by_their_names(corpus: Path, t
     for path in other.glob("Flickr_8k*"):
         path.unlink()
     found = read_corpus(other)
-    assert set(found.train) | set(found.val) == set(SAID)
+    assert set(found.train) | set(found.val) == {*SAID, *VAL}
     assert not set(found.train) & set(found.val)
     assert read_corpus(other) == found
 
@@ -94,13 +97,14 @@ def test_pictures_that_cannot_be_opened_are_left_out_and_listed_once(
     (data / "Images" / "coffee.png").write_bytes(b"not a picture")
     found = open_corpus(data, tmp_path)
     assert set(found.train) == set(SAID) - {"coffee.png"}
-    said = capsys.readouterr().err
+    assert set(found.val) == set(VAL)
+    said = capsys.readouterr().err.strip()
     assert said.startswith("left out 4 lines and pictures of ")
     listed = Path(said.strip().rpartition(" ")[2]).read_text()
     assert "coffee.png: " in listed
     assert "nobody.jpg: in the val split" in listed
     assert open_corpus(data, tmp_path) == found
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err.strip() == ""
 
 
 def test_a_crop_is_the_same_every_time_and_odd_views_are_mirrored(corpus: Path) -> None:
@@ -113,7 +117,7 @@ def test_a_crop_is_the_same_every_time_and_odd_views_are_mirrored(corpus: Path) 
     assert not np.array_equal(view_of(data, 2, "tea.png"), views[2])
 
 
-def test_features_are_computed_once_and_a_broken_off_file_is_begun_again(
+def test_features_are_computed_once_and_again_for_a_changed_picture(
     corpus: Path, encoder: EncoderFile, tmp_path: Path
 ) -> None:
     names = tuple(SAID)[:2]
@@ -128,12 +132,15 @@ def test_features_are_computed_once_and_a_broken_off_file_is_begun_again(
 
     first = features(1).get(names)  # type: ignore[attr-defined]
     assert first.shape == (2, 49, 2048)
-    (next(tmp_path.glob("*view0*")).with_name("grid-x-view1.part")).write_bytes(b"half")
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
     both = features(2)
     assert (both.get(names) == first).all()  # type: ignore[attr-defined]
     assert not (both.get(names, [1, 1]) == first).all()  # type: ignore[attr-defined]
     features(2)
     assert len(loaded) == 2
+    os.utime(corpus / "Images" / names[0])
+    features(1)
+    assert len(loaded) == 3
 
 
 def test_a_bare_backbone_must_say_where_its_stride_sits(encoder: EncoderFile, tmp_path: Path) -> None:
@@ -157,3 +164,49 @@ def test_a_mirrored_picture_is_never_taught_left_and_right() -> None:
 
 def test_words_are_lower_case_without_punctuation() -> None:
     assert words_of("A dog's ball, two-toned (red) .") == ["a", "dog's", "ball", "two", "toned", "red"]
+
+
+def test_what_is_judged_by_is_never_learned_from(corpus: Path, tmp_path: Path) -> None:
+    other = tmp_path / "both"
+    shutil.copytree(corpus, other)
+    (other / "Flickr_8k.testImages.txt").write_text("coffee.png\n")
+    found = read_corpus(other)
+    assert found.test == ("coffee.png",)
+    assert "coffee.png" not in found.train
+    assert "coffee.png: in the train split and in another, so not learned from" in found.left_out
+    (other / "Flickr_8k.devImages.txt").unlink()
+    found = read_corpus(other)
+    assert set(found.train) | set(found.val) == set(SAID) - {"coffee.png"}
+    assert found.val
+
+
+def test_a_corpus_without_val_pictures_says_so(corpus: Path, tmp_path: Path) -> None:
+    other = tmp_path / "few"
+    shutil.copytree(corpus, other)
+    for name in VAL:
+        (other / "Images" / name).write_bytes(b"")
+    with pytest.raises(UsageError, match="4 pictures to learn from and 0 to choose by"):
+        open_corpus(other, tmp_path)
+
+
+def test_several_data_sets_in_one_folder_are_a_question(corpus: Path, tmp_path: Path) -> None:
+    folder = karpathy(corpus, tmp_path / "karpathy")
+    shutil.copy(folder / "dataset_flickr8k.json", folder / "dataset_coco.json")
+    with pytest.raises(UsageError, match=r"dataset_coco\.json, dataset_flickr8k\.json: leave the one that is meant"):
+        read_corpus(folder)
+
+
+def test_any_file_of_a_backbone_becomes_an_encoder_as_it_is_shipped(encoder: EncoderFile, tmp_path: Path) -> None:
+    """torchvision's own form: float, a head, counters, .pth."""
+    state = encoder.load().encoder.state_dict() | {"fc.weight": torch.zeros(10, 2048), "fc.bias": torch.zeros(10)}
+    torch.save(state, tmp_path / "resnet50.pth")
+    found = open_encoder(tmp_path / "resnet50.pth", "1x1", tmp_path)
+    assert found.weights.stat().st_size < 30e6
+    assert not [name for name in load_weights(found.weights) if name.startswith("fc.") or name.endswith("tracked")]
+    assert open_encoder(Path(found.name), None, tmp_path) == found
+    torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(UsageError, match=r"other\.pth is not a ResNet50 backbone; it differs in conv1\.weight"):
+        open_encoder(tmp_path / "other.pth", "1x1", tmp_path)
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(UsageError, match="can't be read as weights"):
+        open_encoder(tmp_path / "text.pth", "1x1", tmp_path)

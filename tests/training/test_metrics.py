@@ -2,6 +2,7 @@
 
 import math
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -96,6 +97,16 @@ def test_meteor_is_one_for_the_same_words_and_nothing_for_others() -> None:
 def test_without_java_the_other_scores_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert "meteor" not in more_scores({"a": "a dog"}, {"a": ["a dog"]})
+
+
+def test_a_java_that_fails_costs_only_meteor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "java").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert "meteor" not in more_scores({"a": "a dog"}, {"a": ["a dog"]})
+    assert "left out METEOR: its Java program failed" in capsys.readouterr().err
 
 
 def test_habits_count_what_they_say() -> None:
