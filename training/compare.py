@@ -152,7 +152,8 @@ def compare(data: Path, encoder: EncoderFile, run: Path, cache: Path, plan: Plan
         for seed in range(1, plan.seeds + 1)
         for arm, config in _attentive(arms)
     ]
-    cells += [_cell(run, arm, arms[arm]) for arm in (PLAIN_LSTM, PLAIN_GRU)]
+    for plain, like in ((PLAIN_LSTM, LSTM), (PLAIN_GRU, SAME_WIDTH)):
+        cells.append(_cell(run, plain, replace(arms[plain], learning_rate=rates[like], seed=1)))
     trained: dict[str, list[Trained]] = {}
     for one in go(judges, cells):
         trained.setdefault(one.arm, []).append(one)
