@@ -4,9 +4,9 @@ import textwrap
 from typing import Any
 
 _KINDS = {
-    "plain": "{cell} decoder that sees the pooled picture once",
-    "attention": "{cell} decoder with multi-head attention over the grid",
-    "updown": "two-layer {cell} decoder with multi-head attention over the grid",
+    "plain": "decoder of {cell} cells that sees the pooled picture once",
+    "attention": "decoder of {cell} cells with multi-head attention over the grid",
+    "updown": "two-layer decoder of {cell} cells with multi-head attention over the grid",
 }
 FLICKR8K = (
     "fbb334d8b4d4bab05a65950cb0b8123079c40ba8d1c38d8aa360fa27459e8cf4"  # of the ids of its 6000 training pictures

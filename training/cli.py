@@ -175,6 +175,19 @@ def export(
     typer.echo(f"{bundle.folder}: model {bundle.name}, digest {bundle.digest[:16]}")
 
 
+@app.command(epilog="Example: training calibrate bundles/my-gru --data pictures")
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")], data: Data, cache: Cache = Path("cache")
+) -> None:  # fmt: skip
+    """Score a bundle on a corpus and make its confidence mean what it says there; it gets a new digest."""
+    from training.export import calibrate_bundle
+
+    read_bundle(bundle).verify()
+    with _progress("captioning") as tick:
+        done = calibrate_bundle(bundle, data, cache, tick)
+    typer.echo(f"{done.folder}: model {done.name}, digest {done.digest[:16]}")
+
+
 @app.command(epilog="Example: training info flickr8k-lstm")
 def info(model: Model) -> None:
     """Print what a bundle says of itself, as JSON: sizes, scores, origin, the digest of its pictures' ids."""

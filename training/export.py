@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from captioning.model.weights import save_weights
 from training.card import card_of
 from training.confidence import calibrate
 from training.encoders import EncoderFile
-from training.evaluation import evaluate_bundle, habits_of
+from training.evaluation import Tick, evaluate_bundle, habits_of
 from training.runs import best_network, open_corpus
 
 
@@ -28,7 +27,7 @@ def export_bundle(
     cell: str | None = None,
     data: Path | None = None,
     cache: Path = Path("cache"),
-    tick: Callable[[int, int], None] = lambda done, of: None,
+    tick: Tick = lambda done, of: None,
 ) -> Bundle:
     """Write `output/name` and, shared with its neighbours, `output/encoders/<digest>.safetensors`.
 
@@ -52,11 +51,22 @@ def export_bundle(
     description = _description(name, about, chosen, encoder, folder)
     _write(folder, description)
     if data is not None:  # score what is shipped, not what was trained
-        corpus = open_corpus(data, cache)
-        scores, said = evaluate_bundle(read_bundle(folder), corpus, tick=tick)
-        description["metrics"] = {"val": scores, "habits": habits_of(said, corpus)}
-        description["calibration"] = calibrate(said, corpus.captions)
-        _write(folder, description)
+        return calibrate_bundle(folder, data, cache, tick)
+    return read_bundle(folder)
+
+
+def calibrate_bundle(folder: Path, data: Path, cache: Path, tick: Tick = lambda done, of: None) -> Bundle:
+    """Score a bundle on a corpus's val pictures by the product's own path, and write scores, habits, curves and card.
+
+    The model gets a new digest: what it says stays the same, how sure it is of it doesn't.
+    """
+    bundle, corpus = read_bundle(folder), open_corpus(data, cache)
+    scores, said = evaluate_bundle(bundle, corpus, tick=tick)
+    description = bundle.description | {
+        "metrics": {"val": scores, "habits": habits_of(said, corpus)},
+        "calibration": calibrate(said, corpus.captions),
+    }
+    _write(folder, description)
     return read_bundle(folder)
 
 

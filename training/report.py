@@ -230,7 +230,7 @@ def _from_folder(
     pictures = list(pictures_in(folder).values())
     encoder: PixelsToGrid = found.encoder.load()
     with torch.inference_mode():
-        grids = [encoder(torch.from_numpy(picture).unsqueeze(0)) for picture in pictures]
+        grids = [encoder(torch.from_numpy(picture.copy()).unsqueeze(0)) for picture in pictures]
     said = {arm: _described(model, grids) for arm, model in models.items()}
     shown = [Shown("", _jpeg(picture), _told(said, i, {}), ()) for i, picture in enumerate(pictures)]
     return shown, grids, pictures

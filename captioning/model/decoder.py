@@ -113,11 +113,12 @@ class PlainDecoder(CaptionDecoder):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config, config.hidden_size)
         self.rnn = self.rnn_of(config.embedding_size)
+        self.level = nn.LayerNorm(config.memory_size)  # pooled activations are large enough to saturate every gate
         self.picture = nn.Linear(config.memory_size, config.embedding_size)
 
     def start(self, features: Tensor) -> tuple[Memory, State]:
         """Read the picture into an empty state; there is nothing to look at afterwards."""
-        pooled = self.picture(self.places(features).mean(1)).unsqueeze(1)  # (B, 1, E)
+        pooled = self.picture(self.level(self.places(features).mean(1))).unsqueeze(1)  # (B, 1, E)
         nothing = pooled.new_zeros(1, pooled.size(0), self.config.hidden_size)
         return (), _recur(self.rnn, pooled, (nothing,) * self.states)[1]
 

@@ -19,18 +19,19 @@ from captioning.model.weights import load_weights
 from tests.journeys.people import Person
 from tests.servers import wait_until
 from tests.training.conftest import MEMORISING
+from training.batches import batches, steps_of
 from training.checkpoints import BEST, LAST
 from training.config import TrainConfig, with_settings
 from training.encoders import EncoderFile, open_encoder
 from training.export import export_bundle
-from training.runs import run_training
+from training.runs import prepare, run_training
 
 
 @pytest.mark.parametrize("kind", ["plain", "updown"])
 def test_the_other_kinds_can_memorise_four_captions_too(
     kind: Any, corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(MEMORISING, cells=("lstm", "gru"), kind=kind)
+    config = dataclasses.replace(MEMORISING, cells=("lstm", "gru"), kind=kind, epochs=70)
     scores = run_training(corpus, encoder, config, tmp_path, cache, resume=False)["val"]
     assert scores["lstm"]["bleu4"] > 0.9
     assert scores["gru"]["bleu4"] > 0.9
@@ -40,7 +41,7 @@ def test_the_other_kinds_can_memorise_four_captions_too(
 def test_the_product_says_what_a_bundle_has_learned(
     kind: Any, cell: Any, corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(MEMORISING, cells=(cell,), kind=kind)
+    config = dataclasses.replace(MEMORISING, cells=(cell,), kind=kind, epochs=70 if kind == "plain" else 40)
     run_training(corpus, encoder, config, tmp_path / "run", cache, resume=False)
     bundle = export_bundle(tmp_path / "run", encoder, "four", tmp_path / "bundles", data=corpus, cache=cache)
     bundle.verify()
@@ -96,7 +97,7 @@ from pathlib import Path
 from tests.training.conftest import MEMORISING
 from training import loop
 from training.encoders import open_encoder
-from training.runs import run_training
+from training.runs import prepare, run_training
 corpus, cache, run, epochs = (Path(word) for word in sys.argv[1:])
 save = loop.save_checkpoint
 def save_checkpoint(folder, *rest):
@@ -135,11 +136,11 @@ def test_a_killed_command_goes_on_only_as_it_was_begun(corpus: Path, cache: Path
 
 
 def test_rewards_raise_the_reward(corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path) -> None:
-    config = dataclasses.replace(MEMORISING, epochs=12, critical_epochs=25, critical_learning_rate=1e-3)
+    config = dataclasses.replace(MEMORISING, epochs=5, critical_epochs=30, critical_learning_rate=3e-3)
     run_training(corpus, encoder, config, tmp_path, cache, resume=False)
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     rewards = [line["reward"] for line in log if line["phase"] == "rewards"]
-    assert len(rewards) == 25
+    assert len(rewards) == 30
     assert sum(rewards[-5:]) > sum(rewards[:5]) * 1.2
 
 
@@ -168,6 +169,16 @@ def test_a_phase_ends_when_it_gets_no_better(corpus: Path, encoder: EncoderFile,
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
 
 
+def test_processes_divide_every_batch_among_them(corpus: Path, encoder: EncoderFile, cache: Path) -> None:
+    config = dataclasses.replace(MEMORISING, pictures=3, views=2)
+    data = prepare(corpus, encoder, config, cache)
+    whole = [list(zip(b.names, b.views, strict=True)) for b in batches(data, config, 1)]
+    shares = [[list(zip(b.names, b.views, strict=True)) for b in batches(data, config, 1, rank, 2)] for rank in (0, 1)]
+    assert len(whole) == steps_of(data, config) == 2
+    assert len(shares[0]) == len(shares[1]) == steps_of(data, config, 2) == 1  # the one left over can't be shared
+    assert sorted(shares[0][0] + shares[1][0]) == sorted(whole[0])
+
+
 def test_two_processes_share_each_batch(corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path) -> None:
     person = Person(tmp_path)
     words = ["train", "--data", str(corpus), "--encoder", "flickr8k-lstm", "--epochs", "2", "--hidden", "32"]
@@ -177,11 +188,15 @@ def test_two_processes_share_each_batch(corpus: Path, encoder: EncoderFile, cach
         said = person.run("training", *words, "--devices", devices, "--run", str(tmp_path / devices))
         assert said.code == 0, said.err
         assert said.out.count("best epoch") == 1
-    one, two = load_file(tmp_path / "1" / BEST), load_file(tmp_path / "2" / BEST)
-    start = make_decoder(DecoderConfig(**json.loads((tmp_path / "1" / "run.json").read_text())["decoders"]["lstm"]))
-    for name in ("decoders.lstm.mix.weight", "decoders.lstm.rnn.weight_hh_l0"):
-        assert torch.allclose(one[name], two[name], atol=2e-3), name
-        assert not torch.allclose(one[name], start.state_dict()[name.removeprefix("decoders.lstm.")], atol=2e-2)
+    torch.manual_seed(1)
+    encoder.load()  # it draws numbers too
+    shape = json.loads((tmp_path / "1" / "run.json").read_text())["decoders"]["lstm"]
+    start = make_decoder(DecoderConfig(**shape)).mix.weight.detach()
+    moved = [
+        torch.load(tmp_path / devices / LAST, weights_only=True)["network"]["decoders.lstm.mix.weight"] - start
+        for devices in ("1", "2")
+    ]
+    assert torch.cosine_similarity(moved[0].flatten(), moved[1].flatten(), 0) > 0.8
 
 
 def test_settings_are_checked_and_named(tmp_path: Path) -> None:
