@@ -62,9 +62,9 @@ def sha(work: Work) -> str:
 
 def captioned(work: Work, text: str = "a dog runs", content: str | None = None) -> Outcome:
     logps = tuple(-0.5 for _ in range(len(text.split()) + 1))
-    said = Caption(text, logps, (Alternative("a cat", -9.0),))
+    said = Caption(text, logps, (Alternative("a cat", -9.0),), 0.6)
     facts = PictureFacts(640, 480, "JPEG")
-    return Outcome(work, ItemState.CAPTIONED, Content(content or sha(work), work.size, facts), said, 0.6)
+    return Outcome(work, ItemState.CAPTIONED, Content(content or sha(work), work.size, facts), said)
 
 
 def failed(work: Work, reason: Reason = Reason.TRUNCATED) -> Outcome:
