@@ -9,6 +9,8 @@ over grid places instead of detected regions. What was said steers where to look
 word, several times as slow.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -45,7 +47,7 @@ class DecoderConfig:
     output_dropout: float = 0.5
 
 
-class CaptionDecoder(nn.Module):
+class CaptionDecoder(nn.Module, ABC):
     """Scores the next word of a caption.
 
     Shapes: B pictures, N grid places, R rows (R = B x captions of each), T words, V vocabulary, H hidden,
@@ -62,13 +64,13 @@ class CaptionDecoder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(c.vocabulary_size))
         nn.init.normal_(self.embedding.weight, std=c.embedding_size**-0.5)
 
+    @abstractmethod
     def start(self, features: Tensor) -> tuple[Memory, State]:
         """Look at the pictures once: (B, N, F) -> what `step` needs, the state with one row a picture."""
-        raise NotImplementedError
 
+    @abstractmethod
     def advance(self, embedded: Tensor, state: State, memory: Memory) -> tuple[Tensor, State]:
         """Read words (R, T, E) -> what is to be said after each (R, T, spoken_size), and the state after the last."""
-        raise NotImplementedError
 
     def step(self, words: Tensor, state: State, memory: Memory) -> tuple[Tensor, State]:
         """Read one word a row: (R,) -> log-probabilities of the next (R, V), in nats, and the new state."""
@@ -211,6 +213,7 @@ class UpDownDecoder(_LookingDecoder):
 
 def make_decoder(config: DecoderConfig) -> CaptionDecoder:
     """Return an untrained decoder of the kind that the config names."""
+    kinds: dict[Kind, Callable[[DecoderConfig], CaptionDecoder]]
     kinds = {"plain": PlainDecoder, "attention": AttentionDecoder, "updown": UpDownDecoder}
     return kinds[config.kind](config)
 
