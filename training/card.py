@@ -63,7 +63,12 @@ def _is_flickr8k(description: dict[str, Any]) -> bool:
 def _data(description: dict[str, Any]) -> str:
     count = description["provenance"]["pictures"]["train"]
     if not _is_flickr8k(description):
-        return f"**Data.** {count} captioned pictures of whoever trained it; their terms hold for the weights too.\n"
+        before = (description["provenance"].get("start") or {}).get("pictures")
+        text = f"**Data.** {count} captioned pictures of whoever trained it; their terms hold for the weights too.\n"
+        if before:
+            whose = "of Flickr8k" if before["digest"] == FLICKR8K else "of others"
+            text += f"It began as a model that had learned from {before['train']} pictures {whose}: their terms too.\n"
+        return text
     return f"""**Data.** Flickr8k (M. Hodosh, P. Young, J. Hockenmaier 2013, "Framing Image Description as a Ranking
 Task: Data, Models and Evaluation Metrics", JAIR 47, 853-899): {count} training pictures with five captions each.
 The corpus is given for non-commercial research and education; the photographs belong to the people who uploaded

@@ -47,6 +47,7 @@ def fetch(
 @app.command(epilog="Example: training train --data flickr8k --encoder runs/encoder --cell gru --run runs/gru")
 def train(
     data: Data, encoder: Encoder, run: Run, stride: StrideOf = None, cache: Cache = Path("cache"),
+    origin: Annotated[str | None, typer.Option(help="Where a bare encoder file is from, for the model card.")] = None,
     resume: Resume = False, seed: Seed = 1, threads: Threads = 0,
     cell: Annotated[str, typer.Option(help="lstm, gru, or both on one encoder: lstm,gru.")] = "lstm",
     kind: Annotated[str, typer.Option(help="plain, attention or updown.")] = "attention",
@@ -56,6 +57,7 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="Peak of AdamW for the decoder.")] = 1e-3,
     tune_encoder: Annotated[float, typer.Option(help="Peak for stage 5 of the encoder, 1e-4 say; 0 leaves it.")] = 0.0,
     patience: Annotated[int, typer.Option(min=0, help="Epochs without a better CIDEr that end a phase; 0: never.")] = 4,
+    start: Annotated[str | None, typer.Option(help="A run or model whose decoders and words are trained on.")] = None,
     devices: Annotated[int, typer.Option(min=1, help="GPUs (or processes without one) that share each batch.")] = 1,
     settings: Setting = None,
 ) -> None:  # fmt: skip
@@ -67,10 +69,10 @@ def train(
     config = TrainConfig(
         cells=tuple(cell.split(",")), kind=kind, hidden_size=hidden, epochs=epochs, critical_epochs=critical_epochs,  # type: ignore[arg-type]
         learning_rate=learning_rate, encoder_learning_rate=tune_encoder, seed=seed, threads=threads,
-        patience=patience,
+        patience=patience, start=_started(start),
     )  # fmt: skip
     config = with_settings(config, settings or ())
-    file = open_encoder(encoder, stride, cache, _folders())
+    file = open_encoder(encoder, stride, cache, _folders(), origin)
     about = run_training(data, file, config, run, cache, resume=resume, devices=devices)
     if about:
         typer.echo(f"best epoch {about['best_epoch']}: {json.dumps(about['val'])}")
@@ -193,6 +195,13 @@ def info(model: Model) -> None:
     """Print what a bundle says of itself, as JSON: sizes, scores, origin, the digest of its pictures' ids."""
     bundle = _bundle(model)
     typer.echo(json.dumps({"digest": bundle.digest, "folder": str(bundle.folder), **bundle.card}, indent=1))
+
+
+def _started(start: str | None) -> str:
+    """Return the folder of a run or of a model."""
+    if start is None or Path(start).is_dir():
+        return start or ""
+    return str(named(start, find_bundles(_folders())).folder)
 
 
 def _bundle(model: str) -> Bundle:

@@ -8,13 +8,14 @@ A GRU has three quarters of an LSTM's weights, so it competes twice: with the sa
 
 import json
 import os
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -34,9 +35,10 @@ from training.diary import LOG
 from training.encoders import EncoderFile
 from training.evaluation import all_scores, habits_of
 from training.features import Features
+from training.finished import ABOUT, best_network
 from training.loop import caption_all, captioners
 from training.metrics import cider_of_each, score
-from training.runs import ABOUT, CONFIG, begun_as, best_network, features_of, prepare, shape_of, wanted_of
+from training.runs import CONFIG, begun_as, features_of, prepare, run_training, shape_of, wanted_of
 from training.statistics import Difference, difference
 
 JUDGED, RESULT = "judged.json", "comparison.json"
@@ -216,10 +218,12 @@ def _train_all(
     cells: list[_Cell],
 ) -> list[Trained]:
     console = Console(stderr=True)
-    with Progress(console=console) as progress, ThreadPoolExecutor(jobs) as pool:
+    processes = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))  # torch's threads don't survive a fork
+    with Progress(console=console) as progress, processes, ThreadPoolExecutor(jobs) as judging:
         task = progress.add_task("trainings", total=len(cells))
+        train = lambda cell: processes.submit(_train, data, encoder, cache, cell)  # noqa: E731
         found = []
-        for one in pool.map(lambda cell: _trained(data, encoder, cache, prepared, judges, cell), cells):
+        for one in judging.map(lambda cell: _trained(train, data, encoder, prepared, judges, cell), cells):
             found.append(one)
             progress.advance(task)
             console.print(
@@ -229,12 +233,23 @@ def _train_all(
 
 
 def _trained(
-    data: Path, encoder: EncoderFile, cache: Path, prepared: TrainingData, judges: Judges, cell: _Cell
+    train: Callable[[_Cell], Future[None]],
+    data: Path,
+    encoder: EncoderFile,
+    prepared: TrainingData,
+    judges: Judges,
+    cell: _Cell,
 ) -> Trained:
     if (cell.run / CONFIG).exists() and not begun_as(cell.run / CONFIG, wanted_of(cell.config, encoder)):
         raise UsageError(f"{cell.run} belongs to another comparison: name another folder, or the settings of that one.")
     if not (cell.run / ABOUT).exists():
-        _train(data, encoder, cache, cell)
+        try:
+            train(cell).result()
+        except BrokenProcessPool:
+            raise CaptioningError(
+                f"the process that trained {cell.run.name} was killed; is there memory enough for several at once?"
+                " The same command goes on from its last epoch."
+            ) from None
     about = json.loads((cell.run / ABOUT).read_text())
     if about["pictures"]["digest"] != prepared.corpus.digest:
         raise UsageError(f"{cell.run} was trained on other pictures than {data} has now: name another folder.")
@@ -246,37 +261,14 @@ def _trained(
 
 
 def _train(data: Path, encoder: EncoderFile, cache: Path, cell: _Cell) -> None:
-    """Run `training train` for a cell, in a process of its own, from its last checkpoint if it has one."""
-    words = [
-        sys.executable,
-        "-m",
-        "training",
-        "train",
-        "--data",
-        str(data),
-        "--cache",
-        str(cache),
-        "--run",
-        str(cell.run),
-    ]
-    words += [
-        "--encoder",
-        str(encoder.weights),
-        "--stride",
-        encoder.about["stride"],
-        "--cell",
-        ",".join(cell.config.cells),
-    ]
-    for field in fields(TrainConfig):
-        if field.name != "cells":
-            words += ["--set", f"{field.name}={getattr(cell.config, field.name)}"]
+    """Train a cell, from its last checkpoint if it has one, in a process apart; what it has to say goes to a log."""
     cell.run.mkdir(parents=True, exist_ok=True)
     log = cell.run / "output.log"
-    with log.open("a") as output:
-        ended = subprocess.run([*words, "--resume"], stdout=output, stderr=output, check=False)
-    if ended.returncode:
-        last = (log.read_text().strip().splitlines() or ["it said nothing"])[-1]
-        raise CaptioningError(f"training {cell.run.name} ended with {ended.returncode}: {last} (all of it: {log})")
+    with log.open("a") as output, redirect_stdout(output), redirect_stderr(output):
+        try:
+            run_training(data, encoder, cell.config, cell.run, cache, resume=True)
+        except CaptioningError as trouble:
+            raise CaptioningError(f"training {cell.run.name}: {trouble} (all that it said: {log})") from None
     (cell.run / LAST).unlink(missing_ok=True)  # only a resumed training would read it, and it is large
 
 

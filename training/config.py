@@ -42,7 +42,7 @@ class TrainConfig:
     samples: int = 5  # sentences a picture, self-critical
     temperature: float = 1.0  # of the softmax that they are drawn from and that is improved
     critical_dropout: float = 0.0  # dropout then, as a share of the usual: sentences are drawn without
-    start: str = ""  # folder of a finished run whose decoders are gone on with; empty: from nothing
+    start: str = ""  # folder of a finished run or a bundle whose decoders and words are trained on; empty: none
     limit: int = 0  # training pictures, the first so many; 0: all
     watched: int = 0  # val pictures that are scored after each epoch, the first so many; 0: all
     keep_last: bool = False  # keep the last epoch's weights, not the best epoch's: nothing is chosen by val

@@ -3,7 +3,7 @@
 import json
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,14 @@ class EncoderFile:
         return PixelsToGrid(encoder.eval(), plain.mean, plain.std).eval()
 
 
-def open_encoder(path: Path, stride: str | None, cache: Path, folders: Sequence[Path] = ()) -> EncoderFile:
+def open_encoder(
+    path: Path, stride: str | None, cache: Path, folders: Sequence[Path] = (), origin: str | None = None
+) -> EncoderFile:
     """Return an encoder: a run that tuned one, a model at hand, a safetensors file, or a name in IMAGENET (downloaded).
 
-    A bare file doesn't say where its stride sits, so `stride` must; what is used is a copy in the cache, in the form in
-    which encoders are shipped. `folders` hold bundles, besides those built in. Raises UsageError when it can't be used.
+    A bare file doesn't say where its stride sits, so `stride` must, nor where it is from, so `origin` may; what is
+    used is a copy in the cache, in the form in which encoders are shipped. `folders` hold bundles, besides those built
+    in. Raises UsageError when it can't be used.
     """
     if str(path) in IMAGENET:
         return _imagenet(str(path), cache)
@@ -67,7 +70,8 @@ def open_encoder(path: Path, stride: str | None, cache: Path, folders: Sequence[
         raise UsageError(
             f"{path.name} doesn't say where its stride sits: add --stride 1x1 (He 2015) or 3x3 (torchvision)."
         )
-    return _in_shipped_form(path, stride, cache)
+    file = _in_shipped_form(path, stride, cache)
+    return replace(file, about=file.about | {"origin": origin or path.name})
 
 
 def save_encoder(encoder: ResNetEncoder, about: dict[str, Any], folder: Path) -> EncoderFile:
@@ -100,7 +104,7 @@ def _in_shipped_form(path: Path, stride: str, cache: Path) -> EncoderFile:
         raise UsageError(f"{path} is not a ResNet50 backbone; it differs in {', '.join(wrong[:5])}.")
     encoder.load_state_dict(known, strict=False)
     folder.mkdir(parents=True, exist_ok=True)
-    return save_encoder(encoder, {"stride": stride, "origin": path.name}, folder)
+    return save_encoder(encoder, {"stride": stride}, folder)
 
 
 def _imagenet(name: str, cache: Path) -> EncoderFile:

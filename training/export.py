@@ -15,7 +15,8 @@ from training.card import card_of
 from training.confidence import calibrate
 from training.encoders import EncoderFile
 from training.evaluation import Tick, evaluate_bundle, habits_of
-from training.runs import best_network, open_corpus
+from training.finished import best_network
+from training.runs import open_corpus
 
 
 def export_bundle(

@@ -27,11 +27,12 @@ from training.config import TrainConfig
 from training.dataset import Corpus, broken_pictures, read_corpus
 from training.encoders import EncoderFile, save_encoder
 from training.features import Depth, Features, cached_features, files_of
+from training.finished import ABOUT, Start, open_start
 from training.loop import fit
 from training.network import CaptioningNetwork
 from training.text import words_of
 
-ABOUT, CONFIG, VERSIONS = "run.json", "config.json", "versions.json"
+CONFIG, VERSIONS = "config.json", "versions.json"
 
 
 def run_training(
@@ -55,16 +56,15 @@ def run_training(
     if config.threads:
         torch.set_num_threads(config.threads)
     tuning = config.encoder_learning_rate > 0
-    prepared = prepare(data, encoder, config, cache)  # by the first alone; the others find its files
+    start = open_start(Path(config.start)) if config.start else None
+    prepared = prepare(data, encoder, config, cache, start)  # by the first alone; the others find its files
     fabric = open_fabric(devices)
     torch.manual_seed(config.seed)
-    whole = encoder.load().encoder
+    whole = encoder.load().encoder if tuning else None
     shapes = {cell: shape_of(config, cell, len(prepared.vocabulary)) for cell in config.cells}
-    network = CaptioningNetwork(
-        {cell: make_decoder(shape) for cell, shape in shapes.items()}, whole.layer4 if tuning else None
-    )
-    if config.start:
-        _go_on_with(network, Path(config.start), prepared.vocabulary)
+    network = CaptioningNetwork({cell: make_decoder(shape) for cell, shape in shapes.items()}, whole and whole.layer4)
+    if start:
+        _go_on_with(network, start)
     reached = fit(fabric, network, prepared, config, run, resume=resume, on_epoch=on_epoch)
     if not fabric.is_global_zero:
         return {}
@@ -79,28 +79,15 @@ def run_training(
         "seconds": sum(line["seconds"] for line in reached.log),
         "pictures": pictures_of(prepared.corpus),
     }
-    if config.start:
-        before, _ = best_network(Path(config.start))
-        about["start"] = {name: before.get(name) for name in ("config", "best_epoch", "val", "start")}
-    if tuning:
+    if start:
+        about["start"] = start.about
+    if whole is not None:
         network.load_state_dict(load_file(run / BEST))
         tuned_by = {"config": asdict(config), "val": reached.best["val"], "pictures": prepared.corpus.digest}
         tuned = save_encoder(whole, encoder.about | {"tuned": tuned_by, "tuned_from": encoder.digest}, run)
         about["encoder"] = {"digest": tuned.digest, **tuned.about}
     (run / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
     return about
-
-
-def best_network(run: Path) -> tuple[dict[str, Any], CaptioningNetwork]:
-    """Return what is known of a finished run, and its decoders, not training. Raises UsageError for no such run."""
-    if not (run / ABOUT).exists():
-        raise UsageError(f"{run} holds no finished run: `training train --run {run} --resume` finishes it.")
-    about: dict[str, Any] = json.loads((run / ABOUT).read_text())
-    shapes = {cell: DecoderConfig(**shape) for cell, shape in about["decoders"].items()}
-    network = CaptioningNetwork({cell: make_decoder(shape) for cell, shape in shapes.items()})
-    weights = {n: t for n, t in load_file(run / BEST).items() if n.startswith("decoders.")}
-    network.load_state_dict(weights)
-    return about, network.eval()
 
 
 def open_fabric(devices: int = 1) -> Fabric:
@@ -114,13 +101,16 @@ def open_fabric(devices: int = 1) -> Fabric:
     return fabric
 
 
-def prepare(data: Path, encoder: EncoderFile, config: TrainConfig, cache: Path) -> TrainingData:
-    """Read a corpus and what the encoder sees of it."""
+def prepare(
+    data: Path, encoder: EncoderFile, config: TrainConfig, cache: Path, start: Start | None = None
+) -> TrainingData:
+    """Read a corpus and what the encoder sees of it; the words are those of `start`, else the corpus's own."""
     corpus = open_corpus(data, cache, config.limit)
     depth: Depth = "stage4" if config.encoder_learning_rate > 0 else "grid"
+    written = (words_of(c) for n in corpus.train for c in corpus.captions[n])
     return TrainingData(
         corpus,
-        Vocabulary.build((words_of(c) for n in corpus.train for c in corpus.captions[n]), config.min_count),
+        start.vocabulary if start else Vocabulary.build(written, config.min_count),
         features_of(encoder, corpus, corpus.train, depth, cache, config.views),
         features_of(encoder, corpus, corpus.val, depth, cache),
     )
@@ -162,14 +152,21 @@ def pictures_of(corpus: Corpus) -> dict[str, Any]:
     return {"train": len(corpus.train), "val": len(corpus.val), "digest": corpus.digest}
 
 
-def _go_on_with(network: CaptioningNetwork, start: Path, vocabulary: Vocabulary) -> None:
-    """Give decoders the weights of a finished run's. Raises UsageError when that has others."""
-    about, trained = best_network(start)
-    theirs = dict(trained.each())
+def _go_on_with(network: CaptioningNetwork, start: Start) -> None:
+    """Give decoders the weights of others. Raises UsageError when those have another shape."""
     for cell, decoder in network.each():
-        if cell not in theirs or theirs[cell].config != decoder.config or about["vocabulary"] != list(vocabulary.words):
-            raise UsageError(f"the {cell} decoder can't go on with {start}: its cell, sizes or words are others.")
-        decoder.load_state_dict(theirs[cell].state_dict())
+        if cell not in start.decoders:
+            raise UsageError(f"there is no {cell} to go on with, only {' and '.join(start.decoders)}: see --cell.")
+        ours, theirs = (
+            {name: tuple(t.shape) for name, t in d.state_dict().items()} for d in (decoder, start.decoders[cell])
+        )
+        if ours != theirs:
+            other = next(n for n in sorted(ours | theirs) if ours.get(n) != theirs.get(n))
+            raise UsageError(
+                f"the {cell} to go on with has another kind or size: {other} is {theirs.get(other)}, not"
+                f" {ours.get(other)}. Give --kind and sizes as it was trained."
+            )
+        decoder.load_state_dict(start.decoders[cell].state_dict())
 
 
 def _begin(run: Path, config: TrainConfig, encoder: EncoderFile, *, resume: bool) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from captioning.bundles import read_bundle
+from captioning.bundles import find_bundles, read_bundle
 from captioning.errors import UsageError
 from captioning.model.decoder import DecoderConfig, make_decoder
 from captioning.model.weights import load_weights
@@ -31,7 +31,7 @@ from training.runs import prepare, run_training
 def test_the_other_kinds_can_memorise_four_captions_too(
     kind: Any, corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(MEMORISING, cells=("lstm", "gru"), kind=kind, epochs=70)
+    config = dataclasses.replace(MEMORISING, cells=("lstm", "gru"), kind=kind, epochs=120, learning_rate=1e-2)
     scores = run_training(corpus, encoder, config, tmp_path, cache, resume=False)["val"]
     assert scores["lstm"]["bleu4"] > 0.9
     assert scores["gru"]["bleu4"] > 0.9
@@ -163,6 +163,28 @@ def test_tuning_moves_stage_five_and_nothing_else_for_all_decoders(
         export_bundle(tmp_path, encoder, "other", tmp_path / "bundles", cell="lstm")
 
 
+def test_a_model_at_hand_is_trained_on_with_its_own_words(
+    corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
+) -> None:
+    bundle = find_bundles()["flickr8k-gru"]
+    config = TrainConfig(cells=("gru",), epochs=1, learning_rate=0.0, start=str(bundle.folder))
+    about = run_training(corpus, encoder, config, tmp_path / "still", cache, resume=False)
+    assert about["vocabulary"] == bundle.description["vocabulary"]
+    before, after = load_weights(bundle.decoder_file), load_file(tmp_path / "still" / BEST)
+    assert all(torch.equal(before[name], after[f"decoders.gru.{name}"]) for name in before)
+    own = export_bundle(tmp_path / "still", encoder, "own", tmp_path / "bundles")
+    assert "learned from 6000 pictures of Flickr8k" in (own.folder / "CARD.md").read_text()
+    for change, says in (
+        ({"cells": ("lstm",)}, "there is no lstm to go on with, only gru"),
+        ({"hidden_size": 256}, r"has another kind or size: .* is \(.*\), not \(.*\)"),
+        ({"start": str(tmp_path)}, "holds no finished run"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            run_training(
+                corpus, encoder, dataclasses.replace(config, **change), tmp_path / says[:9], cache, resume=False
+            )
+
+
 def test_a_phase_ends_when_it_gets_no_better(corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(MEMORISING, epochs=50, learning_rate=0.0, patience=3)
     run_training(corpus, encoder, config, tmp_path, cache, resume=False)
@@ -179,7 +201,7 @@ def test_processes_divide_every_batch_among_them(corpus: Path, encoder: EncoderF
     assert sorted(shares[0][0] + shares[1][0]) == sorted(whole[0])
 
 
-def test_two_processes_share_each_batch(corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path) -> None:
+def test_two_processes_share_each_batch(corpus: Path, cache: Path, tmp_path: Path) -> None:
     person = Person(tmp_path)
     words = ["train", "--data", str(corpus), "--encoder", "flickr8k-lstm", "--epochs", "2", "--hidden", "32"]
     words += ["--cache", str(cache), "--set", "warm_up=1"]
@@ -189,7 +211,6 @@ def test_two_processes_share_each_batch(corpus: Path, encoder: EncoderFile, cach
         assert said.code == 0, said.err
         assert said.out.count("best epoch") == 1
     torch.manual_seed(1)
-    encoder.load()  # it draws numbers too
     shape = json.loads((tmp_path / "1" / "run.json").read_text())["decoders"]["lstm"]
     start = make_decoder(DecoderConfig(**shape)).mix.weight.detach()
     moved = [
