@@ -27,14 +27,13 @@ lint: setup ## ruff, mypy --strict, import-linter, and the compose file
 	$(BIN)/lint-imports
 	$(BIN)/yamllint -s docker-compose.yml
 
-bundles: setup ## Rebuild the shipped models in RUNS/bundles, 2 hours: make bundles DATA= ENCODER= RUNS=
+bundles: setup ## Rebuild the shipped models in RUNS/bundles, an hour: make bundles DATA= ENCODER= RUNS=
 	@test -n "$(DATA)" -a -n "$(ENCODER)" -a -n "$(RUNS)" || { echo 'make bundles DATA=flickr8k ENCODER=resnet50.safetensors STRIDE=1x1 RUNS=runs'; exit 2; }
-	$(BIN)/training train --data $(DATA) --encoder $(ENCODER) $(if $(STRIDE),--stride $(STRIDE)) --cache $(RUNS)/cache --run $(RUNS)/encoder --resume \
-	  --cell lstm,gru --patience 0 --epochs 8 --tune-encoder 1e-4 --set views=4 --set encoder_rest=1 --set min_count=3
-	$(BIN)/training train --data $(DATA) --encoder $(RUNS)/encoder --cache $(RUNS)/cache --run $(RUNS)/decoders --resume \
-	  --cell lstm,gru --patience 0 --set start=$(RUNS)/encoder --epochs 5 --learning-rate 2e-3 --set warm_up=60 --set min_count=3 \
-	  --critical-epochs 5 --set critical_learning_rate=1e-4 --set temperature=0.5
-	for cell in lstm gru; do $(BIN)/training export --run $(RUNS)/decoders --encoder $(RUNS)/encoder --cell $$cell \
+	$(BIN)/training train --data $(DATA) --encoder $(ENCODER) $(if $(STRIDE),--stride $(STRIDE)) $(if $(ORIGIN),--origin '$(ORIGIN)') \
+	  --cache $(RUNS)/cache --run $(RUNS)/shipped --resume --cell lstm,gru --patience 0 --set views=4 --set min_count=4 \
+	  --epochs 12 --learning-rate 1.5e-3 --set warm_up=100 --tune-encoder 1e-4 --set encoder_rest=1 \
+	  --critical-epochs 6 --set critical_learning_rate=1e-4 --set critical_encoder_learning_rate=3e-5 --set temperature=0.5
+	for cell in lstm gru; do $(BIN)/training export --run $(RUNS)/shipped --cell $$cell \
 	  --name flickr8k-$$cell -o $(RUNS)/bundles --data $(DATA) --cache $(RUNS)/cache || exit 1; done
 
 compare: setup ## Ask again which decoder is better, an hour: make compare DATA= ENCODER= RUNS=
