@@ -134,6 +134,8 @@ def _curves(found: Comparison) -> str:
             }
             left.plot(epochs, [line["loss"] for line in run.log], **style)
             right.plot(epochs, [line["cider"] for line in run.log], **style)
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     left.set(xlabel="epoch", ylabel="nats a word, smoothed", title="training loss")
     right.set(xlabel="epoch", ylabel="CIDEr-D, beam 3", title=f"{_watched(found)} val pictures, free-running")
     right.legend(fontsize=8)
