@@ -28,7 +28,7 @@ lint: setup ## ruff, mypy --strict, import-linter, and the compose file
 	$(BIN)/yamllint -s docker-compose.yml
 
 bundles: setup ## Rebuild the shipped models in RUNS/bundles, an hour: make bundles DATA= ENCODER= RUNS=
-	@test -n "$(DATA)" -a -n "$(ENCODER)" -a -n "$(RUNS)" || { echo 'make bundles DATA=flickr8k ENCODER=resnet50.safetensors STRIDE=1x1 RUNS=runs'; exit 2; }
+	@test -n "$(DATA)" -a -n "$(ENCODER)" -a -n "$(RUNS)" || { echo 'make bundles DATA=flickr8k ENCODER=resnet50.safetensors STRIDE=1x1 ORIGIN="where it is from" RUNS=runs'; exit 2; }
 	$(BIN)/training train --data $(DATA) --encoder $(ENCODER) $(if $(STRIDE),--stride $(STRIDE)) $(if $(ORIGIN),--origin '$(ORIGIN)') \
 	  --cache $(RUNS)/cache --run $(RUNS)/shipped --resume --cell lstm,gru --patience 0 --set views=4 --set min_count=4 \
 	  --epochs 12 --learning-rate 1.5e-3 --set warm_up=100 --tune-encoder 1e-4 --set encoder_rest=1 \

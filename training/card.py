@@ -41,7 +41,7 @@ a {kind}.
 {table}
 
 Scored free-running against all references of a picture with pycocoevalcap (CIDEr-D, ROUGE-L, METEOR) and NLTK (corpus
-BLEU). The epoch was chosen on these same pictures, so expect a little less on new ones. For scale: a person's
+BLEU).{_chosen(description)} For scale: a person's
 caption scored against the other four of Flickr8k's test pictures reaches CIDEr 0.82 and BLEU-4 0.21.
 {_habits(description)}
 **Training.** Next words with label smoothing{", then self-critical training on CIDEr-D" if rewarded else ""}; the
@@ -54,6 +54,14 @@ running average of the weights at the best epoch.
 
 {_limits(description)} {len(description["vocabulary"]) - 4} words.
 """
+
+
+def _chosen(description: dict[str, Any]) -> str:
+    provenance = description["provenance"]
+    scored_on = description["metrics"].get("digest", provenance["pictures"]["digest"])
+    if provenance["config"].get("keep_last") or scored_on != provenance["pictures"]["digest"]:
+        return ""
+    return " The epoch was chosen on these same pictures, so expect a little less on new ones."
 
 
 def _is_flickr8k(description: dict[str, Any]) -> bool:
@@ -108,6 +116,6 @@ def _confidence(description: dict[str, Any]) -> str:
         f"Calibrated on the val pictures. A caption's confidence is the share of captions like it with"
         f" {found['good']}; a word's, the share of words like it that at least one of five people used too. Expected"
         f" calibration error on folds not fitted: {found['caption_error']:.3f} for captions, {found['word_error']:.3f}"
-        f" for words. On pictures unlike Flickr8k's it promises too much."
+        f" for words. On pictures unlike those it promises too much."
     )
     return "\n**Confidence.** " + textwrap.fill(text, 110) + "\n"

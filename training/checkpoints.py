@@ -1,5 +1,6 @@
 """Where a run stands, on disk: enough to go on as if nothing had happened."""
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ def restore_checkpoint(
     """Put a run where its checkpoint says; return that, and the state of the loss scaler. Raises UsageError."""
     try:
         state = torch.load(run / LAST, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, EOFError, ValueError) as trouble:
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as trouble:
         raise UsageError(
             f"can't read the checkpoint {run / LAST}: {trouble}. Begin anew in another folder."
         ) from trouble

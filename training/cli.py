@@ -76,7 +76,7 @@ def train(
     about = run_training(data, file, config, run, cache, resume=resume, devices=devices)
     if about:
         typer.echo(f"best epoch {about['best_epoch']}: {json.dumps(about['val'])}")
-        words = "" if tune_encoder else f" --encoder {file.name}"
+        words = "" if config.encoder_learning_rate else f" --encoder {file.name}"
         words += " --cell " + " or ".join(config.cells) if len(config.cells) > 1 else ""
         typer.echo(f"next: training export --run {run}{words} --name NAME -o FOLDER --data {data} --cache {cache}")
 
@@ -90,7 +90,7 @@ def tune(
     epochs: Annotated[int, typer.Option(min=1, help="Of each trial.")] = 5,
     seed: Seed = 1, threads: Threads = 0, settings: Setting = None,
 ) -> None:  # fmt: skip
-    """Search learning rate, optimizer and sizes with Optuna; going on with a search needs only the same --run."""
+    """Search learning rate, optimizer and sizes with Optuna; the same words, with more --trials, go on."""
     from training.config import TrainConfig, with_settings
     from training.encoders import open_encoder
     from training.tune import search
@@ -119,8 +119,8 @@ def evaluate(
         raise typer.BadParameter(f"--split is train, val or test, not {split!r}")
     if spice:
         check_spice()
-    corpus = open_corpus(data, cache)
     bundle = _bundle(model)
+    corpus = open_corpus(data, cache)
     options = DecodeOptions(beam_size=beam_size)
     with _progress("captioning") as tick:
         scores, said = evaluate_bundle(bundle, corpus, split, options, spice=spice, tick=tick)

@@ -9,10 +9,10 @@ A GRU has three quarters of an LSTM's weights, so it competes twice: with the sa
 import json
 import os
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -30,6 +30,7 @@ from captioning.model.decoder import make_decoder
 from captioning.values import Caption, Cell
 from training.batches import TrainingData
 from training.checkpoints import LAST
+from training.children import begin_child
 from training.config import TrainConfig
 from training.diary import LOG
 from training.encoders import EncoderFile
@@ -38,7 +39,8 @@ from training.features import Features
 from training.finished import ABOUT, best_network
 from training.loop import caption_all, captioners
 from training.metrics import cider_of_each, score
-from training.runs import CONFIG, begun_as, features_of, prepare, run_training, shape_of, wanted_of
+from training.runfolder import CONFIG, begun_as, captions_digest, wanted_of, write_whole
+from training.runs import features_of, prepare, run_training, shape_of
 from training.statistics import Difference, difference
 
 JUDGED, RESULT = "judged.json", "comparison.json"
@@ -61,9 +63,10 @@ class Plan:
     limit: int = 0  # training pictures; 0: all
     watched: int = 100  # val pictures scored after each epoch, for the curves
     warm_up: int = 60  # optimizer steps
+    pictures: int = 64  # a step
 
 
-QUICK = Plan(seeds=2, epochs=3, rates=(1e-3, 2e-3), tuning_epochs=1, size=128, limit=1000, warm_up=15)
+QUICK = Plan(seeds=2, epochs=4, rates=(1e-3, 2e-3), tuning_epochs=2, size=128, limit=1000, warm_up=30, pictures=16)
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,8 @@ def compare(data: Path, encoder: EncoderFile, run: Path, cache: Path, plan: Plan
     """
     base = TrainConfig(
         hidden_size=plan.size, memory_size=plan.size, epochs=plan.epochs, min_count=plan.min_count, limit=plan.limit,
-        watched=plan.watched, warm_up=plan.warm_up, keep_last=True, threads=max(1, (os.cpu_count() or 1) // jobs),
+        watched=plan.watched, warm_up=plan.warm_up, pictures=plan.pictures, keep_last=True,
+        threads=max(1, torch.get_num_threads() // jobs),
     )  # fmt: skip
     prepared = prepare(data, encoder, base, cache)
     corpus = prepared.corpus
@@ -165,7 +169,7 @@ def compare(data: Path, encoder: EncoderFile, run: Path, cache: Path, plan: Plan
     parameters = {arm: _parameters(make_decoder(shape)) for arm, shape in shapes.items()}
     hidden = {arm: shape.hidden_size for arm, shape in shapes.items()}
     found = Comparison(plan, prepared, judges, encoder, trained, tuning, parameters, hidden, differences)
-    (run / RESULT).write_text(json.dumps(_told(found), indent=1) + "\n")
+    write_whole(run / RESULT, json.dumps(_told(found), indent=1) + "\n")
     return found
 
 
@@ -218,7 +222,9 @@ def _train_all(
     cells: list[_Cell],
 ) -> list[Trained]:
     console = Console(stderr=True)
-    processes = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))  # torch's threads don't survive a fork
+    processes = ProcessPoolExecutor(  # spawned: torch's threads don't survive a fork
+        jobs, mp_context=get_context("spawn"), initializer=begin_child
+    )
     with Progress(console=console) as progress, processes, ThreadPoolExecutor(jobs) as judging:
         task = progress.add_task("trainings", total=len(cells))
         train = lambda cell: processes.submit(_train, data, encoder, cache, cell)  # noqa: E731
@@ -247,12 +253,15 @@ def _trained(
             train(cell).result()
         except BrokenProcessPool:
             raise CaptioningError(
-                f"the process that trained {cell.run.name} was killed; is there memory enough for several at once?"
-                " The same command goes on from its last epoch."
+                f"a training process was killed ({cell.run.name} waited for it); is there memory enough for several at"
+                " once? The same command goes on from the last epochs."
             ) from None
     about = json.loads((cell.run / ABOUT).read_text())
-    if about["pictures"]["digest"] != prepared.corpus.digest:
-        raise UsageError(f"{cell.run} was trained on other pictures than {data} has now: name another folder.")
+    begun = json.loads((cell.run / CONFIG).read_text())
+    if begun.get("captions") != captions_digest(prepared.corpus):
+        raise UsageError(
+            f"{cell.run} was trained on other pictures or captions than {data} has now: name another folder."
+        )
     judged = json.loads((cell.run / JUDGED).read_text()) if (cell.run / JUDGED).exists() else {"captions": {}}
     if set(judged["captions"]) != set(judges.names):
         judged = _judge(prepared, judges, cell)
@@ -264,11 +273,17 @@ def _train(data: Path, encoder: EncoderFile, cache: Path, cell: _Cell) -> None:
     """Train a cell, from its last checkpoint if it has one, in a process apart; what it has to say goes to a log."""
     cell.run.mkdir(parents=True, exist_ok=True)
     log = cell.run / "output.log"
-    with log.open("a") as output, redirect_stdout(output), redirect_stderr(output):
-        try:
-            run_training(data, encoder, cell.config, cell.run, cache, resume=True)
-        except CaptioningError as trouble:
-            raise CaptioningError(f"training {cell.run.name}: {trouble} (all that it said: {log})") from None
+    with log.open("a") as output:
+        for stream in (1, 2):  # what libraries write too
+            os.dup2(output.fileno(), stream)
+    try:
+        run_training(data, encoder, cell.config, cell.run, cache, resume=True)
+    except CaptioningError as trouble:
+        raise CaptioningError(f"training {cell.run.name}: {trouble} (all that it said: {log})") from None
+    except Exception as trouble:
+        traceback.print_exc()
+        what = f"{type(trouble).__name__}: {trouble}"
+        raise CaptioningError(f"training {cell.run.name}: {what} (all that it said: {log})") from None
     (cell.run / LAST).unlink(missing_ok=True)  # only a resumed training would read it, and it is large
 
 
@@ -283,7 +298,7 @@ def _judge(prepared: TrainingData, judges: Judges, cell: _Cell) -> dict[str, Any
         "captions": texts,
         "ciders": {name: round(value, 5) for name, value in cider_of_each(texts, prepared.corpus.captions).items()},
     }
-    (cell.run / JUDGED).write_text(json.dumps(judged) + "\n")
+    write_whole(cell.run / JUDGED, json.dumps(judged) + "\n")
     return judged
 
 

@@ -1,5 +1,6 @@
 """What a training run is made of; saved beside its checkpoints and into the bundle."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
@@ -8,6 +9,17 @@ from captioning.model.decoder import KINDS, Kind
 from captioning.values import Cell
 
 OPTIMIZERS = ("adamw", "nadam", "radam")
+_BOUNDS: dict[str, tuple[int, float]] = {
+    **dict.fromkeys(("pictures", "captions", "longest", "hidden_size", "memory_size", "embedding_size"), (1, math.inf)),
+    **dict.fromkeys(("learning_rate", "encoder_learning_rate"), (0, math.inf)),
+    **dict.fromkeys(("critical_learning_rate", "critical_encoder_learning_rate"), (0, math.inf)),
+    **dict.fromkeys(("epochs", "critical_epochs", "encoder_rest", "warm_up", "patience"), (0, math.inf)),
+    **dict.fromkeys(("limit", "watched", "threads", "weight_decay", "clip_norm"), (0, math.inf)),
+    **dict.fromkeys(("label_smoothing", "average_decay"), (0, 1)),
+    **dict.fromkeys(("dropout", "critical_dropout"), (0, 1.9)),  # as a share of 0.5 at most
+    "min_count": (1, math.inf),
+    "views": (1, 4),
+}
 
 
 @dataclass(frozen=True)
@@ -54,28 +66,16 @@ class TrainConfig:
             raise UsageError(f"cells are lstm, gru or both, not {', '.join(self.cells)}.")
         if self.kind not in KINDS:
             raise UsageError(f"kind is one of {', '.join(KINDS)}, not {self.kind!r}.")
-        for name in ("pictures", "captions", "longest", "hidden_size", "memory_size", "embedding_size", "min_count"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is 1 or more, not {getattr(self, name)}.")
+        for name, (least, most) in _BOUNDS.items():
+            if not least <= getattr(self, name) <= most:
+                said = f"{least} or more" if most == math.inf else f"{least} to {most}"
+                raise UsageError(f"{name} is {said}, not {getattr(self, name)}.")
         if self.optimizer not in OPTIMIZERS:
             raise UsageError(f"optimizer is one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}.")
         if self.epochs + self.critical_epochs < 1:
             raise UsageError("epochs and critical_epochs are both 0: there is nothing to train.")
-        for name in (
-            "epochs",
-            "critical_epochs",
-            "limit",
-            "watched",
-            "patience",
-            "learning_rate",
-            "encoder_learning_rate",
-        ):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} is 0 or more, not {getattr(self, name)}.")
         if self.temperature <= 0:
             raise UsageError(f"temperature is above 0, not {self.temperature}.")
-        if not 1 <= self.views <= 4:
-            raise UsageError(f"views is 1 to 4, not {self.views}.")
         if self.memory_size % 8:
             raise UsageError(f"memory_size is divided among 8 heads; {self.memory_size} can't be.")
         if self.samples < 2:

@@ -1,8 +1,7 @@
 """What a bundle says of a corpus's pictures, by the product's own path: files, `Captioner`, captions."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 
 from captioning.bundles import Bundle
@@ -29,11 +28,10 @@ def captions_of(
     """Return the caption of each named picture in `folder`; `tick(done, of)` is called as they come."""
     said: dict[str, Caption] = {}
     with ThreadPoolExecutor(2) as readers:
-        opened = readers.map(lambda name: _open(folder / name, captioner.preprocessing.size), names)
-        pairs: Iterator[tuple[str, Pixels]] = zip(names, opened, strict=True)
-        while some := list(islice(pairs, BATCH)):
-            captions = captioner.caption([pixels for _, pixels in some], options)
-            said |= zip((name for name, _ in some), captions, strict=True)
+        for start in range(0, len(names), BATCH):
+            some = names[start : start + BATCH]
+            pictures = list(readers.map(lambda name: _open(folder / name, captioner.preprocessing.size), some))
+            said |= zip(some, captioner.caption(pictures, options), strict=True)
             tick(len(said), len(names))
     return said
 

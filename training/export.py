@@ -16,6 +16,7 @@ from training.confidence import calibrate
 from training.encoders import EncoderFile
 from training.evaluation import Tick, evaluate_bundle, habits_of
 from training.finished import best_network
+from training.runfolder import write_whole
 from training.runs import open_corpus
 
 
@@ -43,12 +44,17 @@ def export_bundle(
         raise UsageError(f"{run} holds the decoders {' and '.join(cells)}: say which with --cell.")
     if about["encoder"]["digest"] != encoder.digest:
         raise UsageError(f"{run} was trained on encoder {about['encoder']['digest'][:16]}, not {encoder.digest[:16]}.")
+    if data is not None:
+        open_corpus(data, cache)  # better now than when half a bundle is written
     folder = output / name
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(dict(network.each())[chosen].state_dict(), folder / "decoder.safetensors")
     shared = output / "encoders" / f"{encoder.digest[:16]}.safetensors"
     shared.parent.mkdir(exist_ok=True)
-    shutil.copyfile(encoder.weights, shared)
+    if not shared.exists() or file_digest(shared) != encoder.digest:  # it may be the very file
+        unfinished = shared.with_suffix(".part")
+        shutil.copyfile(encoder.weights, unfinished)
+        unfinished.replace(shared)
     description = _description(name, about, chosen, encoder, folder)
     _write(folder, description)
     if data is not None:  # score what is shipped, not what was trained
@@ -64,7 +70,7 @@ def calibrate_bundle(folder: Path, data: Path, cache: Path, tick: Tick = lambda 
     bundle, corpus = read_bundle(folder), open_corpus(data, cache)
     scores, said = evaluate_bundle(bundle, corpus, tick=tick)
     description = bundle.description | {
-        "metrics": {"val": scores, "habits": habits_of(said, corpus)},
+        "metrics": {"val": scores, "habits": habits_of(said, corpus), "digest": corpus.digest},
         "calibration": calibrate(said, corpus.captions),
     }
     _write(folder, description)
@@ -83,7 +89,7 @@ def _description(name: str, about: dict[str, Any], cell: str, encoder: EncoderFi
         "provenance": {
             "software": __version__,
             "config": about["config"],
-            "encoder": encoder.about,
+            "encoder": {key: value for key, value in about["encoder"].items() if key != "digest"},
             "pictures": about["pictures"],
             "best_epoch": about["best_epoch"],
             "start": about.get("start"),
@@ -93,5 +99,5 @@ def _description(name: str, about: dict[str, Any], cell: str, encoder: EncoderFi
 
 
 def _write(folder: Path, description: dict[str, Any]) -> None:
-    (folder / "bundle.json").write_text(json.dumps(description, ensure_ascii=False, indent=None) + "\n")
     (folder / "CARD.md").write_text(card_of(description))
+    write_whole(folder / "bundle.json", json.dumps(description, ensure_ascii=False, indent=None) + "\n")

@@ -100,18 +100,28 @@ def _compute(
     os.close(handle)
     unfinished = Path(path)
     table: np.memmap[tuple[int, ...], np.dtype[np.float16]] | None = None
-    with torch.inference_mode():
-        for at, pixels in _batches(paths, view):
-            found = _look(network, pixels.to(network.scale.device), depth).to(torch.float16).cpu().numpy()
-            if table is None:
-                table = np.lib.format.open_memmap(
-                    unfinished, mode="w+", dtype=np.float16, shape=(len(paths), *found.shape[1:])
-                )
-            table[at : at + len(found)] = found
-            tick(at + len(found))
-    if table is not None:
-        table.flush()
-    unfinished.replace(out)
+    try:
+        with torch.inference_mode():
+            for at, pixels in _batches(paths, view):
+                found = _look(network, pixels.to(network.scale.device), depth).to(torch.float16).cpu().numpy()
+                if table is None:
+                    table = _table(unfinished, (len(paths), *found.shape[1:]))
+                table[at : at + len(found)] = found
+                tick(at + len(found))
+        if table is not None:
+            table.flush()
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _table(path: Path, shape: tuple[int, ...]) -> "np.memmap[tuple[int, ...], np.dtype[np.float16]]":
+    """Make an empty table whose place on the disk is taken now: a full one would kill us later, without a word."""
+    table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return table
 
 
 def _look(network: PixelsToGrid, pixels: Tensor, depth: Depth) -> Tensor:

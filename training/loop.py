@@ -235,7 +235,10 @@ class _Loop:
             with self.fabric.autocast():
                 found = caption_all(captioner, self.network, self.data.val, watched, self.fabric.device)
             said[name] = {picture: caption.text for picture, caption in found.items()}
-            scores[name] = score(said[name], self.data.corpus.captions) | {"distinct": len(set(said[name].values()))}
+            scores[name] = score(said[name], self.data.corpus.captions) | {
+                "distinct": len(set(said[name].values())),
+                "pictures": len(watched),
+            }
         self.network.load_state_dict(own)
         return scores, said
 

@@ -89,6 +89,8 @@ def write_report(found: Comparison, path: Path, show: Path | None = None) -> Pat
 
 
 def _table(found: Comparison) -> Iterable[dict[str, Any]]:
+    trained = [t for runs in found.trained.values() for t in runs]
+    everywhere = [name for name in _METRICS if all(name in t.scores for t in trained)]  # METEOR may fail now and then
     for arm, runs in found.trained.items():
         yield {
             "arm": arm,
@@ -98,7 +100,7 @@ def _table(found: Comparison) -> Iterable[dict[str, Any]]:
             "seeds": len(runs),
             "seconds": mean(t.seconds for t in runs),
             "milliseconds": _milliseconds(captioner_of(runs[0].run, found.data), found),
-            "scores": {name: _spread_of([t.scores[name] for t in runs]) for name in _METRICS if name in runs[0].scores},
+            "scores": {name: _spread_of([t.scores[name] for t in runs]) for name in everywhere},
         }
 
 

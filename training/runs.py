@@ -2,12 +2,10 @@
 
 import json
 import os
-import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from captioning.model.decoder import DecoderConfig, make_decoder
 from captioning.model.vocabulary import Vocabulary
 from captioning.values import digest_of
 from training.batches import TrainingData
-from training.checkpoints import BEST, LAST
+from training.checkpoints import BEST
 from training.config import TrainConfig
 from training.dataset import Corpus, broken_pictures, read_corpus
 from training.encoders import EncoderFile, save_encoder
@@ -30,9 +28,8 @@ from training.features import Depth, Features, cached_features, files_of
 from training.finished import ABOUT, Start, open_start
 from training.loop import fit
 from training.network import CaptioningNetwork
+from training.runfolder import begin, check_begun, wanted_of, write_whole
 from training.text import words_of
-
-CONFIG, VERSIONS = "config.json", "versions.json"
 
 
 def run_training(
@@ -51,13 +48,16 @@ def run_training(
     A tuned encoder lands in the run folder, in the form in which it will be shipped. `devices` GPUs (or, without
     one, processes) share each batch.
     """
-    if "LOCAL_RANK" not in os.environ:  # not in the processes that this one will start
-        _begin(run, config, encoder, resume=resume)
+    wanted, first = wanted_of(config, encoder), "LOCAL_RANK" not in os.environ  # not a process that this one will start
+    if first:
+        check_begun(run, wanted, resume=resume)
     if config.threads:
         torch.set_num_threads(config.threads)
     tuning = config.encoder_learning_rate > 0
     start = open_start(Path(config.start)) if config.start else None
     prepared = prepare(data, encoder, config, cache, start)  # by the first alone; the others find its files
+    if first:
+        begin(run, wanted, prepared.corpus)
     fabric = open_fabric(devices)
     torch.manual_seed(config.seed)
     whole = encoder.load().encoder if tuning else None
@@ -68,8 +68,9 @@ def run_training(
     reached = fit(fabric, network, prepared, config, run, resume=resume, on_epoch=on_epoch)
     if not fabric.is_global_zero:
         return {}
+    settings = asdict(config) | {"start": Path(config.start).name}
     about = {
-        "config": asdict(config) | {"start": Path(config.start).name},
+        "config": settings,
         "decoders": {cell: asdict(shape) for cell, shape in shapes.items()},
         "encoder": {"digest": encoder.digest, **encoder.about},
         "vocabulary": list(prepared.vocabulary.words),
@@ -83,10 +84,10 @@ def run_training(
         about["start"] = start.about
     if whole is not None:
         network.load_state_dict(load_file(run / BEST))
-        tuned_by = {"config": asdict(config), "val": reached.best["val"], "pictures": prepared.corpus.digest}
+        tuned_by = {"config": settings, "val": reached.best["val"], "pictures": prepared.corpus.digest}
         tuned = save_encoder(whole, encoder.about | {"tuned": tuned_by, "tuned_from": encoder.digest}, run)
         about["encoder"] = {"digest": tuned.digest, **tuned.about}
-    (run / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+    write_whole(run / ABOUT, json.dumps(about, indent=1) + "\n")
     return about
 
 
@@ -167,41 +168,6 @@ def _go_on_with(network: CaptioningNetwork, start: Start) -> None:
                 f" {ours.get(other)}. Give --kind and sizes as it was trained."
             )
         decoder.load_state_dict(start.decoders[cell].state_dict())
-
-
-def _begin(run: Path, config: TrainConfig, encoder: EncoderFile, *, resume: bool) -> None:
-    """Make the run folder. Raises UsageError rather than write over a run, or go on with another one."""
-    wanted = wanted_of(config, encoder)
-    path = run / CONFIG
-    if not path.exists():
-        run.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted, indent=1) + "\n")
-        (run / VERSIONS).write_text(json.dumps(_versions(), indent=1) + "\n")
-    elif not resume:
-        raise UsageError(f"{run} holds a run already: add --resume to go on with it, or name another folder.")
-    elif not begun_as(path, wanted):
-        raise UsageError(f"{run} was begun with other settings (see {path.name}); a run is resumed as it was begun.")
-    elif not (run / LAST).exists():
-        print(f"no checkpoint in {run} yet: beginning anew", file=sys.stderr)
-
-
-def begun_as(path: Path, wanted: dict[str, Any]) -> bool:
-    """Tell whether a run's config file says what is wanted; how many threads it takes is nobody's concern."""
-    begun = json.loads(path.read_text())
-    config = json.loads(json.dumps(asdict(TrainConfig()))) | begun["config"]  # of a time with fewer settings
-    same = all(config[name] == value for name, value in wanted["config"].items() if name != "threads")
-    return bool(same and begun["encoder"] == wanted["encoder"])
-
-
-def wanted_of(config: TrainConfig, encoder: EncoderFile) -> dict[str, Any]:
-    """Return what a run's config file holds."""
-    wanted: dict[str, Any] = json.loads(json.dumps({"config": asdict(config), "encoder": encoder.digest}))
-    return wanted
-
-
-def _versions() -> dict[str, str]:
-    packages = ("captionmill", "torch", "torchvision", "lightning-fabric", "numpy", "pillow", "nltk", "pycocoevalcap")
-    return {"python": platform.python_version(), "platform": platform.platform()} | {p: version(p) for p in packages}
 
 
 def features_of(

@@ -1,6 +1,6 @@
 """A search for learning rate, optimizer and sizes with Optuna (Akiba et al. 2019, arXiv:1907.10902).
 
-The study lies in the run folder as SQLite, each trial in a folder beside it. A search that was stopped goes on with
+The study lies in the run folder as SQLite, each trial in a folder beside it. A search that was killed goes on with
 the trial that it was in.
 """
 
@@ -11,9 +11,11 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
+from captioning.errors import CaptioningError, UsageError
 from training.config import OPTIMIZERS, TrainConfig
 from training.encoders import EncoderFile
 from training.loop import DivergedError
+from training.runfolder import wanted_of
 from training.runs import run_training
 
 STUDY = "study.sqlite"
@@ -34,6 +36,10 @@ def search(
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2),
     )
+    base = wanted_of(config, encoder)["config"] | {"encoder": encoder.digest, "threads": 0}
+    if study.user_attrs.get("base", base) != base:
+        raise UsageError(f"{run} was begun with other settings; the same words, with more --trials, go on.")
+    study.set_user_attr("base", base)
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))  # else it repeats itself
     for cut in study.get_trials(states=[TrialState.RUNNING]):
         study.tell(cut.number, state=TrialState.FAIL)
@@ -58,6 +64,8 @@ def search(
     done = len(study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED]))
     if done < trials:
         study.optimize(objective, n_trials=trials - done)
+    if not study.get_trials(states=[TrialState.COMPLETE]):
+        raise CaptioningError(f"none of the {len(study.trials)} trials in {run} came to an end: every one diverged.")
     best = study.best_trial
     return {"cider": best.value, "run": str(run / best.user_attrs["run"]), **best.params}
 

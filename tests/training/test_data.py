@@ -203,7 +203,8 @@ def test_any_file_of_a_backbone_becomes_an_encoder_as_it_is_shipped(encoder: Enc
     found = open_encoder(tmp_path / "resnet50.pth", "1x1", tmp_path)
     assert found.weights.stat().st_size < 30e6
     assert not [name for name in load_weights(found.weights) if name.startswith("fc.") or name.endswith("tracked")]
-    assert open_encoder(Path(found.name), None, tmp_path) == found
+    assert open_encoder(Path(found.name), None, tmp_path).digest == found.digest
+    assert found.about == {"stride": "1x1", "origin": "resnet50.pth"}
     torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(UsageError, match=r"other\.pth is not a ResNet50 backbone; it differs in conv1\.weight"):
         open_encoder(tmp_path / "other.pth", "1x1", tmp_path)

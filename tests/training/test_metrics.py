@@ -59,6 +59,12 @@ def test_cider_and_rouge_of_a_perfect_and_of_a_foreign_caption() -> None:
     assert (score(foreign, references)["cider"], score(foreign, references)["rouge_l"]) == (0.0, 0.0)
 
 
+def test_rouge_l_of_a_caption_between_both() -> None:
+    """Lin 2004: "a dog ... grass" is common to both; F with beta 1.2 of precision 3/4 and recall 3/5."""
+    found = score({"x": "a dog eats grass"}, {"x": ["a dog sits on grass"]})["rouge_l"]
+    assert found == pytest.approx(2.44 * 0.75 * 0.6 / (0.6 + 1.44 * 0.75), abs=1e-4)
+
+
 def test_the_mean_of_each_pictures_cider_is_the_cider_of_all() -> None:
     said, references = made_up(2)
     each = cider_of_each(said, references)

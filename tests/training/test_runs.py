@@ -31,7 +31,7 @@ from training.runs import prepare, run_training
 def test_the_other_kinds_can_memorise_four_captions_too(
     kind: Any, corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(MEMORISING, cells=("lstm", "gru"), kind=kind, epochs=120, learning_rate=1e-2)
+    config = dataclasses.replace(MEMORISING, cells=("lstm", "gru"), kind=kind, epochs=120, dropout=0.0)
     scores = run_training(corpus, encoder, config, tmp_path, cache, resume=False)["val"]
     assert scores["lstm"]["bleu4"] > 0.9
     assert scores["gru"]["bleu4"] > 0.9
@@ -41,7 +41,9 @@ def test_the_other_kinds_can_memorise_four_captions_too(
 def test_the_product_says_what_a_bundle_has_learned(
     kind: Any, cell: Any, corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(MEMORISING, cells=(cell,), kind=kind, epochs=70 if kind == "plain" else 40)
+    config = dataclasses.replace(MEMORISING, cells=(cell,), kind=kind)
+    if kind == "plain":  # a picture that is seen once takes longer to learn
+        config = dataclasses.replace(config, epochs=120, dropout=0.0)
     run_training(corpus, encoder, config, tmp_path / "run", cache, resume=False)
     bundle = export_bundle(tmp_path / "run", encoder, "four", tmp_path / "bundles", data=corpus, cache=cache)
     bundle.verify()
