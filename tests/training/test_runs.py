@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,6 +188,31 @@ def test_a_model_at_hand_is_trained_on_with_its_own_words(
             )
 
 
+def test_a_run_goes_on_with_its_own_captions_only_and_a_mistake_makes_no_folder(
+    corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
+) -> None:
+    config, run = dataclasses.replace(MEMORISING, epochs=1), tmp_path / "run"
+    with pytest.raises(UsageError, match="can't read the data folder"):
+        run_training(tmp_path / "typo", encoder, config, run, cache, resume=False)
+    assert not run.exists()
+    run_training(corpus, encoder, config, run, cache, resume=False)
+    other = shutil.copytree(corpus, tmp_path / "other")
+    text = (other / "captions.txt").read_text()
+    (other / "captions.txt").write_text(text.replace("cup of coffee", "mug of coffee"))
+    with pytest.raises(UsageError, match="begun on other pictures or captions"):
+        run_training(other, encoder, config, run, cache, resume=True)
+
+
+def test_a_bundle_is_exported_beside_the_one_whose_encoder_it_has(
+    corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
+) -> None:
+    run_training(corpus, encoder, dataclasses.replace(MEMORISING, epochs=1), tmp_path / "run", cache, resume=False)
+    first = export_bundle(tmp_path / "run", encoder, "first", tmp_path / "bundles")
+    beside = open_encoder(first.folder, None, cache)
+    export_bundle(tmp_path / "run", beside, "second", tmp_path / "bundles").verify()
+    export_bundle(tmp_path / "run", beside, "first", tmp_path / "bundles").verify()
+
+
 def test_a_phase_ends_when_it_gets_no_better(corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(MEMORISING, epochs=50, learning_rate=0.0, patience=3)
     run_training(corpus, encoder, config, tmp_path, cache, resume=False)
@@ -231,6 +257,9 @@ def test_settings_are_checked_and_named(tmp_path: Path) -> None:
         ("views=9", "views is 1 to 4, not 9"),
         ("temperature=0", "temperature is above 0"),
         ("encoder_learning_rate=-1", "0 or more, not -1"),
+        ("critical_learning_rate=-1", "0 or more, not -1"),
+        ("label_smoothing=2", "label_smoothing is 0 to 1, not 2"),
+        ("weight_decay=nan", "weight_decay is 0 or more, not nan"),
         ("epochs=0", "nothing to train"),
         ("epochs=ten", "epochs takes int, not 'ten'"),
         ("optimizer=sgd", "adamw, nadam, radam, not 'sgd'"),
