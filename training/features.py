@@ -119,8 +119,12 @@ def _table(path: Path, shape: tuple[int, ...]) -> "np.memmap[tuple[int, ...], np
     """Make an empty table whose place on the disk is taken now: a full one would kill us later, without a word."""
     table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        size = path.stat().st_size
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as trouble:
+            raise OSError(trouble.errno, f"{size / 1e9:.1f} GB of features: {trouble.strerror}", path.parent) from None
     return table
 
 
