@@ -11,6 +11,8 @@ from captioning.paths import is_below
 from captioning.store.claims import Work
 from captioning.values import Reason
 
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC  # a folder may be passed through unread
+
 
 @dataclass(frozen=True)
 class FileBytes:
@@ -50,6 +52,8 @@ def read_file(root: bytes, work: Work, max_bytes: int) -> FileBytes:
         if not is_visible(root):
             raise RootUnavailable(f"the folder {os.fsdecode(root)!r} is empty or not there") from None
         raise ImageError(Reason.MISSING, "the file is not there any more") from None
+    except ValueError:  # a NUL, which no file's name can have
+        raise ImageError(Reason.MISSING, "no file can have this name") from None
     except PermissionError:
         raise ImageError(Reason.FORBIDDEN, "no permission to read the file") from None
     except OSError as trouble:
@@ -61,16 +65,38 @@ def read_file(root: bytes, work: Work, max_bytes: int) -> FileBytes:
 
 
 def _open_below(root: bytes, path: bytes) -> int:
-    """Open a regular file that really lies below the root, links followed; never wait on a pipe or a device."""
+    """Open a regular file that really lies below the root, links followed; never wait on a pipe or a device.
+
+    Where links lead is found out first, and then the way is gone again from the root's folder down, one name
+    at a time and following none: what becomes a link in between leads nowhere.
+    """
     home = os.path.realpath(root)
     real = os.path.realpath(os.path.join(home, path))
     if not is_below(real, home):
         raise ImageError(Reason.FORBIDDEN, "the path leads out of its root")
-    descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    *folders, name = os.path.relpath(real, home).split(b"/")
+    place = os.open(home, _FOLDER)
+    try:
+        for folder in folders:
+            deeper = _open_in(place, folder, _FOLDER | os.O_NOFOLLOW)
+            os.close(place)
+            place = deeper
+        descriptor = _open_in(place, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    finally:
+        os.close(place)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ImageError(Reason.UNREADABLE, "not a regular file")
     return descriptor
+
+
+def _open_in(place: int, name: bytes, flags: int) -> int:
+    try:
+        return os.open(name, flags, dir_fd=place)
+    except OSError as trouble:  # of a link: ELOOP, or ENOTDIR where a folder is wanted, or others on other systems
+        if stat.S_ISLNK(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode):
+            raise ImageError(Reason.FORBIDDEN, "a link on its way can't be followed") from trouble
+        raise
 
 
 def _read(descriptor: int, max_bytes: int) -> FileBytes:
@@ -78,7 +104,7 @@ def _read(descriptor: int, max_bytes: int) -> FileBytes:
     if before.st_size > max_bytes:
         raise ImageError(Reason.TOO_LARGE, f"{before.st_size} bytes; the limit is {max_bytes} (CAPTIONING_MAX_BYTES)")
     with os.fdopen(os.dup(descriptor), "rb") as file:
-        data = file.read(max_bytes + 1)
+        data = file.read(before.st_size + 1)
     after = os.fstat(descriptor)
     if len(data) != before.st_size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ImageError(Reason.CHANGED, "the file was written to while it was read")

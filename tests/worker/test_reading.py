@@ -1,6 +1,10 @@
 """Files are read once, whole, and never from outside their root."""
 
+import contextlib
 import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,6 +70,108 @@ def test_what_is_gone_is_missing_and_what_is_large_is_too_large(root: Path) -> N
     assert reason(root, b"none.jpg") is Reason.MISSING
     assert reason(root, b"sub/a.jpg/deeper") is Reason.MISSING
     assert reason(root, b"sub/a.jpg", max_bytes=4) is Reason.TOO_LARGE
+
+
+def test_devices_are_no_pictures_and_nobody_waits_for_them() -> None:
+    for name in (b"zero", b"random", b"null", b"tty"):
+        assert reason(Path("/dev"), name) is Reason.UNREADABLE
+
+
+def test_links_that_lead_nowhere_have_a_reason(root: Path) -> None:
+    (root / "ring.jpg").symlink_to("ring.jpg")
+    (root / "there").symlink_to("back")
+    (root / "back").symlink_to("there")
+    (root / "dangling.jpg").symlink_to("sub/none.jpg")
+    assert reason(root, b"ring.jpg") is Reason.FORBIDDEN
+    assert reason(root, b"there/a.jpg") is Reason.FORBIDDEN
+    assert reason(root, b"dangling.jpg") is Reason.MISSING
+    assert reason(root, b"a\0b.jpg") is Reason.MISSING
+    assert reason(root, b"a" * 300 + b".jpg") is Reason.UNREADABLE
+
+
+def test_a_file_with_holes_counts_with_its_whole_length(root: Path) -> None:
+    with (root / "giant.jpg").open("wb") as file:
+        file.truncate(10**12)
+    assert reason(root, b"giant.jpg", max_bytes=256_000_000) is Reason.TOO_LARGE
+
+
+@contextlib.contextmanager
+def meanwhile(act: Callable[[], object]) -> Iterator[None]:
+    """Do something again and again on a thread while the context lasts."""
+    over = threading.Event()
+
+    def again_and_again() -> None:
+        while not over.is_set():
+            act()
+
+    thread = threading.Thread(target=again_and_again)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def outcomes(root: Path, path: bytes, times: int) -> set[bytes | Reason]:
+    found: set[bytes | Reason] = set()
+    for _ in range(times):
+        try:
+            found.add(read_file(os.fsencode(root), work(path), 10_000_000).data)
+        except ImageError as wrong:
+            found.add(wrong.reason)
+    return found
+
+
+def test_a_folder_that_turns_into_a_link_meanwhile_leads_nowhere(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a.jpg").write_bytes(b"from outside")
+
+    def swap() -> None:
+        (root / "sub").rename(root / "aside")
+        (root / "sub").symlink_to(outside)
+        (root / "sub").unlink()
+        (root / "aside").rename(root / "sub")
+
+    with meanwhile(swap):
+        found = outcomes(root, b"sub/a.jpg", 5000)
+    assert found <= {b"hello", Reason.FORBIDDEN, Reason.MISSING}
+
+
+def test_a_file_that_turns_into_a_link_meanwhile_leads_nowhere(root: Path, tmp_path: Path) -> None:
+    def swap() -> None:
+        (root / "sub" / "a.jpg").unlink(missing_ok=True)
+        (root / "sub" / "a.jpg").symlink_to(tmp_path / "secret.txt")
+        (root / "sub" / "a.jpg").unlink()
+        (root / "sub" / "a.jpg").write_bytes(b"hello")
+
+    with meanwhile(swap):
+        found = outcomes(root, b"sub/a.jpg", 5000)
+    assert found <= {b"hello", b"", Reason.FORBIDDEN, Reason.MISSING, Reason.CHANGED}
+
+
+def test_a_file_that_grows_and_shrinks_is_found_out(root: Path) -> None:
+    path = root / "log.jpg"
+    path.touch()
+
+    def grow_and_shrink() -> None:
+        with path.open("ab") as file:
+            for _ in range(20):
+                file.write(b"x" * 50_000)
+                file.flush()
+            file.truncate(0)
+
+    found: set[bytes | Reason] = set()
+    with meanwhile(grow_and_shrink):
+        while Reason.CHANGED not in found:
+            found |= outcomes(root, b"log.jpg", 10)
+    assert all(isinstance(one, bytes) and one == b"x" * len(one) for one in found - {Reason.CHANGED})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
+def test_a_file_that_holds_more_than_it_says_is_changed() -> None:
+    assert reason(Path(f"/proc/{os.getpid()}"), b"status") is Reason.CHANGED
 
 
 def test_a_root_that_is_empty_or_gone_is_nobodys_fault(root: Path, tmp_path: Path) -> None:
