@@ -6,6 +6,8 @@ CaptioningError              one line for the person, with a remedy; the CLI exi
 ├── BundleError              a model bundle is missing, broken or does not fit
 └── ServiceTrouble           nobody's fault and passing: waited out, blames no picture
     ├── StoreUnavailable     the database does not answer
+    ├── DeviceFull           the device has no memory left for so many pictures at once
+    ├── DeviceBroken         the device fails for this process from now on
     └── RootUnavailable      a whole folder is out of sight (unmounted, say)
 """
 
@@ -39,6 +41,14 @@ class ServiceTrouble(CaptioningError):
 
 class StoreUnavailable(ServiceTrouble):
     """The database doesn't answer."""
+
+
+class DeviceFull(ServiceTrouble):
+    """The device has not enough memory for what it was given; less may do."""
+
+
+class DeviceBroken(ServiceTrouble):
+    """The device answers nothing any more in this process (a "sticky" CUDA error); a new process may do."""
 
 
 class RootUnavailable(ServiceTrouble):

@@ -84,7 +84,9 @@ def _workers(settings: Settings) -> str:
     seen = jobs.workers(Database(settings.store_url))
     if not seen:
         raise CaptioningError("no worker was seen in the last 30 s: start one with `worker`.")
-    return ", ".join(f"{worker.name} on {worker.host}" for worker in seen)
+    dropped = sum(worker.dropped for worker in seen)
+    strange = f"; {dropped} messages that nobody of ours sent were dropped: who else can write to the broker?"
+    return ", ".join(f"{worker.name} on {worker.host}" for worker in seen) + (strange if dropped else "")
 
 
 def _packages(_: Settings) -> str:

@@ -65,4 +65,8 @@ def troubles(db: Database, settings: Settings, progress: jobs.Progress) -> list[
         return [f"no worker is at work: {how}"]
     seen = {root for worker in workers for root in worker.roots}
     unseen = [root for root in jobs.waiting_roots(db, progress.job) if root not in seen]
-    return [f"no worker sees the root {root!r}: is it mounted?" for root in unseen]
+    fatal = jobs.fatal_pictures(db, progress.job)
+    return [f"no worker sees the root {root!r}: is it mounted?" for root in unseen] + [
+        f"{deaths} workers died in a row while they had {path} in hand; it is tried again less and less often."
+        for path, deaths in fatal
+    ]

@@ -87,7 +87,9 @@ class Keeper:
         try:
             broker = self._start_broker()
             db = Database(self.settings.store_url)
-            claims.release_all_of(db, self.settings.embedded_worker_name)  # we hold the lock: its owner is dead
+            claims.release_all_of(
+                db, self.settings.embedded_worker_name, crashed=False
+            )  # we hold the lock: its owner is dead
             db.close()
             self._start_worker()
             self._serve(listener)
@@ -132,7 +134,7 @@ class Keeper:
         if self.worker is not None:
             _stop(self.worker, 0)  # what is left of its session: a pool process, openers
         db = Database(self.settings.store_url)
-        claims.release_all_of(db, self.settings.embedded_worker_name)
+        claims.release_all_of(db, self.settings.embedded_worker_name, crashed=True)
         db.close()
         self._start_worker()
 

@@ -5,10 +5,12 @@ import signal
 import threading
 from typing import Annotated
 
+import structlog
 import typer
 
+import migrations
 from captioning.commands import command_line
-from captioning.errors import CaptioningError
+from captioning.errors import CaptioningError, StoreUnavailable
 from captioning.settings import PREFIX, read_settings
 from captioning.store.database import Database
 
@@ -45,7 +47,6 @@ def _stop_at_eof() -> None:
 
 
 def _start() -> int:
-    import migrations
     from worker.log import set_up_log
     from worker.surroundings import bundles_at_hand
 
@@ -54,7 +55,7 @@ def _start() -> int:
     for bundle in bundles_at_hand(settings).values():
         bundle.verify()
     db = Database(settings.store_url)
-    migrations.ensure_schema(db)
+    _ensure_schema(db, settings.outage_seconds)
     db.close()
     if not settings.broker_url:
         raise CaptioningError(
@@ -80,6 +81,15 @@ def _start() -> int:
     if len(failures) >= MAX_LOAD_FAILURES:
         raise CaptioningError(f"the model can't be loaded: {failures[-1]}")
     return 0
+
+
+def _ensure_schema(db: Database, seconds: float) -> None:
+    """Check the tables; a database that is just starting is waited for."""
+    try:
+        migrations.ensure_schema(db)
+    except StoreUnavailable as trouble:
+        structlog.get_logger().warning("waiting_for_database", trouble=str(trouble), seconds=seconds)
+        db.persist(lambda: migrations.ensure_schema(db), seconds)
 
 
 @app.command(epilog="Example: worker doctor")

@@ -4,6 +4,7 @@ Files come from anywhere, and decoders have holes. So this runs apart from the m
 new files and no torch; when it dies, its owner knows which picture it had in hand.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -11,6 +12,7 @@ import resource
 import signal
 import struct
 import sys
+from pathlib import Path
 from typing import BinaryIO
 
 from captioning.errors import ImageError
@@ -45,10 +47,10 @@ def _exactly(stream: BinaryIO, size: int) -> bytes:
 
 def main() -> None:
     """Open pictures until the input ends."""
-    size, max_pixels = int(sys.argv[1]), int(sys.argv[2])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker; no picture may be blamed for it
-    _confine(max_pixels)
-    limits = Limits(max_pixels)
+    size, limits = int(sys.argv[1]), Limits(**json.loads(sys.argv[2]))
+    for asked_to_stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(asked_to_stop, signal.SIG_IGN)  # that is for the worker; no picture may be blamed for it
+    _confine(limits.max_pixels)
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # nothing else may write between messages
     send(sink, {"ready": True})  # a death before this blames no picture
@@ -78,6 +80,8 @@ def _confine(max_pixels: int) -> None:
         except (ValueError, OSError):  # macOS doesn't bound address space
             continue
     if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # when the system runs out of memory, this goes first, not the model
+            Path("/proc/self/oom_score_adj").write_text("1000")
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() == 1:
             raise SystemExit(0)

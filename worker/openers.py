@@ -1,21 +1,23 @@
 """The owner of opener processes: hands out pictures, replaces what dies, blames the right picture."""
 
+import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 
 from captioning.errors import ImageError, ServiceTrouble
-from captioning.model.pixels import Pixels
+from captioning.model.pixels import Limits, Pixels
 from captioning.values import PictureFacts, Reason
 from worker.opener import receive, send
 
+MODULE = "worker.opener"
 DEATHS = 2  # of openers with the same picture in hand, before the picture is to blame
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,13 +35,51 @@ class Opened:
     facts: PictureFacts
 
 
+class _Watch(threading.Thread):
+    """Kills openers that take too long over a picture.
+
+    It counts its own ticks instead of reading a clock: while this process is stopped, time doesn't count either.
+    """
+
+    TICK_SECONDS = 0.25
+
+    def __init__(self) -> None:
+        super().__init__(name="opener-watch", daemon=True)
+        self._left: dict[subprocess.Popen[bytes], float] = {}  # seconds
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+
+    def begin(self, process: subprocess.Popen[bytes], seconds: float) -> None:
+        """Give a process so long for what it has in hand."""
+        with self._lock:
+            self._left[process] = seconds
+
+    def end(self, process: subprocess.Popen[bytes]) -> bool:
+        """Watch a process no longer; return whether it was killed."""
+        with self._lock:
+            return self._left.pop(process) <= 0
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    def run(self) -> None:
+        while not self._ended.wait(self.TICK_SECONDS):
+            with self._lock:
+                for process in self._left:
+                    self._left[process] -= self.TICK_SECONDS
+                    if self._left[process] <= 0:
+                        process.kill()
+
+
 class Openers:
     """Some opener processes, each with a thread that talks to it."""
 
-    def __init__(self, count: int, size: int, max_pixels: int, seconds: float, module: str = "worker.opener") -> None:
+    def __init__(self, count: int, size: int, limits: Limits, seconds: float, module: str = MODULE) -> None:
         self._size = size
         self._seconds = seconds
-        self._arguments = [sys.executable, "-P", "-m", module, str(size), str(max_pixels)]
+        self._arguments = [sys.executable, "-P", "-m", module, str(size), json.dumps(asdict(limits))]
+        self._watch = _Watch()
+        self._watch.start()
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="opener")
         self._mine = threading.local()
         self._processes: set[subprocess.Popen[bytes]] = set()
@@ -55,21 +95,19 @@ class Openers:
         """
         while True:
             process = self._process()
-            hung = threading.Event()
-            timer = threading.Timer(self._seconds, lambda h=hung, p=process: (h.set(), p.kill()))
-            timer.start()
+            self._watch.begin(process, self._seconds)
             try:
                 send(cast("BinaryIO", process.stdin), {}, data)
                 said, pixels = receive(cast("BinaryIO", process.stdout))
             except (EOFError, OSError):
+                hung = self._watch.end(process)
                 self._bury(process)
                 deaths += 1
                 on_death()
                 if deaths >= DEATHS:
-                    raise self._verdict(timed_out=hung.is_set()) from None
+                    raise self._verdict(timed_out=hung) from None
                 continue
-            finally:
-                timer.cancel()
+            self._watch.end(process)
             if "reason" in said:
                 raise ImageError(Reason(str(said["reason"])), str(said["detail"]))
             facts = PictureFacts(int(str(said["width"])), int(str(said["height"])), str(said["format"]))
@@ -78,6 +116,7 @@ class Openers:
 
     def close(self) -> None:
         """End all processes and threads."""
+        self._watch.stop()
         for process in list(self._processes):
             process.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)

@@ -2,6 +2,7 @@
 while the model works on this one.
 """
 
+import functools
 import os
 import queue
 import threading
@@ -17,6 +18,7 @@ from captioning.store import claims
 from captioning.store.claims import Claim, Content, MadeBy, Outcome, Work
 from captioning.store.database import Database
 from captioning.values import ItemState
+from worker.device import Portions
 from worker.openers import Opened, Openers
 from worker.reading import FileBytes, is_gone, read_file
 
@@ -42,6 +44,7 @@ class Pipeline:
         settings: Settings,
         captioner: Captioner,
         openers: Openers,
+        portions: Portions,
         made_by: MadeBy,
         root: bytes,
         lease_seconds: float,
@@ -50,6 +53,7 @@ class Pipeline:
         self.settings = settings
         self.captioner = captioner
         self.openers = openers
+        self.portions = portions
         self.made_by = made_by
         self.root = root
         self.lease_seconds = lease_seconds
@@ -64,7 +68,8 @@ class Pipeline:
         """
         self._check_there(claim)
         for ready in _read_ahead(self._prepared(claim), _AHEAD):
-            said = self.captioner.caption([opened.pixels for _, opened in ready.to_caption], claim.options)
+            pictures = [opened.pixels for _, opened in ready.to_caption]
+            said = self.portions.caption(self.captioner, pictures, claim.options)
             outcomes = ready.decided + [
                 replace(outcome, said=caption) for (outcome, _), caption in zip(ready.to_caption, said, strict=True)
             ]
@@ -96,8 +101,9 @@ class Pipeline:
             if wave and (len(wave) >= self.settings.batch_size or held + one.size > WAVE_BYTES):
                 yield wave
                 wave, held = [], 0
-            wave.append((one, self._read(one)))
-            held += one.size
+            read = self._read(one)
+            wave.append((one, read))
+            held += len(read.data) if isinstance(read, FileBytes) else 0
             self._renew(claim)
         if wave:
             yield wave
@@ -146,7 +152,8 @@ class Pipeline:
 
     def _open(self, claim: Claim, work: Work, read: FileBytes) -> Opened | ImageError:
         try:
-            return self.openers.open(read.data, work.crashes, lambda: claims.note_crash(self.db, claim, work))
+            noted = functools.partial(claims.note_crash, self.db, claim, work)
+            return self.openers.open(read.data, work.crashes, lambda: self._persist(noted))
         except ImageError as wrong:
             return wrong
         finally:

@@ -2,15 +2,18 @@
 
 import functools
 import os
+from contextlib import suppress
 
 from captioning import __version__
 from captioning.bundles import named
-from captioning.errors import StoreUnavailable
+from captioning.errors import DeviceBroken, ServiceTrouble, StoreUnavailable
+from captioning.model.pixels import Limits
 from captioning.model.runtime import choose
 from captioning.settings import Settings, read_settings
 from captioning.store import claims
 from captioning.store.claims import Claim, Fenced, MadeBy
 from captioning.store.database import Database
+from worker.device import Portions
 from worker.models import Models
 from worker.openers import Openers
 from worker.pipeline import Pipeline
@@ -32,8 +35,12 @@ class Station:
         size = self.models.captioner(default.digest).preprocessing.size
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         count = settings.decoders or max(1, cores - 1)
-        self.openers = Openers(count, size, settings.max_pixels, settings.picture_seconds)
+        limits = Limits(settings.max_pixels, settings.max_side, settings.max_frames)
+        self.openers = Openers(count, size, limits, settings.picture_seconds)
+        self.portions = Portions()
         self.places: dict[int, Place] = {}
+        with suppress(StoreUnavailable):  # then leases do it
+            claims.release_all_of(self.db, self.name, crashed=True)  # a process before this one died at work
 
     @property
     def lease_seconds(self) -> float:
@@ -64,6 +71,7 @@ class Station:
                 self.settings,
                 captioner,
                 self.openers,
+                self.portions,
                 made_by,
                 self.places[claim.root_id].path,
                 self.lease_seconds,
@@ -71,8 +79,14 @@ class Station:
             whole = pipeline.run(claim, stopping)
         except (Fenced, StoreUnavailable):
             raise  # it isn't ours any more, or nobody can be told
-        except Exception:  # a root that has gone, no memory for openers, a bug: others go first, then it is tried again
+        except DeviceBroken:
+            self._commit(functools.partial(claims.release, self.db, claim, crashed=True))
+            raise
+        except ServiceTrouble:  # a root that has gone, no memory: others go first, then it is tried again
             self._commit(functools.partial(claims.release, self.db, claim, REST_SECONDS))
+            raise
+        except Exception:  # a bug, of this work perhaps
+            self._commit(functools.partial(claims.release, self.db, claim, REST_SECONDS, crashed=True))
             raise
         self._commit(functools.partial(claims.finish if whole else claims.release, self.db, claim))
 

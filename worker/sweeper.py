@@ -17,6 +17,7 @@ from captioning.settings import Settings
 from captioning.store import claims
 from captioning.store.claims import Presence
 from captioning.store.database import Database
+from captioning.transport import Dropped
 from worker.surroundings import bundles_at_hand, visible_roots, worker_name
 
 log = structlog.get_logger()
@@ -33,6 +34,7 @@ class Sweeper(threading.Thread):
         self.db = Database(settings.store_url)
         models = tuple(bundle.digest for bundle in bundles_at_hand(settings).values())
         self.presence = Presence(worker_name(settings), socket.gethostname(), models, settings.runtime)
+        self._said_dropped = 0
         self._ended = threading.Event()
 
     def stop(self) -> None:
@@ -46,7 +48,7 @@ class Sweeper(threading.Thread):
             try:
                 if since_hello >= HELLO_SECONDS:
                     places = visible_roots(self.db, self.settings).values()
-                    claims.say_hello(self.db, self.presence, [place.name for place in places])
+                    claims.say_hello(self.db, self.presence, [place.name for place in places], self._dropped())
                     since_hello = 0.0
                 if claims.my_turn_to_sweep(self.db, self.settings.sweep_seconds):
                     self.sweep()
@@ -59,6 +61,13 @@ class Sweeper(threading.Thread):
         with contextlib.suppress(ServiceTrouble):  # the row grows old by itself
             claims.say_goodbye(self.db, self.presence.name)
         self.db.close()
+
+    def _dropped(self) -> int:
+        """Return how many messages this worker has dropped, and say so when there are more than the last time."""
+        if Dropped.count > self._said_dropped:
+            self._said_dropped = Dropped.count
+            log.warning("messages_dropped", count=Dropped.count, why="they are no bells: who else writes here?")
+        return Dropped.count
 
     def sweep(self) -> None:
         """Ring for the chunks that this worker could claim now, as far as bells are missing."""

@@ -1,10 +1,13 @@
 """The one task: come when the bell rings, take the best chunk there is, work it off."""
 
+import os
+
 import structlog
 
-from captioning.errors import CaptioningError
-from captioning.queue import CAPTION_CHUNK, ring
+from captioning.errors import CaptioningError, DeviceBroken
+from captioning.queue import ring
 from captioning.store.claims import Fenced
+from captioning.transport import CAPTION_CHUNK
 from worker.celery import app
 
 log = structlog.get_logger()
@@ -26,5 +29,8 @@ def caption_chunk() -> None:
             ring(app, more)
     except Fenced:
         log.info("chunk_taken_away")
+    except DeviceBroken as broken:  # for this process; the next may find the device well
+        log.error("device_broken", trouble=str(broken))
+        os._exit(os.EX_UNAVAILABLE)
     except CaptioningError as trouble:  # the sweeper rings again when it is over
         log.warning("service_trouble", trouble=str(trouble))

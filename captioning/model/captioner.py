@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captioning.bundles import Bundle
 from captioning.calibration import Calibration
-from captioning.errors import BundleError
+from captioning.errors import BundleError, DeviceBroken, DeviceFull, ServiceTrouble
 from captioning.model.beam import Sentences, beam_search
 from captioning.model.decoder import CaptionDecoder, DecoderConfig, make_decoder
 from captioning.model.encoder import PixelsToGrid, ResNetEncoder
@@ -35,18 +35,44 @@ class Captioner:
     calibration: Calibration = field(default_factory=Calibration)
 
     def caption(self, pictures: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
-        """Return one caption a picture, in order; each picture (S, S, 3) uint8 as `open_picture` gives it."""
+        """Return one caption a picture, in order; each picture (S, S, 3) uint8 as `open_picture` gives it.
+
+        Raises DeviceFull and DeviceBroken.
+        """
         if not pictures:
             return []
-        with torch.inference_mode():
-            features = self.encode(torch.from_numpy(np.stack(pictures)))
-            return self.describe(features, options)
+        try:
+            with torch.inference_mode():
+                features = self.encode(torch.from_numpy(np.stack(pictures)))
+                return self.describe(features, options)
+        except RuntimeError as failed:
+            trouble = device_trouble(failed)
+            if trouble is None:
+                raise
+        torch.cuda.empty_cache()  # here, where the failed call holds no tensors any more
+        raise trouble
 
     def describe(self, features: Tensor, options: DecodeOptions) -> list[Caption]:
         """Return one caption for each row of grid features (B, N, 2048)."""
         memory, state = self.decoder.start(features)
         found = beam_search(lambda words, s: self.decoder.step(words, s, memory), state, options)
         return _captions(found, self.vocabulary, self.calibration)
+
+
+def device_trouble(failed: RuntimeError) -> ServiceTrouble | None:
+    """Return what an error of torch says of the device; None when it says nothing of it.
+
+    After an error that torch calls an accelerator's, every later call fails the same way: the CUDA context is lost.
+    """
+    said = (str(failed) or type(failed).__name__).splitlines()[0]
+    if isinstance(failed, torch.OutOfMemoryError) or "out of memory" in said or "CUBLAS_STATUS_ALLOC_FAILED" in said:
+        return DeviceFull(said)
+    if isinstance(failed, torch.AcceleratorError) or any(sign in said for sign in _BROKEN):
+        return DeviceBroken(said)
+    return None
+
+
+_BROKEN = ("CUDA error", "CUDNN_STATUS_", "CUBLAS_STATUS_")
 
 
 def _captions(found: Sentences, vocabulary: Vocabulary, calibration: Calibration) -> list[Caption]:

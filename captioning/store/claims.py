@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from captioning.store.database import Database, now
 from captioning.store.files import insert_or_nothing
 from captioning.store.jobs import settle
-from captioning.store.schema import Caption, Chunk, File, Image, Item, Job, Model, Root, Sweep, Worker
+from captioning.store.schema import Caption, Chunk, File, Image, Item, Job, Model, Root, Sweep, Worker, is_open
 from captioning.values import Caption as Said
 from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, PictureFacts, Reason, Source
 
@@ -83,82 +83,123 @@ class Fenced(Exception):
 
 # -- claiming --
 
+SPLIT_CRASHES = 2  # deaths of workers with a chunk in hand, without progress between, before it is claimed in halves
+_REST_SECONDS, _LONGEST_REST = 5.0, 600.0  # before a chunk that outlived n workers is handed out again: n * n * 5 s
 
-def claimable(models: Sequence[str], roots: Sequence[int] | None) -> sa.Select[Any]:
-    """Select the chunks that a worker with these models and roots may take, the best first."""
-    query = (
-        sa.select(Chunk.id)
-        .join(Job, Job.id == Chunk.job_id)
-        .join(Model, Model.id == Job.model_id)
-        .where(
-            Job.state == JobState.ACTIVE,
-            Model.digest.in_(models),
-            sa.or_(
-                sa.and_(Chunk.state == ChunkState.PENDING, sa.func.coalesce(Chunk.lease_until, 0) < now()),
-                sa.and_(Chunk.state == ChunkState.RUNNING, Chunk.lease_until < now()),
-            ),
-        )
-        .order_by(Job.priority.desc(), Job.served_at, Chunk.seq)
-    )
-    return query if roots is None else query.where(Chunk.root_id.in_(roots))
+
+def _rest() -> sa.ColumnElement[float]:
+    """Return how long a chunk rests after a death, longer after each: what kills workers mustn't kill them all day."""
+    rest = _REST_SECONDS * Chunk.crashes * Chunk.crashes
+    return sa.case((rest > _LONGEST_REST, _LONGEST_REST), else_=rest)
+
+
+def _free(roots: Sequence[int] | None) -> sa.ColumnElement[bool]:
+    """Tell, of a chunk, whether it may be taken: pending and rested, or its lease has run out."""
+    pending = sa.and_(Chunk.state == ChunkState.PENDING, sa.func.coalesce(Chunk.lease_until, 0) < now())
+    abandoned = sa.and_(Chunk.state == ChunkState.RUNNING, Chunk.lease_until + _rest() < now())
+    free = sa.and_(is_open(), sa.or_(pending, abandoned))
+    return free if roots is None else sa.and_(free, Chunk.root_id.in_(roots))
+
+
+def _servable(models: Sequence[str]) -> sa.ColumnElement[bool]:
+    """Tell, of a job, whether a worker with these models may work for it."""
+    here = sa.select(Model.id).where(Model.digest.in_(models))
+    return sa.and_(Job.state == JobState.ACTIVE, Job.model_id.in_(here))
 
 
 def claim(db: Database, worker: str, models: Sequence[str], roots: Sequence[int], lease_seconds: float) -> Claim | None:
-    """Take the best chunk there is, or None. An expired lease counts as a crash of the chunk."""
+    """Take the best chunk there is, or None. An expired lease counts as a crash of the chunk.
+
+    Jobs by priority, then the one served longest ago; in a job, the first free chunk. The job is found first, so
+    that a claim costs the same however many chunks are waiting.
+    """
     with db.writing() as connection:
-        best = claimable(models, roots).limit(1).with_for_update(of=Chunk, skip_locked=True).scalar_subquery()
-        take = sa.update(Chunk).where(Chunk.id == best)
-        take = take.values(
-            state=ChunkState.RUNNING,
-            fence=Chunk.fence + 1,
-            crashes=Chunk.crashes + sa.case((Chunk.state == ChunkState.RUNNING, 1), else_=0),
-            worker=worker,
-            lease_until=now() + lease_seconds,
-        ).returning(Chunk.id, Chunk.job_id, Chunk.root_id, Chunk.fence)
-        taken = connection.execute(take).one_or_none()
-        if taken is None:
-            return None
-        connection.execute(sa.update(Job).where(Job.id == taken.job_id).values(served_at=now()))
-        job = connection.execute(
-            sa.select(Job.options, Job.force, Model.id, Model.digest)
-            .join(Model, Model.id == Job.model_id)
-            .where(Job.id == taken.job_id)
-        ).one()
-        work = connection.execute(
-            sa.select(
-                Item.id,
-                File.id,
-                File.path_bytes,
-                File.size,
-                File.mtime_ns,
-                Item.crashes,
-                File.missing_since.is_not(None),
-            )
-            .join(File, File.id == Item.file_id)
-            .where(Item.chunk_id == taken.id, Item.state == ItemState.PENDING)
-            .order_by(Item.id)
-        ).all()
+        wanted = sa.and_(_servable(models), sa.exists().where(Chunk.job_id == Job.id, _free(roots)).correlate(Job))
+        best_jobs = sa.select(Job.id).where(wanted).order_by(Job.priority.desc(), Job.served_at, Job.id).limit(16)
+        for job_id in connection.execute(best_jobs).scalars().all():
+            taken = _take(connection, job_id, worker, models, roots, lease_seconds)
+            if taken is not None:  # else others just took what it had
+                return _claimed(connection, taken)
+    return None
+
+
+def _take(
+    connection: Connection, job_id: int, worker: str, models: Sequence[str], roots: Sequence[int], lease_seconds: float
+) -> Any:
+    first = sa.select(Chunk.id).where(Chunk.job_id == job_id, _free(roots)).order_by(Chunk.seq).limit(1)
+    take = sa.update(Chunk).where(
+        Chunk.id == first.with_for_update(skip_locked=True).scalar_subquery(),
+        sa.exists().where(Job.id == Chunk.job_id, _servable(models)),
+    )
+    take = take.values(
+        state=ChunkState.RUNNING,
+        fence=Chunk.fence + 1,
+        crashes=Chunk.crashes + sa.case((Chunk.state == ChunkState.RUNNING, 1), else_=0),
+        worker=worker,
+        lease_until=now() + lease_seconds,
+    ).returning(Chunk.id, Chunk.job_id, Chunk.root_id, Chunk.fence, Chunk.crashes)
+    return connection.execute(take).one_or_none()
+
+
+def _claimed(connection: Connection, taken: Any) -> Claim:
+    connection.execute(sa.update(Job).where(Job.id == taken.job_id).values(served_at=now()))
+    job = connection.execute(
+        sa.select(Job.options, Job.force, Model.id, Model.digest)
+        .join(Model, Model.id == Job.model_id)
+        .where(Job.id == taken.job_id)
+    ).one()
+    rows = connection.execute(
+        sa.select(
+            Item.id,
+            File.id,
+            File.path_bytes,
+            File.size,
+            File.mtime_ns,
+            Item.crashes,
+            File.missing_since.is_not(None),
+        )
+        .join(File, File.id == Item.file_id)
+        .where(Item.chunk_id == taken.id, Item.state == ItemState.PENDING)
+        .order_by(Item.id)
+    ).all()
+    work = [Work(*row) for row in rows]
+    if taken.crashes >= SPLIT_CRASHES and len(work) > 1:
+        work, rest = work[: len(work) // 2], work[len(work) // 2 :]
+        _put_aside(connection, taken, rest)
     options = DecodeOptions(**job.options)
     return Claim(
-        taken.id, taken.job_id, taken.root_id, taken.fence, job.id, job.digest, options, job.force,
-        tuple(Work(*row) for row in work),
-    )  # fmt: skip
+        taken.id, taken.job_id, taken.root_id, taken.fence, job.id, job.digest, options, job.force, tuple(work)
+    )
+
+
+def _put_aside(connection: Connection, taken: Any, work: Sequence[Work]) -> None:
+    """Make a new chunk, at the end of the job, of half a chunk that outlives its workers.
+
+    A picture that is fine gets away from one that kills whole workers in a few steps. Nobody is failed by this: a
+    worker may have died of anything. The job's row is locked, so nobody else numbers a chunk now.
+    """
+    last = connection.execute(sa.select(sa.func.max(Chunk.seq)).where(Chunk.job_id == taken.job_id)).scalar_one()
+    row = {"job_id": taken.job_id, "root_id": taken.root_id, "seq": last + 1, "state": ChunkState.PENDING}
+    row |= {"size": len(work), "crashes": taken.crashes}
+    aside = connection.execute(sa.insert(Chunk).values(**row).returning(Chunk.id)).scalar_one()
+    connection.execute(sa.update(Item).where(Item.id.in_([w.item_id for w in work])).values(chunk_id=aside))
+    connection.execute(sa.update(Chunk).where(Chunk.id == taken.id).values(size=Chunk.size - len(work)))
 
 
 def roots_with_work(db: Database) -> list[tuple[int, str, bytes]]:
     """Return the roots (id, name, path) in which an active job has open chunks."""
-    open_chunk = sa.select(Chunk.root_id).join(Job, Job.id == Chunk.job_id)
-    open_chunk = open_chunk.where(Job.state == JobState.ACTIVE, Chunk.state != ChunkState.DONE).distinct()
+    open_chunk = sa.exists().where(Chunk.root_id == Root.id, Chunk.job_id == Job.id, is_open()).correlate(Root, Job)
+    wanted = sa.exists().where(Job.state == JobState.ACTIVE, open_chunk).correlate(Root)
     with db.reading() as connection:
-        rows = connection.execute(sa.select(Root.id, Root.name, Root.path_bytes).where(Root.id.in_(open_chunk))).all()
+        rows = connection.execute(sa.select(Root.id, Root.name, Root.path_bytes).where(wanted)).all()
     return [(row.id, row.name, row.path_bytes) for row in rows]
 
 
 def count_claimable(db: Database, models: Sequence[str], roots: Sequence[int] | None, limit: int) -> int:
     """Return how many chunks could be claimed now, counting no further than `limit`."""
-    some = claimable(models, roots).order_by(None).limit(limit).subquery()
+    some = sa.select(Chunk.id).join(Job, Job.id == Chunk.job_id).where(_servable(models), _free(roots)).limit(limit)
     with db.reading() as connection:
-        return int(connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one())
+        return int(connection.execute(sa.select(sa.func.count()).select_from(some.subquery())).scalar_one())
 
 
 # -- while in hand --
@@ -208,6 +249,7 @@ def record(db: Database, claim: Claim, outcomes: Sequence[Outcome], made_by: Mad
             return
         n = {state: sum(o.state == state for o in outcomes) for state in ItemState}
         counts = {
+            "crashes": 0,  # there is progress: whatever killed earlier workers was not this
             "captioned": Chunk.captioned + n[ItemState.CAPTIONED],
             "reused": Chunk.reused + n[ItemState.REUSED],
             "failed": Chunk.failed + n[ItemState.FAILED],
@@ -232,18 +274,28 @@ def finish(db: Database, claim: Claim) -> None:
         settle(connection, claim.job_id)
 
 
-def release(db: Database, claim: Claim, rest_seconds: float = 0.0) -> None:
-    """Give a chunk back, what is left of it, to rest a while so that others get their turn. Raises Fenced."""
+def release(db: Database, claim: Claim, rest_seconds: float = 0.0, *, crashed: bool = False) -> None:
+    """Give a chunk back, what is left of it, to rest a while so that others get their turn. Raises Fenced.
+
+    `crashed`: it is the work that fails, not a service; then it rests the longer the more often that happens.
+    """
+    rest = sa.case((_rest() > rest_seconds, _rest()), else_=rest_seconds) if crashed else rest_seconds
+    values = {"state": ChunkState.PENDING, "lease_until": now() + rest, "crashes": Chunk.crashes + int(crashed)}
     with db.writing() as connection:
-        _guard(connection, claim, {"state": ChunkState.PENDING, "lease_until": now() + rest_seconds})
+        _guard(connection, claim, values)
 
 
-def release_all_of(db: Database, worker: str) -> int:
-    """Give back what a worker held that is known to be dead; return how many chunks."""
+def release_all_of(db: Database, worker: str, *, crashed: bool) -> int:
+    """Give back what a worker held that is known to be dead; return how many chunks.
+
+    `crashed`: it died at work, of the work perhaps.
+    """
+    values: dict[str, Any] = {"state": ChunkState.PENDING, "fence": Chunk.fence + 1, "lease_until": None}
+    if crashed:
+        values |= {"lease_until": now() + _rest(), "crashes": Chunk.crashes + 1}
+    held = sa.update(Chunk).where(Chunk.worker == worker, Chunk.state == ChunkState.RUNNING, is_open())
     with db.writing() as connection:
-        held = sa.update(Chunk).where(Chunk.worker == worker, Chunk.state == ChunkState.RUNNING)
-        freed = held.values(state=ChunkState.PENDING, fence=Chunk.fence + 1, lease_until=None).returning(Chunk.id)
-        return len(connection.execute(freed).all())
+        return len(connection.execute(held.values(**values).returning(Chunk.id)).all())
 
 
 def _guard(connection: Connection, claim: Claim, values: dict[str, Any]) -> None:
@@ -323,14 +375,15 @@ class Presence:
     runtime: str
 
 
-def say_hello(db: Database, presence: Presence, roots: Sequence[str]) -> None:
-    """Note that a worker is there, and which of the roots with work it sees."""
+def say_hello(db: Database, presence: Presence, roots: Sequence[str], dropped: int = 0) -> None:
+    """Note that a worker is there, which of the roots with work it sees, and how many messages it dropped."""
     values = {
         "host": presence.host,
         "seen_at": now(),
         "models": list(presence.models),
         "roots": list(roots),
         "runtime": presence.runtime,
+        "dropped": dropped,
     }
     with db.writing() as connection:
         at = connection.execute(sa.select(now())).scalar_one()

@@ -10,10 +10,11 @@ from captioning.bundles import Bundle
 from captioning.errors import UsageError
 from captioning.store.database import Database, now
 from captioning.store.files import insert_or_nothing
-from captioning.store.schema import Chunk, File, Item, Job, Model, Root, Worker
+from captioning.store.schema import Chunk, File, Item, Job, Model, Root, Worker, is_open
 from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, Reason
 
 _UNFINISHED = (JobState.ACTIVE, JobState.PAUSED)
+FATAL_CRASHES = 4  # workers that died with a picture alone in hand, before people are told
 WORKER_ALIVE_SECONDS = 30.0  # since a worker last said that it is there
 
 
@@ -104,7 +105,7 @@ def close_registration(db: Database, job_id: int, known: int, skipped: dict[str,
 def settle(connection: Connection, job_id: int) -> None:
     """Call a job done when it has no open chunk. The row is locked: of two last chunks, one sees the other."""
     connection.execute(sa.select(Job.id).where(Job.id == job_id).with_for_update())
-    open_chunk = sa.exists().where(Chunk.job_id == Job.id, Chunk.state != ChunkState.DONE)
+    open_chunk = sa.exists().where(Chunk.job_id == Job.id, is_open())
     finished = sa.update(Job).where(Job.id == job_id, Job.registered, Job.state == JobState.ACTIVE, ~open_chunk)
     connection.execute(finished.values(state=JobState.DONE, finished_at=now()))
 
@@ -277,6 +278,7 @@ class WorkerSeen:
     runtime: str
     models: list[str]
     roots: list[str]
+    dropped: int  # messages in its queue that were no bells
     seconds_ago: float
 
 
@@ -286,11 +288,28 @@ def workers(db: Database) -> list[WorkerSeen]:
     query = sa.select(Worker, ago.label("ago")).where(ago < WORKER_ALIVE_SECONDS).order_by(Worker.name)
     with db.reading() as connection:
         rows = connection.execute(query).all()
-    return [WorkerSeen(r.name, r.host, r.runtime, r.models, r.roots, float(r.ago)) for r in rows]
+    return [WorkerSeen(r.name, r.host, r.runtime, r.models, r.roots, r.dropped, float(r.ago)) for r in rows]
 
 
 def waiting_roots(db: Database, job_id: int) -> list[str]:
     """Return the names of the roots in which a job still has work."""
-    query = sa.select(Root.name).distinct().join(Chunk, Chunk.root_id == Root.id)
+    waiting = sa.exists().where(Chunk.root_id == Root.id, Chunk.job_id == job_id, is_open())
     with db.reading() as connection:
-        return list(connection.execute(query.where(Chunk.job_id == job_id, Chunk.state != ChunkState.DONE)).scalars())
+        return list(connection.execute(sa.select(Root.name).where(waiting).order_by(Root.name)).scalars())
+
+
+def fatal_pictures(db: Database, job_id: int) -> list[tuple[str, int]]:
+    """Return open pictures that had a chunk to themselves when worker after worker died, and how many did."""
+    left = Chunk.size - Chunk.captioned - Chunk.reused - Chunk.failed
+    query = (
+        sa.select(Root.path.label("root"), File.path, Chunk.crashes)
+        .join(Item, Item.chunk_id == Chunk.id)
+        .join(File, File.id == Item.file_id)
+        .join(Root, Root.id == File.root_id)
+        .where(Chunk.job_id == job_id, is_open(), left == 1, Chunk.crashes >= FATAL_CRASHES)
+        .where(Item.state == ItemState.PENDING)
+        .order_by(Chunk.seq)
+        .limit(10)
+    )
+    with db.reading() as connection:
+        return [(f"{r.root.rstrip('/')}/{r.path}", r.crashes) for r in connection.execute(query)]

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    ColumnElement,
     Double,
     ForeignKey,
     Index,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     MetaData,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -25,6 +27,11 @@ BigKey = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows o
 
 
 _OPEN = text("state <> 'done'")
+
+
+def is_open() -> ColumnElement[bool]:
+    """Tell, of a chunk, whether it isn't done: spelled as the indexes of open chunks are, or they would not be used."""
+    return Chunk.state != literal_column("'done'")
 
 
 class Base(DeclarativeBase):
@@ -118,6 +125,7 @@ class Chunk(Base):
     __table_args__ = (
         UniqueConstraint("job_id", "seq"),
         Index("ix_chunks_open", "job_id", "seq", sqlite_where=_OPEN, postgresql_where=_OPEN),
+        Index("ix_chunks_open_root", "root_id", "job_id", sqlite_where=_OPEN, postgresql_where=_OPEN),
     )
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"))
@@ -127,7 +135,7 @@ class Chunk(Base):
     fence: Mapped[int] = mapped_column(
         Integer, server_default=text("0")
     )  # counts claims; a late commit is refused by it
-    crashes: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # claims that ended by an expired lease
+    crashes: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # workers that died of it, since progress
     worker: Mapped[str | None] = mapped_column(Text)
     lease_until: Mapped[float | None] = mapped_column(Double)
     size: Mapped[int] = mapped_column(Integer)
@@ -196,6 +204,7 @@ class Worker(Base):
     models: Mapped[list[str]] = mapped_column(JSON)  # digests
     roots: Mapped[list[str]] = mapped_column(JSON)  # names of those with work that it sees
     runtime: Mapped[str] = mapped_column(Text)
+    dropped: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # messages in its queue that were no bells
 
 
 class Sweep(Base):

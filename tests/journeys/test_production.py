@@ -10,10 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from captioning.queue import CAPTION_CHUNK, make_celery
+from captioning.queue import make_celery
 from captioning.settings import read_settings
 from captioning.store import jobs
 from captioning.store.database import Database
+from captioning.transport import CAPTION_CHUNK
 from tests.journeys.people import Person
 from tests.journeys.test_embedded import many
 from tests.servers import Postgres, valkey, wait_until

@@ -4,11 +4,13 @@ import threading
 import time
 
 import pytest
+import sqlalchemy as sa
 
 from captioning.store import claims, jobs
 from captioning.store.claims import Fenced
-from captioning.store.database import Database
+from captioning.store.database import Database, now
 from captioning.store.files import Found
+from captioning.store.schema import Chunk
 from captioning.values import JobState, Reason
 from tests.servers import row_counts
 from tests.store.helpers import GRU, LSTM, World, captioned, failed, sha
@@ -205,7 +207,7 @@ def test_what_a_dead_worker_held_is_given_back(db: Database) -> None:
     dead, alive = world.claim("dead"), world.claim("alive")
     assert dead is not None
     assert alive is not None
-    assert claims.release_all_of(db, "dead") == 1
+    assert claims.release_all_of(db, "dead", crashed=False) == 1
     with pytest.raises(Fenced):
         claims.finish(db, dead)
     claims.renew(db, alive, 60)
@@ -258,3 +260,69 @@ def test_a_chunk_that_rests_lets_others_go_first(db: Database) -> None:
     again = world.claim()
     assert again is not None
     assert again.chunk_id == first.chunk_id
+
+
+def test_a_chunk_that_outlives_its_workers_is_halved_until_what_is_fine_gets_through(db: Database) -> None:
+    """Picture 5 kills whole workers: it is left alone with its chunk, the other seven are captioned, none fails."""
+    world = World(db)
+    job = world.submit(8, chunk=8)
+    deaths = 0
+    while world.progress(job).captioned < 7:
+        claim = world.claim("victim")
+        if claim is None:
+            rested(db)
+            continue
+        if any(work.path.endswith(b"-5.jpg") for work in claim.work):
+            deaths += 1
+            assert claims.release_all_of(db, "victim", crashed=True) == 1
+        else:
+            world.work_off(claim)
+    assert deaths <= 6
+    progress = world.progress(job)
+    assert (progress.total, progress.captioned, progress.failed, progress.state) == (8, 7, 0, JobState.ACTIVE)
+    rested(db)
+    last = world.claim("sturdy")
+    assert last is not None
+    assert [work.path for work in last.work] == [b"k-5.jpg"]
+    world.work_off(last)
+    assert world.progress(job).state == JobState.DONE
+
+
+def test_a_chunk_rests_longer_after_each_death_and_progress_forgives(db: Database) -> None:
+    world = World(db)
+    world.submit(2, chunk=2)
+    for crashes, rest in enumerate((0, 5, 20)):
+        rested(db)
+        assert world.claim("w") is not None
+        claims.release_all_of(db, "w", crashed=True)
+        assert lease_left(db, crashes + 1) == pytest.approx(rest, abs=2)
+    rested(db)
+    claim = world.claim("w")
+    assert claim is not None
+    world.record(claim, [captioned(claim.work[0])])
+    claims.release_all_of(db, "w", crashed=True)
+    assert lease_left(db, 1) == pytest.approx(0, abs=2)
+
+
+def test_a_picture_that_takes_workers_down_alone_is_named(db: Database) -> None:
+    world = World(db)
+    job = world.submit(1)
+    for _ in range(jobs.FATAL_CRASHES):
+        assert jobs.fatal_pictures(db, job) == []
+        rested(db)
+        assert world.claim("w") is not None
+        claims.release_all_of(db, "w", crashed=True)
+    assert jobs.fatal_pictures(db, job) == [("/photos/k-0.jpg", jobs.FATAL_CRASHES)]
+
+
+def rested(db: Database) -> None:
+    """Let the time pass that chunks rest."""
+    with db.writing() as connection:
+        connection.exec_driver_sql("UPDATE chunks SET lease_until = 0 WHERE state = 'pending'")
+
+
+def lease_left(db: Database, crashes: int) -> float:
+    """Return how long the chunk with so many crashes still rests, in seconds."""
+    with db.reading() as connection:
+        query = sa.select(Chunk.lease_until - now()).where(Chunk.crashes == crashes)
+        return float(connection.execute(query).scalars().one())

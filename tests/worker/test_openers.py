@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from captioning.errors import ImageError
+from captioning.model.pixels import Limits
 from captioning.values import Reason
 from worker.openers import Opened, Openers, OpenersUnavailable
 
@@ -29,7 +30,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def openers() -> Iterator[Openers]:
-    made = Openers(2, 224, 10_000_000, 60.0, module="tests.faults.opener")
+    made = Openers(2, 224, Limits(10_000_000), 60.0, module="tests.faults.opener")
     yield made
     made.close()
 
@@ -37,7 +38,7 @@ def openers() -> Iterator[Openers]:
 @pytest.fixture
 def hasty() -> Iterator[Openers]:
     """Openers that don't wait long for a picture that hangs."""
-    made = Openers(2, 224, 10_000_000, 5.0, module="tests.faults.opener")
+    made = Openers(2, 224, Limits(10_000_000), 5.0, module="tests.faults.opener")
     yield made
     made.close()
 
@@ -96,7 +97,7 @@ def test_what_a_library_prints_does_not_disturb(openers: Openers) -> None:
 
 
 def test_when_no_opener_starts_no_picture_is_to_blame() -> None:
-    made = Openers(1, 224, 10_000_000, 2.0, module="tests.faults.no_such_module")
+    made = Openers(1, 224, Limits(10_000_000), 2.0, module="tests.faults.no_such_module")
     with pytest.raises(OpenersUnavailable):
         open_all(made, ["", ""])
     made.close()

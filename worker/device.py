@@ -1,0 +1,39 @@
+"""How many pictures the model is given at once: as many as come, until the device says that it is full."""
+
+from collections.abc import Sequence
+
+import structlog
+
+from captioning.errors import DeviceFull
+from captioning.model.captioner import Captioner
+from captioning.model.pixels import Pixels
+from captioning.values import Caption, DecodeOptions
+
+log = structlog.get_logger()
+GOOD_PORTIONS = 64  # in a row, after which twice as many pictures are tried again
+
+
+class Portions:
+    """Halves the batch when the device is full, and grows it again when that has gone well for a while."""
+
+    def __init__(self) -> None:
+        self.most: int | None = None  # pictures at once; None as long as nothing is known against any number
+        self._good = 0
+
+    def caption(self, captioner: Captioner, pictures: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
+        """Return one caption a picture, in order. Raises DeviceFull when there is no room for a single one."""
+        said: list[Caption] = []
+        while len(said) < len(pictures):
+            portion = pictures[len(said) : len(said) + (self.most or len(pictures))]
+            try:
+                said += captioner.caption(portion, options)
+            except DeviceFull:
+                if len(portion) == 1:
+                    raise
+                self.most, self._good = len(portion) // 2, 0
+                log.warning("device_full", pictures=len(portion), pictures_from_now=self.most)
+                continue
+            self._good += 1
+            if self.most is not None and self._good % GOOD_PORTIONS == 0:
+                self.most *= 2
+        return said
