@@ -15,6 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from captioning.errors import ImageError
+from captioning.model.containers import (
+    gif_frames,
+    jpeg_scans,
+    webp_canvas,
+    webp_first_frame,
+    webp_is_cut,
+    without_metadata,
+)
 from captioning.values import PictureFacts, Reason
 
 VERSION = 1
@@ -25,6 +33,13 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 Image.MAX_IMAGE_PIXELS = None  # `Limits` decides, after the cheap reduced-scale decoding is set up
 
+_OURS = (  # formats that we open, so that a damaged one isn't called something else
+    (b"\xff\xd8", "JPEG"),
+    (b"\x89PNG", "PNG"),
+    (b"GIF8", "GIF"),
+    (b"RIFF", "WebP"),
+    (b"BM", "BMP"),
+)
 _SIGNATURES = (  # formats that we know and refuse, so that the person hears which it was
     (b"II*\x00", "TIFF or RAW"),
     (b"MM\x00*", "TIFF or RAW"),
@@ -57,6 +72,13 @@ class Limits:
     """What a picture may cost before it is refused."""
 
     max_pixels: int = 128_000_000  # in memory after reduced-scale decoding, which only JPEG has
+    max_side: int = 65_535  # width or height
+    max_frames: int = 10_000  # of an animation, though only the first is opened
+
+
+_JPEG_MOST = 8  # times max_pixels in full size: every coded block is read whatever the scale
+_JPEG_KEPT_MOST = 2  # the same where all blocks are kept in memory, because passes refine them
+_JPEG_SCANS = 100  # passes; browsers draw the line here too, and honest encoders make a dozen
 
 
 def open_picture(data: bytes, size: int, limits: Limits = Limits()) -> tuple[Pixels, PictureFacts]:
@@ -67,17 +89,32 @@ def open_picture(data: bytes, size: int, limits: Limits = Limits()) -> tuple[Pix
 
     Raises ImageError with reason unreadable, truncated, unsupported or too_large.
     """
+    try:
+        return _open(data, size, limits)
+    except ImageError as wrong:
+        bare = without_metadata(data)
+        if wrong.reason != Reason.UNREADABLE or bare == data:
+            raise
+        try:
+            return _open(bare, size, limits)  # a damaged text or profile is no reason to lose a good picture
+        except ImageError:
+            raise wrong from None
+
+
+def _open(data: bytes, size: int, limits: Limits) -> tuple[Pixels, PictureFacts]:
     with _reasons(data), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the header is checked below; warnings about metadata help nobody
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        warnings.simplefilter("ignore")  # sizes are checked below; warnings about metadata help nobody
+        if (canvas := webp_canvas(data)) is not None:
+            _admit_pixels(canvas, canvas, limits.max_pixels)
+        first, frames = webp_first_frame(data)
+        with Image.open(io.BytesIO(first), formats=FORMATS) as image:
             name = image.format or "?"
             width, height = image.size
             image.draft("RGB", (2 * size, 2 * size))
-            if image.width * image.height > limits.max_pixels:
-                raise ImageError(
-                    Reason.TOO_LARGE,
-                    f"{width}x{height} pixels; the limit is {limits.max_pixels} (CAPTIONING_MAX_PIXELS)",
-                )
+            _admit(image, (width, height), data, limits)
+            frames = gif_frames(data, limits.max_frames) if name == "GIF" else max(frames, _frames_told(image))
+            if frames > limits.max_frames:
+                raise _too_large(f"{frames} frames or more", str(limits.max_frames), "CAPTIONING_MAX_FRAMES")
             image.load()
             orientation = _orientation(image)
             if orientation in _SIDEWAYS:
@@ -85,6 +122,33 @@ def open_picture(data: bytes, size: int, limits: Limits = Limits()) -> tuple[Pix
             turned = _upright(_shrink(_unpacked(image), size), orientation)
             square = _rgb(turned).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(square, dtype=np.uint8), PictureFacts(width, height, "JPEG" if name == "MPO" else name)
+
+
+def _admit(image: Image.Image, full: tuple[int, int], data: bytes, limits: Limits) -> None:
+    """Raise ImageError when a picture, its header read, would cost more than the limits allow."""
+    _admit_pixels(full, image.size, limits.max_pixels)
+    if max(full) > limits.max_side:
+        raise _too_large(f"{full[0]}x{full[1]} pixels", f"{limits.max_side} a side", "CAPTIONING_MAX_SIDE")
+    if image.format in ("JPEG", "MPO"):
+        scans = jpeg_scans(data, _JPEG_SCANS)
+        if scans > _JPEG_SCANS:
+            raise ImageError(Reason.TOO_LARGE, f"a JPEG of more than {_JPEG_SCANS} passes over its pixels")
+        most = _JPEG_KEPT_MOST if scans > 1 else _JPEG_MOST
+        _admit_pixels(full, full, most * limits.max_pixels, f"{most} times ")
+
+
+def _frames_told(image: Image.Image) -> int:
+    """Return how many frames a header tells of, 1 where it doesn't."""
+    return int(getattr(image, "n_frames", 1))
+
+
+def _admit_pixels(full: tuple[int, int], held: tuple[int, int], most: int, times: str = "") -> None:
+    if held[0] * held[1] > most:
+        raise _too_large(f"{full[0]}x{full[1]} pixels", str(most), f"{times}CAPTIONING_MAX_PIXELS")
+
+
+def _too_large(found: str, limit: str, setting: str) -> ImageError:
+    return ImageError(Reason.TOO_LARGE, f"{found}; the limit is {limit} ({setting})")
 
 
 @contextmanager
@@ -101,7 +165,7 @@ def _reasons(data: bytes) -> Iterator[None]:
     except MemoryError:
         raise ImageError(Reason.TOO_LARGE, "decoding needs more memory than a picture may take") from None
     except OSError as damage:
-        cut = "truncated" in str(damage) or "unexpected end" in str(damage).lower()
+        cut = "truncated" in str(damage).lower() or "unexpected end" in str(damage).lower() or webp_is_cut(data)
         raise ImageError(Reason.TRUNCATED if cut else Reason.UNREADABLE, str(damage)) from None
     except Exception as damage:  # zlib.error, struct.error, IndexError...: a parser's surprises are not ours to list
         raise ImageError(Reason.UNREADABLE, f"damaged: {damage}") from None
@@ -114,12 +178,17 @@ def _unidentified(data: bytes) -> ImageError:
     for signature, name in _SIGNATURES:
         if head.startswith(signature) or data.startswith(signature):
             return ImageError(Reason.UNSUPPORTED, f"{name} pictures are not opened; convert it to JPEG or PNG")
+    for signature, name in _OURS:
+        if data.startswith(signature):
+            return ImageError(Reason.UNREADABLE, f"damaged: it begins like a {name}, but its header makes no sense")
     return ImageError(Reason.UNREADABLE, f"not a picture that can be read ({', '.join(FORMATS)})")
 
 
 def _iso_brand(data: bytes) -> str:
     brand = data[8:12]
-    return "AVIF" if brand.startswith(b"avi") else "Canon RAW" if brand.startswith(b"crx") else "HEIC"
+    if brand[:2] in (b"he", b"mi", b"ms"):
+        return "HEIC"
+    return "AVIF" if brand.startswith(b"avi") else "Canon RAW" if brand.startswith(b"crx") else "MPEG-4"
 
 
 def _unpacked(image: Image.Image) -> Image.Image:
