@@ -1,6 +1,5 @@
 """The words of `producer` on the command line: what is asked, in which form it is answered, nothing else."""
 
-import csv
 import functools
 import os
 import sys
@@ -24,7 +23,7 @@ from producer import submit as submitting
 from producer.doctor import examine
 from producer.engine import Engine, troubles
 from producer.export import export as write_export
-from producer.export import harmless
+from producer.export import write_csv
 from producer.sources import Filters, read_list, read_sources
 
 FAILED_SOME = 3
@@ -204,9 +203,8 @@ def status(
         screen.say_json(screen.progress_json(progress) | {"reasons": reasons, "troubles": standing})
         return
     registering = "" if progress.registered else ", its folder is still being read or that was cut short"
-    print(
-        f"job {progress.job} {screen.printable(progress.name)}: {progress.state}{registering}, model {progress.model}"
-    )
+    name, model = screen.printable(progress.name), screen.printable(progress.model)
+    print(f"job {progress.job} {name}: {progress.state}{registering}, model {model}")
     left = progress.total - progress.done
     parts = {"captioned": progress.captioned, "copies": progress.reused, "failed": progress.failed, "to do": left}
     print(f"{progress.total} pictures: " + ", ".join(f"{n} {what}" for what, n in parts.items()))
@@ -215,7 +213,7 @@ def status(
     for reason, n in jobs.reasons(db, number).items():
         print(f"  {n} {reason}")
     for trouble in standing:
-        print(trouble)
+        print(screen.printable(trouble))
 
 
 class _Watching:
@@ -326,9 +324,7 @@ def failures(
     if as_json:
         screen.say_json([asdict(row) for row in rows])
     elif as_csv:
-        writer = csv.writer(sys.stdout)
-        writer.writerow(("job", "path", "reason", "detail"))
-        writer.writerows((row.job, harmless(row.path), row.reason, harmless(row.detail)) for row in rows)
+        write_csv(("job", "path", "reason", "detail"), ((r.job, r.path, r.reason, r.detail) for r in rows), sys.stdout)
     elif rows:
         screen.table(
             ("job", "path", "reason", "detail"), ((r.job, r.path, r.reason, r.detail) for r in rows), wide="detail"
@@ -373,12 +369,14 @@ def show(path: Annotated[str, typer.Argument(help="A picture's path.")], as_json
         print(f"  {screen.printable(picture.error)}")
     for one in told:
         by = f"{one.model} ({(one.model_digest or '')[:12]})" if one.model else one.source
-        print(f"\n{one.text}\n  by {by}, {one.created_at}, confidence {screen.percent(one.confidence)}")
+        print(f"\n{screen.printable(one.text)}")
+        print(screen.printable(f"  by {by}, {one.created_at}, confidence {screen.percent(one.confidence)}"))
         if one.words:
-            print("  word by word: " + " ".join(f"{w['word']} {100 * w['confidence']:.0f}" for w in one.words))
+            words = " ".join(f"{w['word']} {100 * w['confidence']:.0f}" for w in one.words)
+            print(screen.printable(f"  word by word: {words}"))
             print(f"  least sure of {one.weakest_word!r}; {one.runtime} {one.precision}, captionmill {one.software}")
         for other in one.alternatives:
-            print(f"  or: {other['text']}")
+            print(screen.printable(f"  or: {other['text']}"))
 
 
 @app.command(epilog="Example: producer export --format csv -o captions.csv")

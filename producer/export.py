@@ -1,20 +1,20 @@
 """Captions out: JSON Lines or CSV, to a file that appears whole or to standard output."""
 
 import csv
-import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from captioning.errors import UsageError
 from captioning.store.captions import Picture
+from producer.screen import json_text, printable
 
 FIELDS = ("path", "sha256", "caption", "confidence", "model", "width", "height", "status", "error", "captioned_at")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\0")
+_FORMULA = tuple("=+-@\t\r\n\0＝＋－＠")  # the wide ones count as well, in some languages
 
 
 def export(rows: Iterable[Picture], kind: str, output: str) -> int:
@@ -26,23 +26,34 @@ def export(rows: Iterable[Picture], kind: str, output: str) -> int:
 def _jsonl(rows: Iterable[Picture], file: TextIO) -> int:
     count = 0
     for count, row in enumerate(rows, start=1):  # noqa: B007, counted for the caller
-        file.write(json.dumps(row.as_export(), ensure_ascii=False) + "\n")
+        file.write(json_text(row.as_export()) + "\n")
     return count
 
 
 def _csv(rows: Iterable[Picture], file: TextIO) -> int:
+    lines = (row.as_export() for row in rows)
+    columns = (*FIELDS, "path_b64")
+    return write_csv(columns, ([line.get(name) for name in columns] for line in lines), file)
+
+
+def write_csv(columns: Sequence[str], rows: Iterable[Sequence[object]], file: TextIO) -> int:
+    """Write rows below their columns; return how many. Cells are exact in a file, made visible on a terminal."""
+    shown = _visible if file.isatty() else harmless
     writer = csv.writer(file)
-    writer.writerow((*FIELDS, "path_b64"))
+    writer.writerow(columns)
     count = 0
     for count, row in enumerate(rows, start=1):  # noqa: B007, counted for the caller
-        line = row.as_export()
-        writer.writerow([harmless(line.get(field)) for field in (*FIELDS, "path_b64")])
+        writer.writerow([shown(cell) for cell in row])
     return count
 
 
 def harmless(value: object) -> object:
     """Keep a spreadsheet from running a cell as a formula (CWE-1236)."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def _visible(value: object) -> object:
+    return harmless(printable(value) if isinstance(value, str) else value)
 
 
 @contextmanager

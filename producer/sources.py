@@ -139,6 +139,8 @@ def read_sources(paths: Sequence[bytes], listed: Sequence[bytes] = ()) -> Source
     for path in (*paths, *listed):
         if not path:
             raise UsageError("an empty path was given; for the folder where you are, say `.`.")
+        if b"\0" in path:
+            raise UsageError(f"{text_of(path)[:200]}: no name holds a NUL; a list separated by NUL is read with -0.")
         full = absolute(path)
         if not os.path.exists(full):
             raise UsageError(f"{text_of(path)}: no such file or folder.")

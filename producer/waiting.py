@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from captioning.store import jobs
 from captioning.store.database import Database
 from captioning.values import JobState
+from producer.screen import printable
 
 POLL_SECONDS = 0.25
 LINE_SECONDS = 5.0
@@ -84,9 +85,13 @@ def shown(quiet: bool = False) -> Iterator[Show]:
         yield _Lines(quiet)
         return
     console = Console(stderr=True)
-    columns = (BarColumn(bar_width=28), TextColumn("{task.completed}/{task.total}"), TextColumn("{task.description}"))
+    columns = (BarColumn(bar_width=28), TextColumn("{task.completed}/{task.total}"), _words())
     with Progress(*columns, console=console, transient=True) as bar:
         yield _Bar(bar)
+
+
+def _words() -> TextColumn:
+    return TextColumn("{task.description}", markup=False)  # a root may be called [/bold]
 
 
 class _Bar:
@@ -128,7 +133,7 @@ def wait_for(db: Database, job_id: int, show: Show, alive: Alive) -> jobs.Progre
         text = describe(progress, speed)
         if speed.stalled_for > STALL_SECONDS:
             text = "; ".join([text, *alive.troubles(progress)])
-        show.update(text, progress.done, progress.total)
+        show.update(printable(text), progress.done, progress.total)
         if progress.over or progress.state == JobState.PAUSED:
             return progress
         if not progress.registered and progress.done == progress.total:

@@ -91,6 +91,12 @@ def test_lists_are_read_by_line_and_by_nul(tmp_path: Path) -> None:
     assert read_list(str(tmp_path / "nul"), null=True) == [b"a\n.jpg", b"b\xe9.jpg"]
 
 
+def test_a_list_read_the_wrong_way_is_answered_with_the_right_one(tmp_path: Path) -> None:
+    (tmp_path / "list").write_bytes(b"a.jpg\0b.jpg\0")
+    with pytest.raises(UsageError, match="read with -0"):
+        read_sources([], read_list(str(tmp_path / "list"), null=False))
+
+
 path_bytes = st.binary(min_size=1, max_size=60).filter(lambda b: b"\0" not in b)
 
 
