@@ -208,7 +208,12 @@ def _bombs() -> Made:
     yield "JPEG that says 65500x65500", "jpg", _resized(bases()["JPEG"][1], 65_500, 65_500)
     yield "JPEG that says 30000x30000", "jpg", _resized(bases()["JPEG"][1], 30_000, 30_000)
     yield "progressive JPEG that says 20000x20000", "jpg", _resized(bases()["progressive JPEG"][1], 20_000, 20_000)
-    yield "JPEG of 500 passes", "jpg", _many_scans(bases()["progressive JPEG"][1], 500)
+    yield "good JPEG of 500 passes", "jpg", _many_scans(bases()["progressive JPEG"][1], 500)
+    yield (
+        "JPEG of 500 passes over 121 megapixels",
+        "jpg",
+        _resized(_many_scans(bases()["progressive JPEG"][1], 500), 11_000, 11_000),
+    )
     yield "good JPEG of 65000 by 2", "jpg", saved(scene(size=(65_000, 2)), "JPEG")
     yield "camera pair of a billion pictures", "mpo", _many_pictures(bases()["camera pair"][1])
 

@@ -78,7 +78,7 @@ class Limits:
 
 _JPEG_MOST = 8  # times max_pixels in full size: every coded block is read whatever the scale
 _JPEG_KEPT_MOST = 2  # the same where all blocks are kept in memory, because passes refine them
-_JPEG_SCANS = 100  # passes; browsers draw the line here too, and honest encoders make a dozen
+_JPEG_PASSES_MOST = 32  # the same for pixels times passes: a dozen are usual, and each goes over all blocks
 
 
 def open_picture(data: bytes, size: int, limits: Limits = Limits()) -> tuple[Pixels, PictureFacts]:
@@ -130,11 +130,13 @@ def _admit(image: Image.Image, full: tuple[int, int], data: bytes, limits: Limit
     if max(full) > limits.max_side:
         raise _too_large(f"{full[0]}x{full[1]} pixels", f"{limits.max_side} a side", "CAPTIONING_MAX_SIDE")
     if image.format in ("JPEG", "MPO"):
-        scans = jpeg_scans(data, _JPEG_SCANS)
-        if scans > _JPEG_SCANS:
-            raise ImageError(Reason.TOO_LARGE, f"a JPEG of more than {_JPEG_SCANS} passes over its pixels")
-        most = _JPEG_KEPT_MOST if scans > 1 else _JPEG_MOST
+        area = full[0] * full[1]
+        passes = jpeg_scans(data, _JPEG_PASSES_MOST * limits.max_pixels // area)
+        most = _JPEG_KEPT_MOST if passes > 1 else _JPEG_MOST
         _admit_pixels(full, full, most * limits.max_pixels, f"{most} times ")
+        if passes * area > (limit := _JPEG_PASSES_MOST * limits.max_pixels):
+            found = f"{passes} passes or more over {full[0]}x{full[1]} pixels"
+            raise _too_large(found, f"{limit} in all", f"{_JPEG_PASSES_MOST} times CAPTIONING_MAX_PIXELS")
 
 
 def _frames_told(image: Image.Image) -> int:

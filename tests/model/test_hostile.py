@@ -74,13 +74,14 @@ def test_a_progressive_jpeg_is_held_whole_and_may_be_twice_as_large() -> None:
     assert "2 times" in refusal(progressive, Limits(max_pixels=3_999_999)).detail
 
 
-def test_a_jpeg_of_endless_passes_is_refused() -> None:
+def test_a_jpeg_of_endless_passes_is_refused_by_what_they_cost() -> None:
     whole = BASES["progressive JPEG"][1]
     last = whole.rindex(b"\xff\xda")
-    many = whole[:last] + whole[last:-2] * 200 + whole[-2:]
-    assert refusal(many).reason is Reason.TOO_LARGE
+    many = whole[:last] + whole[last:-2] * 91 + whole[-2:]  # 100 passes over 160 x 120
+    assert pixels(many, Limits(max_pixels=60_000)).shape == (SIZE, SIZE, 3)
+    assert "100 passes or more over 160x120 pixels; the limit is 1919968 in all" in refusal(many, Limits(59_999)).detail
     behind = BASES["JPEG"][1] + whole[last:-2] * 200  # a film, say: no part of the picture
-    assert (pixels(behind) == pixels(BASES["JPEG"][1])).all()
+    assert (pixels(behind, Limits(60_000)) == pixels(BASES["JPEG"][1])).all()
 
 
 def test_passes_are_counted_up_to_the_end_of_the_picture() -> None:
