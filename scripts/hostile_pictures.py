@@ -384,7 +384,7 @@ def _named(folder: Path) -> dict[str, str]:
         b"<img src=x onerror=alert(1)>.jpg", b"<script>alert(1)<script>.jpg", b"&lt;b&gt;.jpg", b"%41%00%2e%2e%2f.jpg",
         b"%s%n%d.jpg", b"{{7*7}}${7*7}.jpg", b"[bold red]markup[ bold].jpg", b"$(touch owned).jpg",
         b"`id`;id&&id|id.jpg", b"back\\slash\\..\\x.jpg", b"--help.jpg", b"-rf.jpg",
-        b"~.jpg", b" space .jpg", b"CON.jpg", b"..jpg.jpg",
+        b"~.jpg", b" space .jpg", b"CON.jpg", b"two..dots.jpg",
         b"caf\xe9.jpg", b"\xff\xfe.jpg", b"\xc0\xaf.jpg", b"\xed\xa0\x80.jpg", b"x" * 250 + b".jpg",
         b"UPPER.JPG", b"'; DROP TABLE files; --.jpg",
     )  # fmt: skip

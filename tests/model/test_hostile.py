@@ -5,6 +5,7 @@ import itertools
 import random
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from captioning.errors import ImageError
 from captioning.model.containers import gif_frames, jpeg_scans, webp_first_frame, without_metadata
 from captioning.model.pixels import Limits, Pixels, open_picture
 from captioning.values import Reason
-from scripts.hostile_pictures import bases, gif, png, saved, scene, webp_canvas, webp_frames
+from scripts.hostile_pictures import bases, gif, make_corpus, png, saved, scene, webp_canvas, webp_frames
 
 SIZE = 224
 LIMITS = Limits()
@@ -31,6 +32,23 @@ def refusal(data: bytes, limits: Limits = LIMITS) -> ImageError:
     with pytest.raises(ImageError) as caught:
         open_picture(data, SIZE, limits)
     return caught.value
+
+
+def opened(data: bytes, limits: Limits) -> Pixels | ImageError:
+    """Open something; whatever else is raised fails the test."""
+    try:
+        return pixels(data, limits)
+    except ImageError as wrong:
+        return wrong
+
+
+def test_of_the_corpus_the_good_pictures_open_and_the_others_have_a_reason_if_not(tmp_path: Path) -> None:
+    for name, kind in make_corpus(tmp_path / "corpus").items():
+        path = tmp_path / "corpus" / name
+        if kind.startswith("skipped") or "holes" in kind:
+            continue
+        found = opened(path.read_bytes(), LIMITS)
+        assert isinstance(found, ImageError) <= (not kind.startswith("good")), (name, found)
 
 
 # -- limits --
@@ -172,16 +190,8 @@ def test_a_png_with_too_much_text_still_stands_upright() -> None:
 # -- anything at all --
 
 
-def opened(data: bytes) -> Pixels | ImageError:
-    """Open something within small limits; whatever else is raised fails the test."""
-    try:
-        return pixels(data, Limits(max_pixels=1_000_000))
-    except ImageError as wrong:
-        return wrong
-
-
 def assert_pixels_or_a_reason(data: bytes) -> None:
-    found = opened(data)
+    found = opened(data, Limits(max_pixels=1_000_000))
     if isinstance(found, ImageError):
         assert found.reason in (Reason.UNREADABLE, Reason.TRUNCATED, Reason.UNSUPPORTED, Reason.TOO_LARGE)
         assert found.detail
