@@ -268,7 +268,7 @@ def sound_png(draw: st.DrawFn) -> bytes:
     return png(width, height, depth, colour, draw(st.binary(max_size=300)), interlace=draw(st.integers(0, 1)))
 
 
-@settings(max_examples=10000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(data=st.one_of(bent(), rearranged(), spliced(), sound_png()))
 def test_a_file_bent_by_hand_gives_pixels_or_a_reason_and_nothing_else(data: bytes) -> None:
     assert_pixels_or_a_reason(data)
