@@ -14,6 +14,7 @@ from kombu.transport import TRANSPORT_ALIASES, redis
 
 QUEUE = "captions"
 CAPTION_CHUNK = "captioning.caption_chunk"
+TIME_LIMIT = 3600  # seconds that Celery gives a task; a backstop far beyond the lease
 _LONGEST = 10_000  # characters of a message's body; a bell has about a hundred
 
 
@@ -34,7 +35,8 @@ def is_bell(message: Any) -> bool:
         return (
             headers["task"] == CAPTION_CHUNK
             and isinstance(headers["id"], str)
-            and not (headers.get("eta") or headers.get("expires") or any(headers.get("timelimit") or ()))
+            and not (headers.get("eta") or headers.get("expires"))
+            and headers.get("timelimit", [None, None]) in ([None, None], [TIME_LIMIT, None])
             and (message["content-type"], message["content-encoding"]) == ("application/json", "utf-8")
             and properties["body_encoding"] == "base64"
             and isinstance(properties["delivery_tag"], str)

@@ -16,6 +16,27 @@ for name in [n for n in os.environ if n.startswith("CAPTIONING_") and not n.star
     del os.environ[name]  # a developer's own settings are no part of a test
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults")
+    group.addoption("--every-cell", action="store_true", help="run all cells of the fault matrix, not the quick ones")
+    group.addoption("--rounds", type=int, default=1, help="how often each cell is run")
+    group.addoption("--table", default="", help="write the table of cells to this file")
+    group.addoption("--slow", action="store_true", help="also run what takes minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only `make faults` runs: cells that aren't quick, and tests marked slow."""
+
+    def waits(item: pytest.Item) -> bool:
+        cell = item.get_closest_marker("cell")
+        cell_waits = cell is not None and not cell.kwargs.get("quick") and not config.getoption("--every-cell")
+        return cell_waits or (item.get_closest_marker("slow") is not None and not config.getoption("--slow"))
+
+    later = [item for item in items if waits(item)]
+    config.hook.pytest_deselected(items=later)
+    items[:] = [item for item in items if item not in later]
+
+
 @pytest.fixture(scope="session")
 def short() -> Iterator[Path]:
     """A folder with a path short enough for sockets."""

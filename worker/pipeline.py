@@ -23,6 +23,8 @@ from worker.openers import Opened, Openers
 from worker.reading import FileBytes, is_gone, read_file
 
 WAVE_BYTES = 128_000_000  # of files in memory at once, above which a micro-batch is cut short
+PATIENCE_SECONDS = 5.0  # that pictures which are open wait for the rest of their micro-batch
+TURN_SECONDS = 30.0  # with one chunk, after which what is left of it goes to the end of the line
 T = TypeVar("T")
 _AHEAD = 1  # micro-batches that are ready before the model asks
 
@@ -62,11 +64,12 @@ class Pipeline:
         self._met: dict[str, ImageError | None] = {}  # contents met in this chunk, and why one can't be opened
 
     def run(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
-        """Work off a claim; return whether all of it is decided (else: asked to stop).
+        """Work off a claim; return whether all of it is decided (else: asked to stop, or others' turn).
 
-        Raises Fenced and ServiceTrouble; what was committed stays.
+        Pictures that take for ever to open take it from their own job only. Raises Fenced and ServiceTrouble; what was committed stays.
         """
         self._check_there(claim)
+        begun = time.monotonic()
         for ready in _read_ahead(self._prepared(claim), _AHEAD):
             pictures = [opened.pixels for _, opened in ready.to_caption]
             said = self.portions.caption(self.captioner, pictures, claim.options)
@@ -75,7 +78,7 @@ class Pipeline:
             ]
             self._persist(lambda o=outcomes: claims.record(self.db, claim, o, self.made_by, self.lease_seconds))  # type: ignore[misc]
             self._renewed = time.monotonic()
-            if stopping():
+            if stopping() or time.monotonic() - begun > TURN_SECONDS:
                 return False
         return True
 
@@ -83,7 +86,7 @@ class Pipeline:
 
     def _prepared(self, claim: Claim) -> Iterator[Ready]:
         for wave in self._waves(claim):
-            yield self._prepare(claim, wave)
+            yield from self._prepare(claim, wave)
 
     def _check_there(self, claim: Claim) -> None:
         """Raise RootUnavailable when a whole chunk has gone with its folders: a disk was unmounted, most likely.
@@ -114,12 +117,16 @@ class Pipeline:
         except ImageError as wrong:
             return wrong
 
-    def _prepare(self, claim: Claim, wave: list[tuple[Work, FileBytes | ImageError]]) -> Ready:
-        """Decide what needs no model: failures, and content that has a caption or was met before in this chunk."""
+    def _prepare(self, claim: Claim, wave: list[tuple[Work, FileBytes | ImageError]]) -> Iterator[Ready]:
+        """Decide what needs no model: failures, and content that has a caption or was met before in this chunk.
+
+        Yields a micro-batch, in parts when some of its pictures are slow to open.
+        """
         decided = [_failed(work, read) for work, read in wave if isinstance(read, ImageError)]
         good = [(work, read) for work, read in wave if isinstance(read, FileBytes)]
         fresh, again = self._divide(claim, good)
-        to_caption = []
+        to_caption: list[tuple[Outcome, Opened]] = []
+        begun = time.monotonic()
         opened = self.openers.map(lambda pair: self._open(claim, *pair), fresh)
         for (work, read), one in zip(fresh, opened, strict=True):
             if isinstance(one, ImageError):
@@ -128,11 +135,14 @@ class Pipeline:
             else:
                 content = Content(read.sha256, len(read.data), one.facts)
                 to_caption.append((Outcome(work, ItemState.CAPTIONED, content), one))
+            if time.monotonic() - begun > PATIENCE_SECONDS:
+                yield Ready(decided, to_caption)
+                decided, to_caption, begun = [], [], time.monotonic()
         for work, read in again:
             wrong = self._met.get(read.sha256)
             reused = Outcome(work, ItemState.REUSED, Content(read.sha256, len(read.data), None))
             decided.append(reused if wrong is None else _failed(work, wrong))
-        return Ready(decided, to_caption)
+        yield Ready(decided, to_caption)
 
     def _divide(
         self, claim: Claim, good: list[tuple[Work, FileBytes]]

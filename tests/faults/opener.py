@@ -1,11 +1,18 @@
-"""An opener with a fuse: pictures that carry a word do to it what a hostile picture would."""
+"""An opener with a fuse: pictures that carry a word do to it what a hostile picture would.
 
+For the stub captioner, whose square is small, the pixels it hands on begin with the file's SHA-256.
+"""
+
+import hashlib
 import os
 import signal
 import sys
 import time
 
+import numpy as np
+
 from captioning.model import pixels
+from tests.faults.stub import SIZE
 from worker import opener
 
 _open = pixels.open_picture
@@ -16,11 +23,17 @@ def fused(data: bytes, size: int, limits: pixels.Limits) -> object:
         os.kill(os.getpid(), signal.SIGSEGV)
     if b"HANG" in data:
         time.sleep(3600)
+    if b"SLOW" in data:
+        time.sleep(1.0)
     if b"BLOAT" in data:
         _ = bytearray(100_000_000_000)  # refused at once: no page of it is touched
     if b"NOISE" in data:
         print("a library prints where messages go", file=sys.stdout)
-    return _open(data, size, limits)
+    square, facts = _open(data, size, limits)
+    if size == SIZE:
+        square = square.copy()
+        square.reshape(-1)[:32] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
+    return square, facts
 
 
 if __name__ == "__main__":

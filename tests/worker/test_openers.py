@@ -2,7 +2,10 @@
 
 import io
 import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,7 +123,54 @@ def test_closing_leaves_no_process(openers: Openers) -> None:
 
 
 def test_an_opener_never_loads_torch(tmp_path: Path) -> None:
-    import subprocess
-
     code = "import sys, worker.opener; sys.exit('torch' in sys.modules or 'sqlalchemy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_signals_to_stop_are_for_the_worker_and_blame_no_picture(openers: Openers) -> None:
+    """systemd and terminals signal every process of a group."""
+    open_all(openers, ["", ""])
+    for process in list(openers._processes):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            process.send_signal(number)
+    found, blamed = open_all(openers, [""] * 6)
+    assert all(isinstance(one, Opened) for one in found)
+    assert blamed == []
+
+
+def test_time_in_which_everything_was_stopped_is_held_against_no_picture() -> None:
+    """A laptop that sleeps, a container that is frozen: on waking, whoever was being opened isn't late."""
+    code = """
+import os, threading
+from captioning.model.pixels import Limits
+from tests.worker.test_openers import open_all
+from worker.openers import Openers
+openers = Openers(1, 224, Limits(), 2.0, module="tests.faults.opener")
+open_all(openers, [""])
+print("ready", flush=True)
+found, blamed = open_all(openers, ["SLOW"])
+print(blamed, type(found[0]).__name__, flush=True)
+openers.close()
+"""
+    running = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline() == "ready\n"
+    time.sleep(0.3)
+    os.killpg(running.pid, signal.SIGSTOP)
+    time.sleep(4)  # twice what a picture may take
+    os.killpg(running.pid, signal.SIGCONT)
+    out, _ = running.communicate(timeout=60)
+    assert out == "[] Opened\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="an OOM killer of Linux")
+def test_when_memory_runs_out_an_opener_goes_before_the_model(openers: Openers) -> None:
+    open_all(openers, [""])
+    for process in openers._processes:
+        assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == "1000\n"
