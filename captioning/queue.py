@@ -5,6 +5,7 @@ it and how it went are rows. So a lost message costs a moment and a doubled one 
 neither the store nor the model; `celery -A captioning.queue flower` shows its tasks.
 """
 
+import ssl
 from typing import Any
 
 from celery import Celery
@@ -15,9 +16,9 @@ from redis.exceptions import RedisError
 
 from captioning.errors import ServiceTrouble
 from captioning.settings import Settings, read_settings
+from captioning.transport import CAPTION_CHUNK, QUEUE, TIME_LIMIT, register
 
-QUEUE = "captions"
-CAPTION_CHUNK = "captioning.caption_chunk"
+register()
 
 _TRANSPORT = {
     "visibility_timeout": 3600,  # seconds; leases in SQL recover long before
@@ -38,9 +39,10 @@ class BrokerUnavailable(ServiceTrouble):
 
 def make_celery(settings: Settings) -> Celery:
     """Return the Celery app for these settings; nothing is connected yet."""
-    app = Celery("captionmill", broker=settings.broker_url or "redis://localhost:6379/0", set_as_current=False)
+    app = Celery("captionmill", broker=settings.broker or "redis://localhost:6379/0", set_as_current=False)
     app.conf.update(
         broker_transport_options=_TRANSPORT,
+        broker_use_ssl=_tls(settings),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # a worker waits for its broker as long as it takes
         broker_channel_error_retry=True,  # READONLY, OOM, MISCONF pass too
@@ -67,10 +69,23 @@ def make_celery(settings: Settings) -> Celery:
         worker_send_task_events=True,  # for Flower
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
-        task_time_limit=3600,  # seconds; a backstop far beyond the lease
+        task_time_limit=TIME_LIMIT,
         enable_utc=True,
     )
     return app
+
+
+def _tls(settings: Settings) -> dict[str, Any] | None:
+    """Return what rediss:// asks of the server: a certificate by an authority that we trust, made for that host."""
+    if not settings.broker.startswith("rediss:"):
+        return None
+    files = {
+        "ssl_ca_certs": settings.broker_ca,
+        "ssl_certfile": settings.broker_certificate,
+        "ssl_keyfile": settings.broker_key,
+    }
+    how: dict[str, Any] = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+    return how | {name: str(path) for name, path in files.items() if path}
 
 
 def ring(app: Celery, wanted: int) -> int:

@@ -1,6 +1,7 @@
 """What the environment may say: every setting has the prefix CAPTIONING_ and a default.
 
 Read once at each entry point and passed on as a value. Nothing else reads the environment.
+Passwords are never repeated: not by `repr`, not in what is said of a setting that is wrong.
 """
 
 import hashlib
@@ -8,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -27,11 +28,18 @@ def _user_data_dir() -> Path:
 class Settings(BaseSettings):
     """The settings of one process."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     data_dir: Path = Field(default_factory=_user_data_dir)  # the SQLite database, locks, derived files
-    broker_url: str = ""  # redis://...; empty runs a private broker and worker for each submit
-    database_url: str = ""  # postgresql+psycopg://... or sqlite:///...; empty is SQLite in data_dir
+    broker_url: str = Field(default="", repr=False)  # redis://...; empty runs a private broker and worker a submit
+    broker_password_file: Path | None = None  # holds the password for broker_url, which then has none
+    broker_ca: Path | None = None  # certificates to trust for rediss://, besides the system's
+    broker_certificate: Path | None = None  # of ours, where the broker asks for one; with its key in
+    broker_key: Path | None = None
+    database_url: str = Field(default="", repr=False)  # postgresql+psycopg:// or sqlite:///; empty: SQLite in data_dir
+    database_password_file: Path | None = None  # holds the password for database_url, which then has none
     model: str = "flickr8k-lstm"  # that captions when nobody names another
     bundles: Annotated[tuple[Path, ...], NoDecode] = ()  # more folders of model bundles, separated by ':'
     roots: Annotated[dict[str, Path], NoDecode] = {}  # name=folder,...: where this worker sees which root, and no other
@@ -50,6 +58,8 @@ class Settings(BaseSettings):
     picture_seconds: float = Field(default=20.0, gt=0)  # that opening one picture may take
     max_bytes: int = Field(default=256_000_000, gt=0)  # of a picture's file
     max_pixels: int = Field(default=128_000_000, gt=0)  # of a picture in memory, after reduced-scale decoding
+    max_side: int = Field(default=65_535, gt=0)  # of a picture, in pixels
+    max_frames: int = Field(default=10_000, gt=0)  # of an animation, of which the first is captioned
     runtime: str = Field(default="auto", pattern="^(auto|torch|openvino)$")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 
@@ -68,16 +78,38 @@ class Settings(BaseSettings):
             raise ValueError("several processes share the database: name a file, sqlite:////folder/captions.sqlite")
         return f"{kind}:///{Path(path).absolute()}"
 
+    @field_validator("database_url")
+    @classmethod
+    def _check_database(cls, value: str) -> str:
+        """Refuse what would be shown as a part of the host, or in clear, when the database is spoken of."""
+        if value.startswith("sqlite"):
+            return value
+        if value.count("@") > 1:
+            raise _unquoted("DATABASE")
+        if "password" in _parts(value, "DATABASE").query:
+            raise ValueError("its password stands before the host: postgresql+psycopg://user:password@host/name")
+        return value
+
     @field_validator("broker_url")
     @classmethod
     def _check_broker(cls, value: str) -> str:
-        parts = urlsplit(value)
+        parts = _parts(value, "BROKER")
         if value and parts.scheme not in ("redis", "rediss", "redis+socket"):
             raise ValueError("write it as redis://:password@host:6379/0 (or rediss://, redis+socket://)")
-        if parts.scheme != "redis+socket" and parts.path.strip("/") and not parts.path.strip("/").isdigit():
+        if ";" in value:  # kombu would take what follows for another URL
+            raise _unquoted("BROKER")
+        if parts.scheme == "redis+socket":
+            return value
+        if parts.path.strip("/") and not parts.path.strip("/").isdigit():
             raise ValueError("the database after the host is a number: redis://host:6379/0")
-        _ = parts.port  # raises ValueError when it isn't a number
+        if parts.query:  # ?ssl_cert_reqs=none, say
+            raise ValueError("it takes no options after a question mark")
         return value
+
+    @field_validator("broker_password_file", "broker_ca", "broker_certificate", "broker_key", "database_password_file")
+    @classmethod
+    def _absolute_file(cls, value: Path | None) -> Path | None:
+        return value and value.absolute()
 
     @field_validator("bundles", mode="before")
     @classmethod
@@ -105,9 +137,15 @@ class Settings(BaseSettings):
         return self.data_dir / "captions.sqlite"
 
     @property
+    def broker(self) -> str:
+        """The URL of the broker, with its password."""
+        return _with_password(self.broker_url, self.broker_password_file, "BROKER")
+
+    @property
     def store_url(self) -> str:
-        """The SQLAlchemy URL of the database."""
-        return self.database_url or f"sqlite:///{self.sqlite_file}"
+        """The SQLAlchemy URL of the database, with its password."""
+        url = self.database_url or f"sqlite:///{self.sqlite_file}"
+        return _with_password(url, self.database_password_file, "DATABASE")
 
     @property
     def bundle_folders(self) -> tuple[Path, ...]:
@@ -124,7 +162,12 @@ class Settings(BaseSettings):
         said = {
             "data_dir": str(self.data_dir),
             "broker_url": self.broker_url,
-            "database_url": self.store_url,
+            "broker_password_file": str(self.broker_password_file or ""),
+            "broker_ca": str(self.broker_ca or ""),
+            "broker_certificate": str(self.broker_certificate or ""),
+            "broker_key": str(self.broker_key or ""),
+            "database_url": self.database_url or self.store_url,
+            "database_password_file": str(self.database_password_file or ""),  # not what is in it
             "worker_name": self.worker_name,
             "bundles": os.pathsep.join(map(str, self.bundles)),
         }
@@ -134,9 +177,79 @@ class Settings(BaseSettings):
 def read_settings(**given: object) -> Settings:
     """Read the environment, `given` first. Raises UsageError that names the variable at fault."""
     try:
-        return Settings(**given)  # type: ignore[arg-type]
+        settings = Settings(**given)  # type: ignore[arg-type]
     except ValidationError as wrong:
         first = wrong.errors()[0]
         name = PREFIX + str(first["loc"][0]).upper()
-        value = "***" if "://" in str(first.get("input")) else first.get("input")  # URLs hold passwords
+        value = "***" if name.endswith("_URL") else first.get("input")  # URLs hold passwords
         raise UsageError(f"{name}={value!s}: {first['msg'].removeprefix('Value error, ')}.") from None
+    _refuse_open_doors(settings)
+    return settings
+
+
+def _refuse_open_doors(settings: Settings) -> None:
+    """Raise UsageError where settings contradict each other, or a file of theirs can't be used."""
+    _ = settings.store_url
+    broker = urlsplit(settings.broker)
+    if broker.username and not broker.password:
+        raise UsageError(f"{PREFIX}BROKER_URL: no password. One without a user is redis://:password@host.")
+    trust = (settings.broker_ca, settings.broker_certificate, settings.broker_key)
+    if any(trust) and broker.scheme != "rediss":
+        names = f"{PREFIX}BROKER_CA, _CERTIFICATE and _KEY"
+        raise UsageError(f"{names} are for a {PREFIX}BROKER_URL that begins with rediss://.")
+    if any(trust):
+        _try_certificates(*trust)
+
+
+def _try_certificates(ca: Path | None, certificate: Path | None, key: Path | None) -> None:
+    """Raise UsageError when the files don't hold what they should; Celery would only say that nobody answers."""
+    import ssl
+
+    name = f"{PREFIX}BROKER_CA={ca}"
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        name = f"{PREFIX}BROKER_CERTIFICATE={certificate}, {PREFIX}BROKER_KEY={key}"
+        if certificate or key:
+            context.load_cert_chain(certificate or "", key or "", password=str)  # never ask at the terminal
+    except OSError as trouble:
+        why = "not as PEM has it" if isinstance(trouble, ssl.SSLError) else trouble.strerror
+        raise UsageError(f"{name}: {why}.") from None
+
+
+def _parts(url: str, of: str) -> SplitResult:
+    """Split a URL. Raises ValueError that repeats nothing of it."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises too, when it isn't a number
+    except ValueError:  # whose words may be a part of the password
+        raise _unquoted(of) from None
+    return parts
+
+
+def _unquoted(of: str) -> ValueError:
+    return ValueError(
+        "write what is neither letter nor digit in its password percent-quoted, @ as %40 and / as %2F,"
+        f" or put it into a file that {PREFIX}{of}_PASSWORD_FILE names"
+    )
+
+
+def _with_password(url: str, file: Path | None, of: str) -> str:
+    """Put the password that is in a file into a URL. Raises UsageError that names the variable and the file."""
+    if file is None:
+        return url
+    name = f"{PREFIX}{of}_PASSWORD_FILE={file}"
+    parts = urlsplit(url)
+    if not url or url.startswith("sqlite"):
+        raise UsageError(f"{name}: there is no {PREFIX}{of}_URL that the password would be for.")
+    if parts.password is not None:
+        raise UsageError(f"{name}: {PREFIX}{of}_URL has a password already; take it out of there.")
+    try:
+        password = file.read_bytes().decode().removesuffix("\n").removesuffix("\r")
+    except OSError as trouble:
+        raise UsageError(f"{name}: {trouble.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{name}: not text in UTF-8.") from None
+    if not password:
+        raise UsageError(f"{name}: the file is empty.")
+    user, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
