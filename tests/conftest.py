@@ -25,12 +25,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only `make faults` runs: cells that aren't quick, and tests marked slow."""
+    """Leave out what only `make faults` runs, and cells on SQLite that say nothing new there."""
 
     def waits(item: pytest.Item) -> bool:
+        if item.get_closest_marker("slow") is not None and not config.getoption("--slow"):
+            return True
         cell = item.get_closest_marker("cell")
-        cell_waits = cell is not None and not cell.kwargs.get("quick") and not config.getoption("--every-cell")
-        return cell_waits or (item.get_closest_marker("slow") is not None and not config.getoption("--slow"))
+        if cell is None:
+            return False
+        if not (cell.kwargs.get("quick", False) or config.getoption("--every-cell")):
+            return True
+        stores_are_named = item.get_closest_marker("stores") is not None
+        on_sqlite = isinstance(item, pytest.Function) and item.callspec.params.get("store") == "sqlite"
+        return on_sqlite and not stores_are_named and not cell.kwargs.get("sqlite", False)
 
     later = [item for item in items if waits(item)]
     config.hook.pytest_deselected(items=later)

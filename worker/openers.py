@@ -107,7 +107,8 @@ class Openers:
                 if deaths >= DEATHS:
                     raise self._verdict(timed_out=hung) from None
                 continue
-            self._watch.end(process)
+            if self._watch.end(process):  # it answered at the last moment: its death is not the next picture's
+                self._bury(process)
             if "reason" in said:
                 raise ImageError(Reason(str(said["reason"])), str(said["detail"]))
             facts = PictureFacts(int(str(said["width"])), int(str(said["height"])), str(said["format"]))

@@ -187,7 +187,7 @@ def test_a_slow_broker_only_slows(world: World) -> None:
         world.recover(120)
 
 
-@pytest.mark.cell("B7", "the broker's password is another one for 10 s", quick=True)
+@pytest.mark.cell("B7", "the broker's password is another one for 10 s")
 def test_a_lock_that_was_changed_is_waited_for_without_a_storm(slow: World) -> None:
     worker = slow.worker()
     slow.submit()

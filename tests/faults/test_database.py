@@ -74,10 +74,8 @@ def test_sessions_that_are_ended_are_opened_again(slow: World) -> None:
 @pytest.mark.parametrize(
     "before",
     [
-        pytest.param(True, marks=pytest.mark.cell("D3a", "the link is cut with COMMIT on its way", quick=True)),
-        pytest.param(
-            False, marks=pytest.mark.cell("D3b", "the link is cut with its answer on its way", quick=True)
-        ),
+        pytest.param(True, marks=pytest.mark.cell("D3a", "the link is cut with COMMIT on its way")),
+        pytest.param(False, marks=pytest.mark.cell("D3b", "the link is cut with its answer on its way", quick=True)),
     ],
 )
 def test_a_commit_of_unknown_outcome_is_looked_up_not_believed(slow: World, before: bool) -> None:
@@ -230,7 +228,7 @@ def test_a_database_without_a_free_connection_is_waited_for(slow: World) -> None
 
 
 @on_postgresql
-@pytest.mark.cell("D6a", "the database is down when a worker starts", quick=True)
+@pytest.mark.cell("D6a", "the database is down when a worker starts")
 def test_a_worker_waits_for_its_database(slow: World) -> None:
     slow.submit()
     slow.settings["CAPTIONING_OUTAGE_SECONDS"] = "20"
@@ -262,7 +260,7 @@ def test_a_long_outage_burns_no_attempt(slow: World) -> None:
 
 
 @on_sqlite
-@pytest.mark.cell("D7a", "another program holds SQLite's write lock four times as long as we wait", quick=True)
+@pytest.mark.cell("D7a", "another program holds SQLite's write lock four times as long as we wait")
 def test_a_locked_file_is_waited_for(slow: World) -> None:
     worker = slow.worker()
     slow.submit()

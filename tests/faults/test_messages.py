@@ -29,7 +29,7 @@ def test_bells_that_are_doubled_and_shuffled_change_nothing(world: World) -> Non
     world.recover()
 
 
-@pytest.mark.cell("M1b", "old bells ring after a job is done, and after one is cancelled", quick=True)
+@pytest.mark.cell("M1b", "old bells ring after a job is done, and after one is cancelled")
 def test_a_bell_without_work_is_heard_and_forgotten(world: World) -> None:
     world.submit()
     with world.broker.client() as client:

@@ -19,7 +19,9 @@ POISONS = {
 @pytest.mark.parametrize(
     ("word", "reason"),
     [
-        pytest.param(word, reason, marks=pytest.mark.cell(name, what, quick=name != "X1c"), id=name)
+        pytest.param(
+            word, reason, marks=pytest.mark.cell(name, what, quick=name != "X1c", sqlite=name == "X1a"), id=name
+        )
         for name, (word, reason, what) in POISONS.items()
     ],
 )
@@ -35,7 +37,7 @@ def test_a_poisonous_picture_fails_alone_by_name(world: World, word: str, reason
     assert world.alive(worker)
 
 
-@pytest.mark.cell("X1d", "ten hanging pictures come first, another job waits behind them", quick=False)
+@pytest.mark.cell("X1d", "ten hanging pictures come first, another job waits behind them")
 def test_poison_does_not_hold_up_another_job(world: World) -> None:
     poison = world.folder / "poison"
     poison.mkdir()
@@ -89,7 +91,7 @@ def test_a_root_that_goes_away_blames_no_picture(world: World) -> None:
     world.recover()
 
 
-@pytest.mark.cell("X3b", "some files are deleted after they were registered", quick=True)
+@pytest.mark.cell("X3b", "some files are deleted after they were registered")
 def test_a_file_that_is_gone_is_missing(world: World) -> None:
     world.submit()
     for i in (1, 30):

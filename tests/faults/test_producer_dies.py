@@ -11,7 +11,7 @@ from tests.faults.world import ITEMS, PROJECT, World
 KILLED = -9
 
 
-@pytest.mark.cell("P0", "a submit is killed before its rows are committed", quick=True)
+@pytest.mark.cell("P0", "a submit is killed before its rows are committed", sqlite=True)
 def test_before_the_commit_nothing_is_stored_and_the_same_command_goes_on(world: World) -> None:
     world.producer("submit", str(world.images), faults="registering:kill", code=KILLED)
     world.struck()
@@ -44,7 +44,7 @@ def test_after_the_commit_workers_finish_without_the_producer(world: World, wher
     world.recover()
 
 
-@pytest.mark.cell("P3", "one folder is submitted twice at the same moment", quick=True)
+@pytest.mark.cell("P3", "one folder is submitted twice at the same moment", quick=True, sqlite=True)
 def test_two_submits_at_once_make_one_caption_a_picture(world: World) -> None:
     world.worker()
     both = [
@@ -61,7 +61,7 @@ def test_two_submits_at_once_make_one_caption_a_picture(world: World) -> None:
     world.recover()
 
 
-@pytest.mark.cell("P4", "the broker is down during a submit and comes up later", quick=True)
+@pytest.mark.cell("P4", "the broker is down during a submit and comes up later")
 def test_a_submit_without_a_broker_is_queued_and_says_so(world: World) -> None:
     world.broker.kill()
     world.struck()

@@ -11,8 +11,8 @@ from tests.faults.world import World
 from tests.servers import wait_until
 
 
-def dies(name: str, when: str, what: str, *, quick: bool = False) -> object:
-    return pytest.param(when, marks=pytest.mark.cell(name, f"a worker is killed {what}", quick=quick), id=name)
+def dies(name: str, when: str, what: str, **where: bool) -> object:
+    return pytest.param(when, marks=pytest.mark.cell(name, f"a worker is killed {what}", **where), id=name)
 
 
 @pytest.mark.parametrize(
@@ -21,10 +21,10 @@ def dies(name: str, when: str, what: str, *, quick: bool = False) -> object:
         dies("W0", "received@2", "after a bell, before it claims"),
         dies("W1", "claimed@2", "after it claimed a chunk"),
         dies("W2", "opening@5", "with a picture half opened"),
-        dies("W3", "captioned@3", "after the model ran, before the rows", quick=True),
-        dies("W4", "recording@3", "inside the transaction that writes captions", quick=True),
+        dies("W3", "captioned@3", "after the model ran, before the rows", sqlite=True),
+        dies("W4", "recording@3", "inside the transaction that writes captions", quick=True, sqlite=True),
         dies("W5", "recorded@3", "after that transaction's commit"),
-        dies("W6a", "finished@2", "after its chunk is closed, before the bell is acknowledged"),
+        dies("W6a", "finished@2", "after its chunk is closed, before the bell is acknowledged", sqlite=True),
         dies("W6b", "acking@2", "while it acknowledges a bell"),
         dies("W6c", "popped@2", "with a bell off the list and noted nowhere"),
     ],
@@ -37,7 +37,7 @@ def test_a_worker_killed_at_any_step_loses_nothing(world: World, when: str) -> N
     world.recover()
 
 
-@pytest.mark.cell("W7", "the pool process alone is killed with a chunk in hand", quick=True)
+@pytest.mark.cell("W7", "the pool process alone is killed with a chunk in hand", quick=True, sqlite=True)
 def test_a_killed_pool_process_is_replaced_and_its_chunk_goes_on_without_waiting_for_the_lease(world: World) -> None:
     world.settings["CAPTIONING_LEASE_SECONDS"] = "50"
     worker = world.worker("captioned@3:die")
@@ -47,7 +47,7 @@ def test_a_killed_pool_process_is_replaced_and_its_chunk_goes_on_without_waiting
     assert world.alive(worker)
 
 
-@pytest.mark.cell("W8", "a worker is stopped for three leases with captions in hand, then goes on")
+@pytest.mark.cell("W8", "a worker is stopped for three leases with captions in hand, then goes on", sqlite=True)
 def test_a_worker_that_comes_back_from_the_dead_changes_nothing(world: World) -> None:
     world.submit()
     zombie = world.worker("captioned@3:stop")
@@ -112,7 +112,7 @@ def test_a_rolling_restart_loses_nothing(world: World) -> None:
     world.recover()
 
 
-@pytest.mark.cell("W10", "both workers are killed and one is started again; the broker would wait an hour", quick=True)
+@pytest.mark.cell("W10", "both workers are killed, one is started again; the broker would wait an hour", sqlite=True)
 def test_leases_bring_work_back_long_before_the_broker_would(world: World) -> None:
     world.settings |= {"FAULTS_VISIBILITY": "3600", "FAULTS_SECONDS": "0.1"}
     world.submit()

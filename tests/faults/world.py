@@ -74,6 +74,7 @@ class World:
     faults: int = 1  # that struck, each of which may cost a chunk's model calls
     struck_at: float = 0.0
     recovered_seconds: float = 0.0
+    failed: bool = False
     settings: dict[str, str] = field(default_factory=dict)
     workers: list[psutil.Process] = field(default_factory=list)
     _started: list[subprocess.Popen[bytes]] = field(default_factory=list)
