@@ -7,8 +7,10 @@ with its neighbours, in `../encoders/`, under its digest. The digest of `bundle.
 
 import hashlib
 import json
+import math
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from captioning.errors import BundleError, UsageError
 FORMAT = 1
 BUILT_IN = Path(__file__).parent / "bundled"
 _NEEDED = ("name", "decoder", "encoder", "vocabulary", "preprocessing", "weights")
+_MOST_BYTES = 64_000_000  # of a bundle.json; half a million words take ten
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -69,33 +73,68 @@ def read_bundle(folder: Path) -> Bundle:
     """Read one bundle. Raises BundleError when it is missing, damaged or of another format."""
     path = folder / "bundle.json"
     try:
-        text = path.read_bytes()
-        description = json.loads(text)
+        text = _read(path)
+        description = _parse(text)
     except OSError as trouble:
         raise BundleError(
             f"no model bundle at {folder} ({trouble.strerror}). Make one with `training export`."
         ) from trouble
-    except ValueError as trouble:
+    except (ValueError, RecursionError) as trouble:
         raise BundleError(f"{path} is not JSON: {trouble}. Reinstall or re-export the bundle.") from trouble
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise BundleError(f"{path} is not a bundle of format {FORMAT}, which this version reads.")
     missing = [key for key in _NEEDED if key not in description]
     if missing:
         raise BundleError(f"{path} lacks {', '.join(missing)}. Re-export the bundle.")
-    parts = [description[key] for key in ("decoder", "encoder", "preprocessing", "weights")]
-    words = description["vocabulary"]
-    if not all(isinstance(part, dict) for part in parts) or not isinstance(words, list):
-        raise BundleError(f"{path} is damaged: its parts have the wrong shape. Re-export the bundle.")
-    lacking = [
-        key
-        for part, key in (("decoder", "cell"), ("weights", "decoder"), ("weights", "encoder"))
-        if key not in description[part]
-    ]
-    if lacking or "stride" not in description["encoder"]:
-        raise BundleError(
-            f"{path} is damaged: it doesn't say {', '.join(lacking or ['stride'])}. Re-export the bundle."
-        )
+    fault = next(_faults(description), None)
+    if fault:
+        raise BundleError(f"{path} is damaged: {fault}. Re-export the bundle.")
     return Bundle(folder, hashlib.sha256(text).hexdigest(), description)
+
+
+def _read(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise ValueError("not a regular file")  # nobody waits for a pipe
+    with path.open("rb") as file:
+        text = file.read(_MOST_BYTES + 1)
+    if len(text) > _MOST_BYTES:
+        raise ValueError(f"more than {_MOST_BYTES} bytes")
+    return text
+
+
+def _parse(text: bytes) -> Any:
+    """Read JSON that any database takes back: numbers are finite, texts are UTF-8 and hold no NUL."""
+
+    def finite(digits: str) -> float:
+        if not math.isfinite(number := float(digits)):
+            raise ValueError(f"{digits[:20]} is no number")
+        return number
+
+    value = json.loads(text, parse_float=finite, parse_constant=finite)
+    again = json.dumps(value, ensure_ascii=False)
+    again.encode()  # raises ValueError at half a character
+    if "\\u0000" in again:
+        raise ValueError("a text with a NUL")
+    return value
+
+
+def _faults(description: dict[str, Any]) -> Iterator[str]:
+    """Yield what of a description's shape would be in the way of those who read it."""
+    name = description["name"]
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 100:
+        yield "its name is no name"
+    for key in ("decoder", "encoder", "preprocessing", "weights", "metrics", "provenance"):
+        if not isinstance(description.get(key, {}), dict):
+            yield f"{key} has the wrong shape"
+    if not isinstance(description["vocabulary"], list):
+        yield "vocabulary has the wrong shape"
+    for key, part in (("decoder", "cell"), ("encoder", "stride"), ("weights", "decoder"), ("weights", "encoder")):
+        if not isinstance(description[key].get(part), str):
+            yield f"{key} doesn't say {part}"
+    if not all(_DIGEST.fullmatch(description["weights"][part]) for part in ("decoder", "encoder")):
+        yield "a digest of its weights is none"
+    if not isinstance(description.get("metrics", {}).get("val", {}), dict):
+        yield "metrics has the wrong shape"
 
 
 def find_bundles(folders: Iterable[Path] = ()) -> dict[str, Bundle]:
@@ -107,7 +146,8 @@ def find_bundles(folders: Iterable[Path] = ()) -> dict[str, Bundle]:
                 try:
                     bundle = read_bundle(path)
                 except BundleError as broken:
-                    print(f"left out: {broken}", file=sys.stderr)  # one broken model is no reason to lose the others
+                    said = "".join(c if c.isprintable() else "?" for c in str(broken))
+                    print(f"left out: {said}", file=sys.stderr)  # one broken model is no reason to lose the others
                     continue
                 found[bundle.name] = bundle
     return found
@@ -124,6 +164,8 @@ def named(name: str, bundles: dict[str, Bundle]) -> Bundle:
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file, in hex. Raises BundleError when it can't be read."""
     try:
+        if path.exists() and not path.is_file():
+            raise BundleError(f"{path} is not a regular file. Reinstall or re-export the bundle.")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as trouble:

@@ -52,13 +52,14 @@ def calibration_of(description: Mapping[str, Any]) -> Calibration:
     described = description.get("calibration") or {}
     try:
         return Calibration(*(_curve(described[part]) if part in described else Curve() for part in ("caption", "word")))
-    except (TypeError, ValueError) as wrong:
+    except (TypeError, ValueError, OverflowError) as wrong:
         name = description.get("name")
         raise BundleError(f"the calibration of model {name} makes no sense: {wrong}. Re-export it.") from wrong
 
 
 def _curve(points: Sequence[Sequence[float]]) -> Curve:
     xs, ys = (tuple(map(float, side)) for side in points)
-    if not xs or len(xs) != len(ys) or list(xs) != sorted(set(xs)) or not all(0 <= y <= 1 for y in ys):
+    rising = all(map(math.isfinite, xs)) and list(xs) == sorted(set(xs))
+    if not xs or len(xs) != len(ys) or not rising or not all(0 <= y <= 1 for y in ys):
         raise ValueError("a curve is as many rising log-probabilities as confidences from 0 to 1")
     return Curve(xs, ys)

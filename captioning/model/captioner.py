@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -13,13 +13,15 @@ from captioning.calibration import Calibration
 from captioning.errors import BundleError, DeviceBroken, DeviceFull, ServiceTrouble
 from captioning.model.beam import Sentences, beam_search
 from captioning.model.decoder import CaptionDecoder, DecoderConfig, make_decoder
-from captioning.model.encoder import PixelsToGrid, ResNetEncoder
+from captioning.model.encoder import CHANNELS, PixelsToGrid, ResNetEncoder, Stride
 from captioning.model.pixels import VERSION, Pixels, Preprocessing
 from captioning.model.vocabulary import Vocabulary
 from captioning.model.weights import load_weights
 from captioning.values import Alternative, Caption, DecodeOptions
 
 T = TypeVar("T")
+M = TypeVar("M", bound=torch.nn.Module)
+_LARGE = 1_000_000  # that no size of a model reaches; their products stay numbers
 GridEncoder = Callable[[Tensor], Tensor]
 """uint8 pixels (B, S, S, 3) -> grid features (B, N, 2048) in float32, on the decoder's device."""
 
@@ -94,53 +96,89 @@ def _captions(found: Sentences, vocabulary: Vocabulary, calibration: Calibration
 def load_decoder(bundle: Bundle) -> tuple[CaptionDecoder, Vocabulary]:
     """Return a bundle's decoder, in evaluation mode, with its words."""
     config = _dataclass_of(DecoderConfig, bundle.description["decoder"], bundle)
-    vocabulary = Vocabulary(tuple(bundle.description["vocabulary"]))
+    try:
+        vocabulary = Vocabulary(tuple(bundle.description["vocabulary"]))
+    except ValueError as wrong:
+        raise BundleError(f"the vocabulary of model {bundle.name} makes no sense: {wrong}. Re-export it.") from wrong
     if len(vocabulary) != config.vocabulary_size:
         raise BundleError(
             f"model {bundle.name} has {len(vocabulary)} words and a decoder for {config.vocabulary_size}."
             " Re-export the bundle."
         )
-    decoder = make_decoder(config)
-    _fill(decoder, load_weights(bundle.decoder_file), bundle)
+    if config.feature_size != CHANNELS:
+        raise BundleError(
+            f"the decoder of model {bundle.name} reads {config.feature_size} features a place, encoders give {CHANNELS}"
+            " of them."
+        )
+    decoder = _filled(lambda: make_decoder(config), load_weights(bundle.decoder_file), bundle)
     return decoder.eval(), vocabulary
 
 
 def load_encoder(bundle: Bundle) -> PixelsToGrid:
     """Return a bundle's encoder, in evaluation mode, not folded, in float32."""
     preprocessing = preprocessing_of(bundle)
-    encoder = ResNetEncoder(bundle.description["encoder"]["stride"])
-    _fill(encoder, load_weights(bundle.encoder_file), bundle)
+    stride = bundle.description["encoder"]["stride"]
+    if stride not in get_args(Stride):
+        raise BundleError(f"the stride of model {bundle.name} is one of {', '.join(get_args(Stride))}, not {stride!r}.")
+    encoder = _filled(lambda: ResNetEncoder(stride), load_weights(bundle.encoder_file), bundle)
     return PixelsToGrid(encoder.eval(), preprocessing.mean, preprocessing.std).eval()
 
 
 def preprocessing_of(bundle: Bundle) -> Preprocessing:
     """Return how pictures are prepared for a bundle. Raises BundleError when this version does it otherwise."""
-    described = dict(bundle.description["preprocessing"])
-    described["mean"], described["std"] = tuple(described["mean"]), tuple(described["std"])
-    preprocessing = _dataclass_of(Preprocessing, described, bundle)
-    if preprocessing.version != VERSION:
+    described = bundle.description["preprocessing"]
+    if described.get("version") != VERSION:
         raise BundleError(
-            f"model {bundle.name} was trained with preprocessing {preprocessing.version}; this version has {VERSION}."
+            f"model {bundle.name} was trained with preprocessing {described.get('version')};"
+            f" this version has {VERSION}."
         )
-    return preprocessing
+    return _dataclass_of(Preprocessing, described, bundle)
 
 
 def _dataclass_of(kind: type[T], described: dict[str, Any], bundle: Bundle) -> T:
-    expected = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    """Make a value of what a bundle says, lists as tuples. Raises BundleError when a field isn't what it should be."""
+    hints = get_type_hints(kind)
     needed = {f.name for f in fields(kind) if f.default is MISSING}  # type: ignore[arg-type]
-    if not needed <= set(described) <= expected:
-        odd = ", ".join(sorted((needed - set(described)) | (set(described) - expected)))
-        raise BundleError(f"the {kind.__name__} of model {bundle.name} doesn't fit this version: {odd}. Re-export it.")
-    return kind(**described)
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in described.items()}
+    odd = (needed - given.keys()) | (given.keys() - hints.keys())
+    odd |= {key for key, value in given.items() if key in hints and not _fits(value, hints[key])}
+    if odd:
+        said = ", ".join(sorted(odd))
+        raise BundleError(f"the {kind.__name__} of model {bundle.name} doesn't fit this version: {said}. Re-export it.")
+    try:
+        return kind(**given)
+    except ValueError as wrong:
+        raise BundleError(
+            f"the {kind.__name__} of model {bundle.name} makes no sense: {wrong}. Re-export it."
+        ) from wrong
 
 
-def _fill(module: torch.nn.Module, weights: dict[str, Tensor], bundle: Bundle) -> None:
-    """Load weights, all and no others; counters that only training reads aside."""
-    wanted = {name: t for name, t in module.state_dict().items() if not name.endswith("num_batches_tracked")}
+def _fits(value: object, hint: Any) -> bool:
+    """Tell whether a value out of JSON is of a field's type."""
+    if get_origin(hint) is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if hint is float:
+        return type(value) in (int, float) and abs(cast("float", value)) < _LARGE
+    return type(value) is hint and (hint is not int or abs(cast("int", value)) < _LARGE)
+
+
+def _filled(make: Callable[[], M], weights: dict[str, Tensor], bundle: Bundle) -> M:
+    """Make a module and load its weights, all and no others; counters that only training reads aside.
+
+    A first one is made of shapes alone: what a bundle says costs no memory before its weights bear it out.
+    """
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in make().state_dict().items()}
+    wanted = {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
     wrong = [n for n in wanted.keys() | weights.keys() if n not in weights or n not in wanted]
-    wrong += [n for n in wanted.keys() & weights.keys() if wanted[n].shape != weights[n].shape]
+    wrong += [n for n in wanted.keys() & weights.keys() if wanted[n] != weights[n].shape]
     if wrong:
         raise BundleError(
             f"the weights of model {bundle.name} don't fit its description: {', '.join(sorted(wrong)[:5])}."
         )
+    module = make()
     module.load_state_dict(weights, strict=False)
+    return module

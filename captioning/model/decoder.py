@@ -46,6 +46,13 @@ class DecoderConfig:
     embedding_dropout: float = 0.3
     output_dropout: float = 0.5
 
+    def __post_init__(self) -> None:
+        sizes = (self.vocabulary_size, self.feature_size, self.memory_size, self.hidden_size, self.embedding_size)
+        if min(*sizes, self.heads) < 1:
+            raise ValueError("a decoder's sizes begin at 1")
+        if self.memory_size % self.heads:
+            raise ValueError(f"{self.heads} heads can't share a memory of {self.memory_size}")
+
 
 class CaptionDecoder(nn.Module, ABC):
     """Scores the next word of a caption.

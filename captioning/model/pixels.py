@@ -66,6 +66,12 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     version: int = VERSION
 
+    def __post_init__(self) -> None:
+        if not 32 <= self.size <= 1024:  # the encoder halves it five times
+            raise ValueError(f"a side of {self.size} pixels is not from 32 to 1024")
+        if min(self.std) <= 0:
+            raise ValueError("a deviation is more than 0")
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -16,6 +16,8 @@ class Vocabulary:
     words: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if not all(isinstance(word, str) and word.split() == [word] for word in self.words):
+            raise ValueError("a vocabulary holds words: texts without blanks")
         if self.words[: len(SPECIAL)] != SPECIAL:
             raise ValueError(f"a vocabulary begins with {SPECIAL}, not {self.words[:4]}")
         if len(set(self.words)) != len(self.words):

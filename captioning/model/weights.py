@@ -33,9 +33,14 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """Read tensors back in float32. Raises BundleError when the file is missing or damaged."""
     try:
         packed = load_file(path)
-    except (OSError, SafetensorError) as trouble:
-        raise BundleError(f"can't read the weights {path}: {trouble}. Reinstall or re-export the bundle.") from trouble
-    return {name: _restore(name, packed) for name in packed if not name.endswith(_SCALE)}
+        tensors = {name: _restore(name, packed) for name in packed if not name.endswith(_SCALE)}
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as trouble:
+        said = " ".join(str(trouble).split())
+        raise BundleError(f"can't read the weights {path}: {said}. Reinstall or re-export the bundle.") from trouble
+    odd = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if odd:
+        raise BundleError(f"the weights {path} hold what is no number: {', '.join(odd[:5])}. Reinstall the bundle.")
+    return tensors
 
 
 def _quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +51,13 @@ def _quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _restore(name: str, packed: Mapping[str, Tensor]) -> Tensor:
+    """Return a tensor in float32. Raises ValueError when its scale doesn't fit: the product could take terabytes."""
     tensor = packed[name]
+    if tensor.is_complex():
+        raise ValueError(f"{name} has complex numbers")
     if tensor.dtype != torch.int8:
         return tensor.float()
-    return tensor.float() * packed[name + _SCALE].view(-1, *[1] * (tensor.dim() - 1))
+    scale = packed.get(name + _SCALE)
+    if scale is None or tensor.dim() < 1 or scale.shape != tensor.shape[:1]:
+        raise ValueError(f"{name} has not one scale a row")
+    return tensor.float() * scale.float().view(-1, *[1] * (tensor.dim() - 1))
