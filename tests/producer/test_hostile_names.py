@@ -12,7 +12,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import migrations
@@ -159,11 +159,12 @@ def test_a_job_that_stands_still_names_its_root_harmlessly(person: Person) -> No
     assert "no worker sees the root" in shown
 
 
+PATIENT = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 ANYTHING = st.one_of(TEXTS, st.text(st.sampled_from("=+-@\t\r\n\0\"',;\x1b\x7f\x9b\u202e\u2028＝ab")), st.none())
 
 
-@settings(max_examples=300, deadline=None)
+@PATIENT
 @given(rows=st.lists(st.lists(ANYTHING, min_size=2, max_size=2), max_size=5))
 def test_csv_comes_back_as_it_was_but_for_the_mark_before_a_formula(rows: list[list[str | None]]) -> None:
     file = io.StringIO(newline="")
@@ -176,13 +177,13 @@ def test_csv_comes_back_as_it_was_but_for_the_mark_before_a_formula(rows: list[l
         assert cell[0] not in "=+-@\t\r\n\0＝＋－＠"
 
 
-@settings(max_examples=300, deadline=None)
+@PATIENT
 @given(text=TEXTS)
 def test_a_cell_changes_only_by_the_mark_before_a_formula(text: str) -> None:
     assert harmless(text) in (text, "'" + text)
 
 
-@settings(max_examples=300, deadline=None)
+@PATIENT
 @given(value=st.recursive(ANYTHING, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=8))
 def test_json_comes_back_as_it_was_and_is_one_visible_line(value: object) -> None:
     line = json_text(value)
@@ -190,7 +191,7 @@ def test_json_comes_back_as_it_was_and_is_one_visible_line(value: object) -> Non
     assert line.isprintable()
 
 
-@settings(max_examples=300, deadline=None)
+@PATIENT
 @given(text=st.text())
 def test_what_is_printed_can_be_seen(text: str) -> None:
     shown = printable(text)
