@@ -4,8 +4,9 @@ A claim is one UPDATE..RETURNING, so two workers never get one chunk. Every clai
 worker that was paused or cut off finds the fence moved on and its commit changes nothing.
 """
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -45,6 +46,7 @@ class Claim:
     options: DecodeOptions
     force: bool
     work: tuple[Work, ...]
+    claimed_at: float = field(default_factory=time.monotonic)  # by this process's clock, seconds
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Fenced(Exception):
 # -- claiming --
 
 SPLIT_CRASHES = 2  # deaths of workers with a chunk in hand, without progress between, before it is claimed in halves
+_LONG_TURN_SECONDS = 5.0  # with one chunk, after which the job's next turn is put off
 _REST_SECONDS, _LONGEST_REST = 5.0, 600.0  # before a chunk that outlived n workers is handed out again: n * n * 5 s
 
 
@@ -271,6 +274,7 @@ def finish(db: Database, claim: Claim) -> None:
     """Close a chunk whose items are all decided, and its job if it was the last. Raises Fenced."""
     with db.writing() as connection:
         _guard(connection, claim, {"state": ChunkState.DONE, "lease_until": None})
+        _count_turn(connection, claim)
         settle(connection, claim.job_id)
 
 
@@ -283,6 +287,7 @@ def release(db: Database, claim: Claim, rest_seconds: float = 0.0, *, crashed: b
     values = {"state": ChunkState.PENDING, "lease_until": now() + rest, "crashes": Chunk.crashes + int(crashed)}
     with db.writing() as connection:
         _guard(connection, claim, values)
+        _count_turn(connection, claim)
 
 
 def release_all_of(db: Database, worker: str, *, crashed: bool) -> int:
@@ -296,6 +301,17 @@ def release_all_of(db: Database, worker: str, *, crashed: bool) -> int:
     held = sa.update(Chunk).where(Chunk.worker == worker, Chunk.state == ChunkState.RUNNING, is_open())
     with db.writing() as connection:
         return len(connection.execute(held.values(**values).returning(Chunk.id)).all())
+
+
+def _count_turn(connection: Connection, claim: Claim) -> None:
+    """Let others go first for as long as this job just had a worker, if that was long.
+
+    Jobs take turns by the chunk, and most chunks take much the same time; one of pictures that
+    hang takes many times that.
+    """
+    held = time.monotonic() - claim.claimed_at
+    if held > _LONG_TURN_SECONDS:
+        connection.execute(sa.update(Job).where(Job.id == claim.job_id).values(served_at=now() + held))
 
 
 def _guard(connection: Connection, claim: Claim, values: dict[str, Any]) -> None:

