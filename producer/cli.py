@@ -347,7 +347,8 @@ def search(
     elif rows:
         screen.pictures(rows)
         if total > len(rows):
-            print(f"{len(rows)} of {total}; --limit shows more", file=sys.stderr)
+            many = f"more than {searching.COUNTED}" if total > searching.COUNTED else total
+            print(f"{len(rows)} of {many}; --limit shows more", file=sys.stderr)
     else:
         print("nothing found", file=sys.stderr)
 

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from captioning.errors import UsageError
@@ -18,6 +19,8 @@ EXTENSIONS = frozenset(
     b" .cr2 .cr3 .nef .arw .dng .orf .rw2 .raf".split()
 )
 """Taken for pictures, in any case. Those that we don't open are queued too, so that they fail with a remedy."""
+
+SORTED_AT_ONCE = 50_000  # names of one folder: ten million in one would take gigabytes
 
 _THUMBNAILS = frozenset((b"@eaDir", b"thumbs.db", b"__MACOSX", b"lost+found"))
 
@@ -50,7 +53,7 @@ class Walk:
     skipped: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[Found]:
-        """Yield the pictures below the folder, each folder's files in the order of their names."""
+        """Yield the pictures below the folder, each folder's files in the order of their names (see SORTED_AT_ONCE)."""
         home = os.path.realpath(self.folder)
         visited = {home}
         stack = [b""]
@@ -74,13 +77,14 @@ class Walk:
                     self.skipped["filtered" if kind == "picture" else kind] += 1
             stack.extend(reversed(folders))
 
-    def _entries(self, folder: bytes) -> list[os.DirEntry[bytes]]:
+    def _entries(self, folder: bytes) -> Iterator[os.DirEntry[bytes]]:
+        """Yield what is in a folder by name; of a folder with a great many names, block after block of them."""
         try:
             with os.scandir(folder) as entries:
-                return sorted(entries, key=lambda entry: entry.name)
+                while block := sorted(islice(entries, SORTED_AT_ONCE), key=lambda entry: entry.name):
+                    yield from block
         except OSError:
             self.skipped["folder without permission"] += 1
-            return []
 
     def _kind(self, entry: os.DirEntry[bytes], home: bytes) -> str:
         """Return folder, picture, or the kind under which the entry is skipped."""

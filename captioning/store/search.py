@@ -12,10 +12,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import REGCONFIG, TSQUERY
 
 from captioning.errors import UsageError
-from captioning.store.captions import Picture, _picture, _pictures
+from captioning.store.captions import Picture, _picture, _pictures, the_caption
 from captioning.store.database import Database
 from captioning.store.schema import Caption, File
 
+COUNTED = 10_000  # files; which of more is the best, a word that they all have doesn't tell
 _TERM = re.compile(r'(-?)(?:"([^"]*)"?|(\S+))')
 TEXT_CONFIG = "captionmill"  # PostgreSQL's English, stop words kept, as SQLite has it; made by the migration
 
@@ -42,26 +43,42 @@ def parse(text: str) -> Query:
 
 
 def search(db: Database, text: str, limit: int) -> tuple[int, list[Picture]]:
-    """Return how many files match by *the* caption of their picture, and the best of them."""
-    query = parse(text)
-    matching, rank = (_sqlite if db.is_sqlite else _postgresql)(query)
-    found = _pictures(None).where(matching, File.missing_since.is_(None))
+    """Return how many files match by *the* caption of their picture, and the best of them.
+
+    Begins at the captions that the index finds, and counts and compares no more than COUNTED or `limit` files: a
+    total above both means that there are more. So a search costs what its answer is long, not what the table is.
+    """
     with db.reading() as connection:
-        total = connection.execute(sa.select(sa.func.count()).select_from(found.subquery())).scalar_one()
-        rows = connection.execute(found.order_by(rank, File.id).limit(limit)).all()
-    return int(total), [_picture(row) for row in rows]
+        best = connection.execute(_best(parse(text), limit, sqlite=db.is_sqlite)).all()
+        places = {row.file_id: place for place, row in enumerate(best)}
+        rows = connection.execute(_pictures(None).where(File.id.in_(places))).all()
+    rows = sorted(rows, key=lambda row: places[row.file_id])
+    return int(best[0].total) if best else 0, [_picture(row) for row in rows]
 
 
-def _sqlite(query: Query) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[Any]]:
+def _best(query: Query, limit: int, *, sqlite: bool) -> sa.Select[Any]:
+    hits = (_sqlite if sqlite else _postgresql)(query).cte("hits")
+    some = (
+        sa.select(File.id.label("file_id"), hits.c.rank)
+        .join_from(hits, Caption, Caption.id == hits.c.id)
+        .join(File, File.image_id == Caption.image_id)
+        .where(File.missing_since.is_(None), Caption.id == the_caption(Caption.image_id, None))
+        .limit(max(limit, COUNTED) + 1)
+        .subquery()
+    )
+    total = sa.func.count().over().label("total")
+    return sa.select(some.c.file_id, total).order_by(some.c.rank, some.c.file_id).limit(limit)
+
+
+def _sqlite(query: Query) -> sa.Select[Any]:
+    """Return the ids of the captions that match, and a rank that is smaller the better they do."""
     quoted = [f'"{" ".join(term)}"' for term in query.wanted]
     match = " AND ".join(quoted) + "".join(f' NOT "{" ".join(term)}"' for term in query.unwanted)
     index = sa.table("captions_fts", sa.column("rowid"), sa.column("captions_fts"), sa.column("rank"))
-    hits = sa.select(index.c.rowid, index.c.rank).where(index.c.captions_fts.op("MATCH")(match)).cte("hits")
-    best = sa.select(hits.c.rank).where(hits.c.rowid == Caption.id).scalar_subquery()
-    return Caption.id.in_(sa.select(hits.c.rowid)), best
+    return sa.select(index.c.rowid.label("id"), index.c.rank).where(index.c.captions_fts.op("MATCH")(match))
 
 
-def _postgresql(query: Query) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[Any]]:
+def _postgresql(query: Query) -> sa.Select[Any]:
     config = sa.cast(TEXT_CONFIG, REGCONFIG)
     document = sa.func.to_tsvector(config, Caption.text)
 
@@ -73,4 +90,4 @@ def _postgresql(query: Query) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[
         asked = asked.op("&&")(term(words))
     for words in query.unwanted:
         asked = asked.op("&&")(sa.func.tsquery_not(term(words)))
-    return document.op("@@")(asked), sa.func.ts_rank(document, asked).desc()
+    return sa.select(Caption.id, (-sa.func.ts_rank(document, asked)).label("rank")).where(document.op("@@")(asked))

@@ -29,6 +29,19 @@ def test_pictures_are_found_at_any_depth_and_in_any_case(tmp_path: Path) -> None
     assert walk(tmp_path) == (["a.jpeg", "b.JPG", "e.TIFF", "raw.CR2", "sub/d.heic", "sub/deep/c.PnG"], {})
 
 
+def test_a_folder_with_very_many_names_is_taken_in_blocks_each_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{i}.jpg" for i in range(7)]
+    make(tmp_path, *names, "sub/a.jpg")
+    monkeypatch.setattr("producer.sources.SORTED_AT_ONCE", 3)
+    found, skipped = walk(tmp_path)
+    assert sorted(found[:-1]) == names
+    assert (found[-1], skipped) == ("sub/a.jpg", {})
+    listed = [os.fsdecode(e.name) for e in os.scandir(os.fsencode(tmp_path))]
+    assert found[:-1] == [name for i in (0, 3, 6) for name in sorted(listed[i : i + 3]) if name != "sub"]
+
+
 def test_what_is_no_picture_is_counted_by_kind(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg", "README.txt", ".hidden.jpg", ".git/b.jpg", "@eaDir/c.jpg", "folder.jpg/d.png")
     os.mkfifo(tmp_path / "pipe.jpg")

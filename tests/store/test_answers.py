@@ -73,6 +73,39 @@ def test_a_limit_limits_and_the_total_is_told(world: World) -> None:
     assert (total, len(rows)) == (3, 2)
 
 
+def test_of_very_many_no_more_are_counted_than_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "COUNTED", 2)
+    total, rows = search.search(world.db, "a", 1)  # five have it
+    assert (total, len(rows)) == (3, 1)
+    total, rows = search.search(world.db, "a", 5)
+    assert (total, len(rows)) == (5, 5)
+
+
+def test_the_best_come_first_and_among_equals_the_first(world: World) -> None:
+    add(world, Source.HUMAN, "a dog and a dog and a dog")
+    found = [row.path for row in search.search(world.db, "dog", 10)[1]]
+    assert found[0] == "/photos/f-0.jpg"
+    assert found == [row.path for row in search.search(world.db, "dog", 10)[1]]
+
+
+def test_a_search_begins_at_the_index_and_reads_no_table_through(world: World) -> None:
+    said: list[tuple[str, object]] = []
+    sa.event.listen(world.db.engine, "before_cursor_execute", lambda *words: said.append((words[2], words[3])))
+    search.search(world.db, "dog -ball", 20)
+    query, values = next((query, values) for query, values in said if "hits" in query)
+    with world.db.reading() as connection:
+        if world.db.is_sqlite:
+            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values).all()
+        else:
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # of six rows it would rather read all
+            rows = connection.exec_driver_sql(f"EXPLAIN {query}", values).all()
+    plan = "\n".join(str(row[-1]) for row in rows)
+    assert "captions_fts" in plan
+    assert "ix_files_image_id" in plan
+    assert "SCAN files" not in plan
+    assert "Seq Scan on files" not in plan
+
+
 def add(world: World, source: Source, text: str, model: int | None = None) -> None:
     with world.db.writing() as connection:
         first = connection.exec_driver_sql("SELECT min(id) FROM images").scalar_one()

@@ -1,0 +1,45 @@
+"""The worker of the fault suite, its captioner a stub, that notes how long each claim and each commit took.
+
+The quick timings of the fault suite are taken back: what is measured here are the product's own.
+"""
+
+import functools
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from captioning.store import database
+from tests.faults import worker  # noqa: F401, installs the stub
+
+database.BUSY_SECONDS = 30
+
+from captioning.store import claims  # noqa: E402, after the suite has put its failpoints around it
+from worker.station import Station  # noqa: E402
+
+
+def _timed(owner: Any, name: str, count: Any) -> None:
+    original = getattr(owner, name)
+    path = Path(os.environ["SCALE_TIMINGS"]) / f"{name}-{os.getpid()}"
+
+    @functools.wraps(original)
+    def timed(*words: Any, **named: Any) -> Any:
+        started = time.perf_counter()
+        result = original(*words, **named)
+        took = time.perf_counter() - started
+        pictures = count(words, result)
+        if pictures:
+            with path.open("a") as file:
+                file.write(f"{time.time():.3f} {took:.6f} {pictures}\n")
+        return result
+
+    setattr(owner, name, timed)
+
+
+_timed(Station, "claim", lambda _words, claim: 0 if claim is None else len(claim.work))
+_timed(claims, "record", lambda words, _: len(words[2]))
+
+if __name__ == "__main__":
+    from worker.cli import main
+
+    main()
