@@ -22,6 +22,7 @@ register()
 
 _TRANSPORT = {
     "visibility_timeout": 3600,  # seconds; leases in SQL recover long before
+    "unacked_mutex_expire": 30,  # seconds, of a worker that dies while it hands back what others left
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 3,
     "global_keyprefix": "captionmill:",

@@ -15,7 +15,11 @@ def quick_timings() -> None:
 
     visibility = int(os.environ.get("FAULTS_VISIBILITY", "5"))
     queue._TRANSPORT.update(
-        visibility_timeout=visibility, unacked_restore_interval=1, unacked_restore_throttle=1, health_check_interval=2
+        visibility_timeout=visibility,
+        unacked_mutex_expire=3,
+        unacked_restore_interval=1,
+        unacked_restore_throttle=1,
+        health_check_interval=2,
     )
     database.BUSY_SECONDS = 2
 

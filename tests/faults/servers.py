@@ -87,11 +87,18 @@ class Broker:
             self.signal(signal.SIGCONT)
             self.kill()
 
-    def at_rest(self) -> bool:
-        """Tell whether no message is waiting or in a worker's hands."""
+    def left(self) -> dict[str, int]:
+        """Return how many messages are waiting, and how many in workers' hands, as far as there are any."""
         with self.client() as client:
-            waiting = client.llen(f"{KEYS}captions")
-            return not (waiting or client.hlen(f"{KEYS}unacked") or client.zcard(f"{KEYS}unacked_index"))
+            counts = {
+                "waiting": client.llen(f"{KEYS}captions"),
+                "unacked": client.hlen(f"{KEYS}unacked"),
+                "unacked_index": client.zcard(f"{KEYS}unacked_index"),
+            }
+        return {where: int(count) for where, count in counts.items() if count}
+
+    def at_rest(self) -> bool:
+        return not self.left()
 
 
 class PostgresServer:
