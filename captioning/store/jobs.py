@@ -10,7 +10,7 @@ from captioning.bundles import Bundle
 from captioning.errors import UsageError
 from captioning.store.database import Database, now
 from captioning.store.files import insert_or_nothing
-from captioning.store.schema import Chunk, File, Item, Job, Model, Root, Worker, is_open
+from captioning.store.schema import Chunk, File, Item, Job, Model, Root, Worker, is_failed, is_open
 from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, Reason
 
 _UNFINISHED = (JobState.ACTIVE, JobState.PAUSED)
@@ -193,7 +193,7 @@ def retry(db: Database, job_id: int, reason: Reason | None, chunk_size: int) -> 
         failed = (
             sa.select(Item.id, Item.chunk_id, File.root_id)
             .join(File, File.id == Item.file_id)
-            .where(Item.job_id == job_id, Item.state == ItemState.FAILED)
+            .where(Item.job_id == job_id, is_failed())
             .order_by(File.root_id, Item.id)
         )
         if reason is not None:
@@ -226,7 +226,7 @@ def _recount(connection: Connection, chunk_ids: set[int]) -> None:
         mine = sa.select(sa.func.count()).where(Item.chunk_id == chunk_id)
         counts = {
             "size": mine.scalar_subquery(),
-            "failed": mine.where(Item.state == ItemState.FAILED).scalar_subquery(),
+            "failed": mine.where(is_failed()).scalar_subquery(),
         }
         connection.execute(sa.update(Chunk).where(Chunk.id == chunk_id).values(**counts))
 
@@ -250,12 +250,12 @@ def failures(db: Database, job_id: int | None) -> list[Failure]:
         sa.select(Item.job_id, Root.path.label("root"), File.path, Item.reason, Item.detail)
         .join(File, File.id == Item.file_id)
         .join(Root, Root.id == File.root_id)
-        .where(Item.state == ItemState.FAILED)
+        .where(is_failed())
         .order_by(Item.job_id, Root.path, File.path)
     )
     if job_id is not None:
         progress(db, job_id)  # says so when there is none
-        query = query.where(Item.job_id == job_id)
+        query = query.where(Item.job_id == job_id, Item.reason.is_not(None))  # by which SQLite sees the better index
     with db.reading() as connection:
         rows = connection.execute(query).all()
     return [Failure(r.job_id, f"{r.root.rstrip('/')}/{r.path}", r.reason, r.detail or "") for r in rows]
@@ -263,7 +263,7 @@ def failures(db: Database, job_id: int | None) -> list[Failure]:
 
 def reasons(db: Database, job_id: int) -> dict[str, int]:
     """Return how many items of a job failed, by reason."""
-    query = sa.select(Item.reason, sa.func.count()).where(Item.job_id == job_id, Item.state == ItemState.FAILED)
+    query = sa.select(Item.reason, sa.func.count()).where(Item.job_id == job_id, is_failed())
     with db.reading() as connection:
         rows = connection.execute(query.group_by(Item.reason).order_by(Item.reason)).all()
     return {str(reason): n for reason, n in rows}

@@ -27,11 +27,17 @@ BigKey = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows o
 
 
 _OPEN = text("state <> 'done'")
+_FAILED = text("state = 'failed'")
 
 
 def is_open() -> ColumnElement[bool]:
     """Tell, of a chunk, whether it isn't done: spelled as the indexes of open chunks are, or they would not be used."""
     return Chunk.state != literal_column("'done'")
+
+
+def is_failed() -> ColumnElement[bool]:
+    """Tell, of an item, whether it failed: spelled as the index of the few that did is, for the same reason."""
+    return Item.state == literal_column("'failed'")
 
 
 class Base(DeclarativeBase):
@@ -149,7 +155,10 @@ class Item(Base):
     """One file's place in a job's work."""
 
     __tablename__ = "items"
-    __table_args__ = (UniqueConstraint("job_id", "file_id"),)
+    __table_args__ = (
+        UniqueConstraint("job_id", "file_id"),
+        Index("ix_items_failed", "job_id", "reason", sqlite_where=_FAILED, postgresql_where=_FAILED),
+    )
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"))
     file_id: Mapped[int] = mapped_column(ForeignKey("files.id"), index=True)

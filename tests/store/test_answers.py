@@ -175,3 +175,17 @@ def test_an_export_has_one_row_a_file_with_its_state(db: Database) -> None:
     with db.reading() as connection:
         view = connection.exec_driver_sql("SELECT path, status, error, captioned_at FROM caption_export ORDER BY path")
         assert [tuple(r) for r in view] == [(r["path"], r["status"], r["error"], r["captioned_at"]) for r in rows]
+
+
+def test_failures_are_counted_without_reading_what_went_well(world: World) -> None:
+    said: list[tuple[str, object]] = []
+    sa.event.listen(world.db.engine, "before_cursor_execute", lambda *words: said.append((words[2], words[3])))
+    assert jobs.reasons(world.db, 1) == {}
+    assert jobs.failures(world.db, 1) == []
+    with world.db.reading() as connection:
+        if not world.db.is_sqlite:
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        explain = "EXPLAIN QUERY PLAN" if world.db.is_sqlite else "EXPLAIN"
+        for query, values in [one for one in said if "items" in one[0]]:
+            plan = "\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {query}", values))
+            assert "ix_items_failed" in plan
