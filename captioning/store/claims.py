@@ -245,7 +245,8 @@ def record(db: Database, claim: Claim, outcomes: Sequence[Outcome], made_by: Mad
     with db.writing() as connection:
         _guard(connection, claim, {"lease_until": now() + lease_seconds})
         ids = [o.work.item_id for o in outcomes]
-        query = sa.select(Item.id).where(Item.id.in_(ids), Item.state == ItemState.PENDING)
+        mine = (Item.chunk_id == claim.chunk_id, Item.state == ItemState.PENDING)  # a retry may have moved some on
+        query = sa.select(Item.id).where(Item.id.in_(ids), *mine)
         open_ids = set(connection.execute(query).scalars())
         outcomes = [o for o in outcomes if o.work.item_id in open_ids]
         if not outcomes:
@@ -328,7 +329,7 @@ def _guard(connection: Connection, claim: Claim, values: dict[str, Any]) -> None
 
 def _images(connection: Connection, contents: Sequence[Content]) -> dict[str, int]:
     """Make sure that contents have rows; return their ids by SHA-256. In order, so that two never deadlock."""
-    by_sha = {c.sha256: c for c in sorted(contents, key=lambda c: c.sha256)}
+    by_sha = {c.sha256: c for c in sorted(contents, key=lambda c: (c.sha256, c.facts is not None))}  # facts win
     opened = [
         {"sha256": c.sha256, "bytes": c.bytes, "width": f.width, "height": f.height, "format": f.format}
         for c in by_sha.values()

@@ -74,7 +74,8 @@ def open_job(db: Database, request: Request, model_id: int) -> tuple[int, bool]:
     """Return the unfinished job of the same key, else a new one; and whether it is continued."""
     with db.writing() as connection:
         connection.execute(sa.select(Model.id).where(Model.id == model_id).with_for_update())  # two submits at once
-        going = sa.select(Job.id).where(Job.key == request.key, Job.state.in_(_UNFINISHED)).order_by(Job.id.desc())
+        going = sa.select(Job.id).where(Job.key == request.key, Job.state.in_(_UNFINISHED))
+        going = going.order_by(Job.registered, Job.id.desc())  # a walk that was cut off first: nothing else ends it
         there = connection.execute(going).scalars().first()
         if there is not None:
             connection.execute(sa.update(Job).where(Job.id == there).values(priority=request.priority))

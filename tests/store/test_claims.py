@@ -8,11 +8,11 @@ import pytest
 import sqlalchemy as sa
 
 from captioning.store import claims, jobs
-from captioning.store.claims import Fenced
+from captioning.store.claims import Content, Fenced, Outcome
 from captioning.store.database import Database, now
 from captioning.store.files import Found
 from captioning.store.schema import Chunk
-from captioning.values import JobState, Reason
+from captioning.values import ItemState, JobState, Reason
 from tests.servers import row_counts
 from tests.store.helpers import GRU, LSTM, World, captioned, failed, sha
 
@@ -333,6 +333,47 @@ def test_a_picture_that_takes_workers_down_alone_is_named(db: Database) -> None:
         assert world.claim("w") is not None
         claims.release_all_of(db, "w", crashed=True)
     assert jobs.fatal_pictures(db, job) == [("/photos/k-0.jpg", jobs.FATAL_CRASHES)]
+
+
+def test_a_commit_that_is_done_again_leaves_alone_what_a_retry_took_meanwhile(db: Database) -> None:
+    world = World(db)
+    job = world.submit(2)
+    claim = world.claim()
+    assert claim is not None
+    batch = [failed(claim.work[0]), captioned(claim.work[1])]
+    world.record(claim, batch)
+    assert jobs.retry(db, job, None, 4) == 1
+    world.record(claim, batch)
+    claims.finish(db, claim)
+    assert world.progress(job).failed == 0
+    again = world.claim()
+    assert again is not None
+    assert [work.item_id for work in again.work] == [claim.work[0].item_id]
+
+
+def test_a_copy_may_be_told_of_before_or_after_the_picture_that_was_opened(db: Database) -> None:
+    world = World(db)
+    job = world.submit(4)
+    claim = world.claim()
+    assert claim is not None
+    same = "f" * 64
+    copies = [Outcome(w, ItemState.REUSED, Content(same, w.size, None)) for w in (claim.work[0], claim.work[2])]
+    world.record(claim, [copies[0], captioned(claim.work[1], content=same), copies[1]])
+    progress = world.progress(job)
+    assert (progress.captioned, progress.reused, row_counts(db)["images"]) == (1, 2, 1)
+
+
+def test_a_submit_ends_a_walk_that_was_cut_off_though_a_younger_job_asks_for_the_same(db: Database) -> None:
+    world = World(db)
+    cut_off = world.job()
+    jobs.cancel(db, cut_off)
+    younger = world.submit(4)
+    jobs.resume(db, cut_off)
+    assert world.submit(4) == cut_off
+    assert world.submit(4) == younger
+    while (claim := world.claim()) is not None:
+        world.work_off(claim)
+    assert [progress.state for progress in jobs.progress(db)] == [JobState.DONE, JobState.DONE]
 
 
 def rested(db: Database) -> None:
