@@ -33,14 +33,10 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """Read tensors back in float32. Raises BundleError when the file is missing or damaged."""
     try:
         packed = load_file(path)
-        tensors = {name: _restore(name, packed) for name in packed if not name.endswith(_SCALE)}
+        return {name: _restore(name, packed) for name in packed if not name.endswith(_SCALE)}
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as trouble:
         said = " ".join(str(trouble).split())
         raise BundleError(f"can't read the weights {path}: {said}. Reinstall or re-export the bundle.") from trouble
-    odd = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    if odd:
-        raise BundleError(f"the weights {path} hold what is no number: {', '.join(odd[:5])}. Reinstall the bundle.")
-    return tensors
 
 
 def _quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,8 +52,15 @@ def _restore(name: str, packed: Mapping[str, Tensor]) -> Tensor:
     if tensor.is_complex():
         raise ValueError(f"{name} has complex numbers")
     if tensor.dtype != torch.int8:
-        return tensor.float()
+        return _finite(name, tensor.float())
     scale = packed.get(name + _SCALE)
     if scale is None or tensor.dim() < 1 or scale.shape != tensor.shape[:1]:
         raise ValueError(f"{name} has not one scale a row")
+    _finite(name, 128 * scale.float())  # of int8 it is the scale that can make infinities: millions need no look
     return tensor.float() * scale.float().view(-1, *[1] * (tensor.dim() - 1))
+
+
+def _finite(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.isfinite().all():
+        raise ValueError(f"{name} holds what is no number")
+    return tensor
