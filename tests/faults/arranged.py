@@ -19,7 +19,7 @@ def quick_timings() -> None:
         unacked_mutex_expire=3,
         unacked_restore_interval=1,
         unacked_restore_throttle=1,
-        health_check_interval=2,
+        health_check_interval=int(os.environ.get("FAULTS_HEALTH", "2")),
     )
     database.BUSY_SECONDS = 2
 

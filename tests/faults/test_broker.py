@@ -70,9 +70,11 @@ def test_a_broker_that_lost_everything_is_filled_again(slow: World) -> None:
 
 @pytest.mark.cell("B2a", "the broker is stopped for 60 s; the chunk in hand is committed meanwhile")
 def test_a_frozen_broker_holds_up_no_commit(slow: World) -> None:
+    slow.settings["CAPTIONING_CHUNK_SIZE"] = "20"  # so that one is in hand
+    slow.faults = 5
     slow.worker()
     slow.submit()
-    slow.wait_done(8)
+    slow.wait_done(4)
     before = slow.done
     slow.broker.signal(signal.SIGSTOP)
     wait_until(lambda: slow.done > before, 20, "a commit without a broker")
@@ -179,6 +181,7 @@ def test_a_broker_that_is_read_only_is_waited_for(slow: World) -> None:
 
 @pytest.mark.cell("B6", "the way to the broker takes 500 ms and 10 KB/s")
 def test_a_slow_broker_only_slows(world: World) -> None:
+    world.settings["FAULTS_HEALTH"] = "25"  # as it is in earnest: two seconds are no time on such a link
     with proxied(world) as proxy:
         proxy.delay, proxy.bytes_a_second = 0.25, 10_000
         world.struck()
