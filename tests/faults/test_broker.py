@@ -181,13 +181,15 @@ def test_a_broker_that_is_read_only_is_waited_for(slow: World) -> None:
 
 @pytest.mark.cell("B6", "the way to the broker takes 500 ms and 10 KB/s")
 def test_a_slow_broker_only_slows(world: World) -> None:
-    world.settings["FAULTS_HEALTH"] = "25"  # as it is in earnest: two seconds are no time on such a link
+    # as it is in earnest: on such a link two seconds are no time, and every bell takes about ten
+    world.settings |= {"FAULTS_HEALTH": "25", "FAULTS_VISIBILITY": "3600", "CAPTIONING_CHUNK_SIZE": "20"}
+    world.faults = 5
     with proxied(world) as proxy:
         proxy.delay, proxy.bytes_a_second = 0.25, 10_000
         world.struck()
         world.worker()
         world.submit()
-        world.recover(120)
+        world.recover(180)
 
 
 @pytest.mark.cell("B7", "the broker's password is another one for 10 s")
