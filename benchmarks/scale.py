@@ -5,6 +5,7 @@ database and the processes meanwhile. Everything that was measured ends in one J
 
     python -m benchmarks.scale --items 20000 --store sqlite --out /tmp/scale
     python -m benchmarks.scale --items 1000000 --store postgresql --jobs 2 --high --kill-every 60 --out docs/scale
+    python -m benchmarks.scale --items 1000000 --store postgresql --jobs 2 --forward 0.95  # the last twentieth
 """
 
 import json
@@ -22,6 +23,7 @@ from typing import Annotated, Any
 import psutil
 import typer
 
+from benchmarks.scale_forward import put_forward
 from benchmarks.scale_pictures import Pictures, make_pictures, make_ten
 from benchmarks.scale_world import World, resident
 from captioning.settings import read_settings
@@ -42,6 +44,7 @@ class Measured:
     machine: str
     distinct: int = 0
     making_seconds: float = 0.0
+    forward: int = 0  # items whose rows were there before a worker was started
     submit: list[dict[str, float]] = field(default_factory=list)  # samples while producers walk
     submits: list[dict[str, float]] = field(default_factory=list)  # one a producer
     again: dict[str, float] = field(default_factory=dict)
@@ -105,6 +108,7 @@ class Watch:
     items: int
     kill_every: float
     ten: Path | None
+    forward: int
     started: float = field(default_factory=time.monotonic)
     hurry: tuple[float, subprocess.Popen[bytes]] | None = None
 
@@ -123,7 +127,7 @@ class Watch:
             if self.seconds - searched > SEARCH_SECONDS:
                 searched = self.seconds
                 self._search(done)
-            if all(p.over for p in progress) and (self.ten is None or self.hurry is not None):
+            if all(p.over for p in progress) and (self.ten is None or self.measured.high):
                 return
             if self.seconds - moved > STALL_SECONDS:
                 raise SystemExit(f"nothing has moved for {STALL_SECONDS:g} s: see {self.world.folder}/logs")
@@ -154,7 +158,7 @@ class Watch:
         )
 
     def _strike(self, done: int) -> None:
-        if self.ten is not None and self.hurry is None and done > self.items / 2:
+        if self.ten is not None and self.hurry is None and done > (self.items + self.forward) / 2:
             self.hurry = (time.monotonic(), self.world.producer("submit", str(self.ten), "--priority", "high"))
         if self.kill_every and self.seconds > self.kill_every * (len(self.measured.kills) + 1):
             self.measured.kills.append(self.seconds)
@@ -253,24 +257,29 @@ def timings(world: World, name: str, started: float) -> list[list[float]]:
             if len(words) == 3:  # the last may be cut short by a kill
                 rows.append([round(float(words[0]) - started, 2), float(words[1]), int(words[2])])
     rows.sort()
-    return rows[:: max(1, len(rows) // 4000)]
+    return rows[:: max(1, len(rows) // 1000)]
 
 
-def measure(world: World, measured: Measured, pictures: Pictures, workers: int, kill_every: float, high: bool) -> None:
+def measure(world: World, measured: Measured, pictures: Pictures) -> None:
     """Submit, caption, check."""
+    options = measured.options
     for folder in pictures.folders:
         measured.submits.append(submit(world, folder, measured))
         say(f"submitted {folder.name}: {measured.submits[-1]}")
-    for _ in range(workers):
+    if options["forward"]:
+        each = pictures.items // len(pictures.folders)
+        took, measured.forward = timed(lambda: put_forward(world, each, options["forward"]))
+        say(f"{measured.forward} items put forward in {took:.1f} s")
+    for _ in range(options["workers"]):
         world.start_worker()
     clock = time.time()
-    ten = make_ten(world.folder) if high else None
-    watch = Watch(world, measured, pictures.items, kill_every, ten)
+    ten = make_ten(world.folder) if options["high"] else None
+    watch = Watch(world, measured, pictures.items, options["kill_every"], ten, measured.forward)
     watch.until_over()
     measured.seconds = watch.seconds
     measured.claims, measured.records = (timings(world, name, clock) for name in ("claim", "record"))
-    say(f"done in {measured.seconds:.1f} s, {pictures.items / measured.seconds:.0f} a second")
-    check(world, measured, pictures, 10 if high else 0)
+    say(f"done in {measured.seconds:.1f} s, {(pictures.items - measured.forward) / measured.seconds:.0f} a second")
+    check(world, measured, pictures, 10 if options["high"] else 0)
     measured.sizes = world.sizes()
     ask_at_the_end(world, measured, pictures)
     measured.again = submit(world, pictures.folders[0], Measured({}, ""))
@@ -284,21 +293,23 @@ def main(
     kill_every: Annotated[float, typer.Option(help="Seconds between kills of a worker; 0: none.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Jobs that share the workers.")] = 1,
     high: Annotated[bool, typer.Option("--high", help="Submit ten pictures in a hurry in the middle.")] = False,
+    forward: Annotated[float, typer.Option(min=0, max=0.999, help="Share that is done before workers start.")] = 0,
     pictures: Annotated[Path | None, typer.Option(help="Folder that keeps the pictures for the next run.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = Path("docs/scale"),
 ) -> None:
     """Run once, and write what was measured."""
     place = Path(tempfile.mkdtemp(prefix="captionmill-scale-"))
-    options = {"items": items, "store": store, "workers": workers, "kill_every": kill_every, "jobs": jobs, "high": high}
+    options = {"items": items, "store": store, "workers": workers, "kill_every": kill_every, "jobs": jobs}
+    options |= {"high": high, "forward": forward}
     measured = Measured(options, f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total // 10**9} GB, "
                         f"{platform.system()}, Python {platform.python_version()}")  # fmt: skip
     measured.making_seconds, made = timed(lambda: make_pictures(pictures or place / "pictures", items, jobs))
     measured.distinct = made.distinct
     say(f"{made.items} pictures, {made.distinct} different, made in {measured.making_seconds:.1f} s")
     world = World(place, store)
-    name = f"{store}-{items}" + (f"-kill-{kill_every:g}s" if kill_every else "")
+    name = f"{store}-{items}" + (f"-kill-{kill_every:g}s" if kill_every else "") + ("-forward" if forward else "")
     try:
-        measure(world, measured, made, workers, kill_every, high)
+        measure(world, measured, made)
     finally:
         out.mkdir(parents=True, exist_ok=True)
         (out / f"{name}.json").write_text(json.dumps(asdict(measured), separators=(",", ":")) + "\n")

@@ -27,7 +27,7 @@ def make_pictures(place: Path, items: int, jobs: int) -> Pictures:
     here = place / f"{items}-in-{jobs}"
     folders = tuple(here / f"job-{job}" for job in range(jobs))
     each = items // jobs
-    originals = [[_original(i, each) for i in range(each)] for _ in folders]
+    originals = [[original(i, each) for i in range(each)] for _ in folders]
     if not (here / "made").exists():
         for job, folder in enumerate(folders):
             _fill(folder, job, originals[job])
@@ -42,12 +42,12 @@ def make_ten(place: Path) -> Path:
     return folder
 
 
-def _original(i: int, each: int) -> int:
+def original(i: int, each: int) -> int:
     """Return the number of the picture that the i-th file holds."""
     half = each // 2
     if i < half:
         return i - 1 if i % 50 == 1 else i
-    return _original(i - half, each) if i % 10 == 9 else i
+    return original(i - half, each) if i % 10 == 9 else i
 
 
 def _fill(folder: Path, job: int, numbers: list[int]) -> None:
@@ -55,7 +55,7 @@ def _fill(folder: Path, job: int, numbers: list[int]) -> None:
         below = folder / f"{first // 100_000:04d}" / f"{first // FOLDER_SIZE % 100:02d}"
         below.mkdir(parents=True, exist_ok=True)
         for i, number in enumerate(numbers[first : first + FOLDER_SIZE], start=first):
-            (below / f"{i:09d}.png").write_bytes(_png(f"{job:03d}-{number:09d}"))
+            (below / f"{i:09d}.png").write_bytes(png(job, number))
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -70,5 +70,6 @@ _HEAD = (
 _END = _chunk(b"IEND", b"")
 
 
-def _png(comment: str) -> bytes:
-    return _HEAD + _chunk(b"tEXt", b"Comment\0" + comment.encode()) + _END
+def png(job: int, number: int) -> bytes:
+    """Return the bytes of one picture."""
+    return _HEAD + _chunk(b"tEXt", f"Comment\0{job:03d}-{number:09d}".encode()) + _END
