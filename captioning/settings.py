@@ -222,14 +222,14 @@ def _parts(url: str, of: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port  # raises too, when it isn't a number
     except ValueError:  # whose words may be a part of the password
-        raise _unquoted(of) from None
+        raise ValueError(f"what follows the host's colon is no port; {_unquoted(of)}") from None
     return parts
 
 
 def _unquoted(of: str) -> ValueError:
     return ValueError(
-        "write what is neither letter nor digit in its password percent-quoted, @ as %40 and / as %2F,"
-        f" or put it into a file that {PREFIX}{of}_PASSWORD_FILE names"
+        "what is neither letter nor digit in its password must be percent-quoted, @ as %40 and / as %2F,"
+        f" or the password be in a file that {PREFIX}{of}_PASSWORD_FILE names"
     )
 
 

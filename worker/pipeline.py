@@ -66,7 +66,8 @@ class Pipeline:
     def run(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
         """Work off a claim; return whether all of it is decided (else: asked to stop, or others' turn).
 
-        Pictures that take for ever to open take it from their own job only. Raises Fenced and ServiceTrouble; what was committed stays.
+        Pictures that take for ever to open take it from their own job only. Raises Fenced and ServiceTrouble; what
+        was committed stays.
         """
         self._check_there(claim)
         begun = time.monotonic()
