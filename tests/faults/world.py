@@ -232,7 +232,8 @@ class World:
         assert self.one("SELECT count(*) FROM items WHERE state = 'failed' AND reason IS NULL") == 0, "I4"
         with suppress(AssertionError):  # of the waiting
             wait_until(self.broker.at_rest, 30, "the queue to come to rest")
-        assert self.broker.left() == {}, "I6: at rest no message is anywhere"
+        left = self.broker.left()
+        assert left == {}, f"I6: at rest no message is anywhere, but {left}"
         assert self.one("SELECT count(*) FROM chunks WHERE state = 'running'") == 0, "I6: no lease"
         calls = self.folder / "place" / "model-calls"
         ran = calls.stat().st_size if calls.exists() else 0
