@@ -60,6 +60,11 @@ compare: setup ## Ask again which decoder is better, an hour: make compare DATA=
 bench: setup ## Measure the whole embedded job: make bench PICTURES=folder
 	$(BIN)/python benchmarks/embedded_job.py $(PICTURES)
 
+scale: setup ## Caption a million tiny pictures with a stub for the model, on each database: make scale OUT=docs/scale
+	for store in postgresql sqlite; do $(BIN)/python -m benchmarks.scale --items $(or $(ITEMS),1000000) --store $$store \
+	  --jobs 2 --high --kill-every 60 --out $(or $(OUT),docs/scale) || exit 1; done
+	$(BIN)/python -m benchmarks.scale_plots $(or $(OUT),docs/scale)
+
 migration: setup ## Write a migration from what changed in captioning/store/schema.py: make migration M='add x'
 	$(BIN)/python scripts/new_migration.py '$(M)'
 
@@ -69,4 +74,4 @@ wheel: setup ## Build the wheel into dist/
 clean: ## Remove everything that the other targets made
 	rm -rf $(VENV) .audit build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test lint audit secrets bundles compare bench migration wheel clean
+.PHONY: help setup demo test faults lint audit secrets bundles compare bench scale migration wheel clean
