@@ -17,8 +17,11 @@ $(VENV)/.done: pyproject.toml
 demo: setup ## Caption ten freely licensed photographs: the main job, offline, in a temporary folder
 	@$(BIN)/python scripts/demo.py
 
-test: setup ## Run all tests, against real servers that they start themselves
-	$(BIN)/python -m pytest
+test: setup ## Run the tests, against real servers that they start themselves: ten minutes on two cores
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-all: setup ## Run these and the slow ones, and look longer for what breaks the store: half an hour
+	CAPTIONING_TEST_EXAMPLES=300 $(BIN)/python -m pytest -n 2 --dist worksteal --slow
 
 faults: setup ## Break everything that can break, each cell twice, and write the table to docs/faults.md: half an hour
 	$(BIN)/python -m pytest tests/faults tests/journeys/test_hostile_corpus.py --every-cell --slow -n 2 \
@@ -74,4 +77,4 @@ wheel: setup ## Build the wheel into dist/
 clean: ## Remove everything that the other targets made
 	rm -rf $(VENV) .audit build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test faults lint audit secrets bundles compare bench scale migration wheel clean
+.PHONY: help setup demo test test-all faults lint audit secrets bundles compare bench scale migration wheel clean

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 COLOURS = {"postgresql": "#336791", "sqlite": "#d9822b"}
 Run = dict[str, Any]
 Points = list[tuple[float, float]]
+MOST_POINTS = 300  # of a series in a drawing: more can't be seen
 
 
 def _done_at(run: Run) -> Callable[[float], float]:
@@ -136,10 +137,10 @@ def draw_memory(runs: Iterable[Run], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for run in runs:
         store = run["options"]["store"]
-        walking = [s for s in run["submit"] if s["bytes"]]
+        walking = _thin([s for s in run["submit"] if s["bytes"]])
         left.plot([s["items"] for s in walking], [s["bytes"] / 1e6 for s in walking], ".", ms=3, color=COLOURS[store])
         for samples, x in ((run["submit"], "items"), (run["run"], "done")):
-            spots = [(s[x], s["broker_bytes"] / 1e6) for s in samples]
+            spots = [(s[x], s["broker_bytes"] / 1e6) for s in _thin(samples)]
             right.plot(*zip(*spots, strict=True), ".", ms=3, color=COLOURS[store], label=store if x == "done" else None)
     left.set_title("producer, MB resident", fontsize=10)
     right.set_title("broker, MB used", fontsize=10)
@@ -148,6 +149,10 @@ def draw_memory(runs: Iterable[Run], path: Path) -> None:
         axes.set_xlabel("items", fontsize=9)
         _bare(axes)
     _save(figure, path)
+
+
+def _thin(samples: list[Any]) -> list[Any]:
+    return samples[:: len(samples) // MOST_POINTS + 1]
 
 
 def _save(figure: Any, path: Path) -> None:
@@ -166,7 +171,7 @@ def figures(runs: Iterable[tuple[str, Run]]) -> str:
         cells = [
             1e6 * took / items,
             max(s["peak_bytes"] for s in run["submits"]) / 1e6,
-            (items - run["forward"]) / run["seconds"] if run["seconds"] else 0,
+            (items - run.get("forward", 0)) / run["seconds"] if run["seconds"] else 0,
             statistics.median(1000 * row[1] for row in run["claims"]),
             statistics.median(1000 * row[1] / row[2] for row in run["records"]),
             statistics.median(1000 * s["status_seconds"] for s in run["run"]),
@@ -186,10 +191,12 @@ def main() -> None:
     folder = Path(sys.argv[1])
     runs = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     whole = {name: run for name, run in runs.items() if run.get("records") and run["end"]}
-    draw_costs(whole.values(), folder / "cost.svg")
-    draw_memory(whole.values(), folder / "memory.svg")
+    by_size = sorted(whole.values(), key=lambda run: run["options"]["items"])
+    largest = {run["options"]["store"]: run for run in by_size}.values()
+    draw_costs(largest, folder / "cost.svg")
+    draw_memory(largest, folder / "memory.svg")
     for run in whole.values():
-        if run["kills"] and not run["forward"]:
+        if run["kills"] and run["options"]["jobs"] == 1:
             draw_kills(run, folder / f"kills-{run['options']['store']}.svg")
         if run["options"]["jobs"] > 1:
             draw_shares(run, folder / f"shares-{run['options']['store']}.svg")

@@ -76,7 +76,7 @@ def test_sessions_that_are_ended_are_opened_again(slow: World) -> None:
     "before",
     [
         pytest.param(True, marks=pytest.mark.cell("D3a", "the link is cut with COMMIT on its way")),
-        pytest.param(False, marks=pytest.mark.cell("D3b", "the link is cut with its answer on its way", quick=True)),
+        pytest.param(False, marks=pytest.mark.cell("D3b", "the link is cut with its answer on its way")),
     ],
 )
 def test_a_commit_of_unknown_outcome_is_looked_up_not_believed(slow: World, before: bool) -> None:

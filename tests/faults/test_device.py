@@ -12,7 +12,7 @@ from tests.servers import wait_until
 pytestmark = pytest.mark.stores("postgresql")
 
 
-@pytest.mark.cell("G1a", "the device has memory for one picture at a time", quick=True)
+@pytest.mark.cell("G1a", "the device has memory for one picture at a time")
 def test_a_full_device_gets_half_as_much(world: World) -> None:
     worker = world.worker(FAULTS_DEVICE_HOLDS="1")
     pool = world.pool_process(worker).pid
@@ -38,7 +38,7 @@ def test_a_broken_device_ends_its_process_and_loses_nothing(world: World) -> Non
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        pytest.param("weights", "has digest", marks=pytest.mark.cell("G2a", "the weights are others", quick=True)),
+        pytest.param("weights", "has digest", marks=pytest.mark.cell("G2a", "the weights are others")),
         pytest.param("gone", "no model named", marks=pytest.mark.cell("G2b", "the model is not there")),
         pytest.param("json", "no model named", marks=pytest.mark.cell("G2c", "the model's description is damaged")),
     ],

@@ -78,6 +78,7 @@ def test_a_folder_is_captioned_once_and_then_known(person: Person, photographs: 
     assert rows[0]["path"] in [row["path"] for row in found]
 
 
+@pytest.mark.slow
 def test_a_hostile_folder_costs_only_its_bad_files(person: Person, photographs: Path, tmp_path: Path) -> None:
     images = many(tmp_path / "images", photographs, 20)
     (images / "empty.jpg").touch()
@@ -164,6 +165,7 @@ def test_ctrl_c_says_so_and_loses_nothing(patient: Person, photographs: Path, tm
     assert patient.submit(str(images))["captioned"] == 200
 
 
+@pytest.mark.slow
 def test_killing_any_process_of_the_stack_only_costs_a_moment(
     patient: Person, photographs: Path, tmp_path: Path
 ) -> None:

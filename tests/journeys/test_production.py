@@ -59,6 +59,7 @@ def done(db: Database) -> int:
     return sum(row.done for row in rows)
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_job_and_one_may_die(person: Person, photographs: Path, tmp_path: Path) -> None:
     images = many(tmp_path / "images", photographs, 200)
     short = {"CAPTIONING_LEASE_SECONDS": "5", "CAPTIONING_PICTURE_SECONDS": "3", "CAPTIONING_CHUNK_SIZE": "32"}
@@ -145,6 +146,7 @@ def test_celerys_own_command_starts_a_worker_too_and_its_parent_never_loads_torc
         assert any(name.startswith("libtorch") for name in children)
 
 
+@pytest.mark.slow
 def test_a_root_that_no_worker_sees_is_named_and_blames_no_picture(
     person: Person, photographs: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from training.statistics import difference
 PLAN = Plan(seeds=2, epochs=2, rates=(1e-3,), tuning_epochs=1, size=64, min_count=1, watched=4)
 
 
+@pytest.mark.slow
 def test_a_comparison_trains_every_cell_once_and_reports(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:

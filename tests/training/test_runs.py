@@ -38,7 +38,9 @@ def test_the_other_kinds_can_memorise_four_captions_too(
     assert scores["gru"]["bleu4"] > 0.9
 
 
-@pytest.mark.parametrize(("kind", "cell"), [("attention", "gru"), ("plain", "lstm")])
+@pytest.mark.parametrize(
+    ("kind", "cell"), [("attention", "gru"), pytest.param("plain", "lstm", marks=pytest.mark.slow)]
+)
 def test_the_product_says_what_a_bundle_has_learned(
     kind: Any, cell: Any, corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
