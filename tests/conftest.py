@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each of several test processes cores of its own: when both compute with all of them, both take much longer."""
+    """Give each of several test processes cores of its own: where each computes with all, all take longer."""
     its = getattr(config, "workerinput", None)
     if its is not None and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
