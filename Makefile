@@ -18,13 +18,13 @@ demo: setup ## Caption ten freely licensed photographs: the main job, offline, i
 	@$(BIN)/python scripts/demo.py
 
 test: setup ## Run the tests, against real servers that they start themselves: ten minutes on two cores
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-all: setup ## Run these and the slow ones, and look longer for what breaks the store: half an hour
-	CAPTIONING_TEST_EXAMPLES=300 $(BIN)/python -m pytest -n 2 --dist worksteal --slow
+	CAPTIONING_TEST_EXAMPLES=300 $(BIN)/python -m pytest -n 3 --dist worksteal --slow
 
 faults: setup ## Break everything that can break, each cell twice, and write the table to docs/faults.md: half an hour
-	$(BIN)/python -m pytest tests/faults tests/journeys/test_hostile_corpus.py --every-cell --slow -n 2 \
+	$(BIN)/python -m pytest tests/faults tests/journeys/test_hostile_corpus.py --every-cell --slow -n 3 \
 	  --rounds 2 --table docs/faults.md
 
 lint: setup ## ruff, mypy --strict, import-linter, and the compose file

@@ -277,7 +277,6 @@ def test_certificates_are_looked_at_before_anything_starts(tmp_path: Path) -> No
         read_settings(broker_url="redis://queue", broker_ca=tmp_path / "text")
 
 
-@pytest.mark.slow
 def test_settings_show_no_password_and_children_get_the_file_s_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text(f"{MARK} @/:%é\r\n")
     settings = read_settings(

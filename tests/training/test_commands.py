@@ -18,27 +18,36 @@ from training.encoders import EncoderFile
 from training.fetch import Source, fetch
 from training.tune import search
 
+RUN = ["--data", "CORPUS", "--encoder", "/none", "--run", "r"]
+MISTAKES = [
+    (["train", "--data", "/none", "--encoder", "/none", "--run", "r"], "no encoder at /none"),
+    (["train", *RUN, "--cell", "rnn"], "lstm, gru or both, not rnn"),
+    (["train", *RUN, "--set", "colour=blue"], "names are kind"),
+    (["evaluate", "blip", "--data", "CORPUS"], "no model named 'blip'"),
+    (["evaluate", "flickr8k-gru", "--data", "CORPUS", "--split", "dev"], "train, val or test, not 'dev'"),
+    (["evaluate", "flickr8k-gru", "--data", "CORPUS", "--split", "test"], "has no test split"),
+    (["info", "blip"], "no model named 'blip'"),
+    (["fetch", "coco", "-o", "x"], "no 'coco' to fetch; there are flickr8k, imagenet-v1, imagenet-v2"),
+    (["export", "--run", "/none", "--encoder", "/none", "--name", "x", "-o", "y"], "no encoder at /none"),
+]
 
-def test_the_command_line_of_training_explains_its_mistakes(tmp_path: Path, corpus: Path) -> None:
-    person = Person(tmp_path)
-    run = ["--data", str(corpus), "--encoder", "/none", "--run", "r"]
-    for words, says in (
-        (["train", "--data", "/none", "--encoder", "/none", "--run", "r"], "no encoder at /none"),
-        (["train", *run, "--cell", "rnn"], "lstm, gru or both, not rnn"),
-        (["train", *run, "--set", "colour=blue"], "names are kind"),
-        (["evaluate", "blip", "--data", str(corpus)], "no model named 'blip'"),
-        (["evaluate", "flickr8k-gru", "--data", str(corpus), "--split", "dev"], "train, val or test, not 'dev'"),
-        (["evaluate", "flickr8k-gru", "--data", str(corpus), "--split", "test"], "has no test split"),
-        (["info", "blip"], "no model named 'blip'"),
-        (["fetch", "coco", "-o", "x"], "no 'coco' to fetch; there are flickr8k, imagenet-v1, imagenet-v2"),
-        (["export", "--run", "/none", "--encoder", "/none", "--name", "x", "-o", "y"], "no encoder at /none"),
-    ):
-        said = person.run("training", *words, cwd=tmp_path)
-        assert said.code == 2, said
-        assert says in " ".join(said.err.split())
-        assert said.out == ""
-        assert "Traceback" not in said.err
-    assert "Example: training compare" in person.run("training", "compare", "--help").out
+
+@pytest.mark.parametrize(
+    ("words", "says"), [pytest.param(*it, marks=[pytest.mark.slow] * (i % 3 > 0)) for i, it in enumerate(MISTAKES)]
+)
+def test_the_command_line_of_training_explains_its_mistakes(
+    tmp_path: Path, corpus: Path, words: list[str], says: str
+) -> None:
+    words = [str(corpus) if word == "CORPUS" else word for word in words]
+    said = Person(tmp_path).run("training", *words, cwd=tmp_path)
+    assert said.code == 2, said
+    assert says in " ".join(said.err.split())
+    assert said.out == ""
+    assert "Traceback" not in said.err
+
+
+def test_every_command_of_training_has_an_example(tmp_path: Path) -> None:
+    assert "Example: training compare" in Person(tmp_path).run("training", "compare", "--help").out
     assert all((command.epilog or "").startswith("Example: training ") for command in app.registered_commands)
 
 
