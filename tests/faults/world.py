@@ -178,7 +178,7 @@ class World:
         found: list[psutil.Process] = []
 
         def seen() -> bool:
-            found[:] = [c for c in worker.children() if "billiard" in " ".join(c.cmdline())]
+            found[:] = [c for c in worker.children() if "billiard.spawn" in " ".join(c.cmdline())]
             return bool(found)
 
         wait_until(seen, 30, "the pool process")
