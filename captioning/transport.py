@@ -50,8 +50,24 @@ def is_bell(message: Any) -> bool:
         return False
 
 
+class QoS(redis.QoS):
+    """A bell that can't be acknowledged is out of our hands all the same; the broker rings it again, at most.
+
+    kombu would hold it for ever, and with one bell at a time the worker would hear no other.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        except Exception:
+            super(redis.QoS, self).ack(delivery_tag)  # type: ignore[no-untyped-call]
+            raise
+
+
 class Channel(redis.Channel):
     """What is no JSON never becomes a message."""
+
+    QoS = QoS
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
