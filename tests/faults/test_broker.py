@@ -133,6 +133,19 @@ def test_links_that_are_reset_leave_no_deaf_worker(slow: World) -> None:
         hears_again(slow, 30)
 
 
+@pytest.mark.cell("B3c", "the link is cut whenever a bell is acknowledged, eight times")
+def test_a_bell_that_cannot_be_acknowledged_leaves_no_deaf_worker(slow: World) -> None:
+    with proxied(slow) as proxy:
+        slow.worker()
+        slow.submit()
+        slow.wait_done(4)
+        proxy.most_cuts, proxy.cut_at = 8, b"ZREM"
+        wait_until(lambda: proxy.cuts >= 8, 60, "eight cuts")
+        slow.struck()
+        slow.recover()
+        hears_again(slow, 30)
+
+
 @pytest.mark.cell("B4", "the broker has no memory left for 8 s: it hands out bells that it can't note down")
 def test_bells_lost_to_a_full_broker_ring_again(slow: World) -> None:
     slow.worker()
