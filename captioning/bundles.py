@@ -142,14 +142,13 @@ def find_bundles(folders: Iterable[Path] = ()) -> dict[str, Bundle]:
     found: dict[str, Bundle] = {}
     for folder in (BUILT_IN, *folders):
         for path in sorted({folder, *folder.glob("*/")}):
-            if (path / "bundle.json").exists():
-                try:
+            try:
+                if (path / "bundle.json").exists():
                     bundle = read_bundle(path)
-                except BundleError as broken:
-                    said = "".join(c if c.isprintable() else "?" for c in str(broken))
-                    print(f"left out: {said}", file=sys.stderr)  # one broken model is no reason to lose the others
-                    continue
-                found[bundle.name] = bundle
+                    found[bundle.name] = bundle
+            except (BundleError, PermissionError) as broken:  # is no reason to lose the others
+                said = "".join(c if c.isprintable() else "?" for c in str(broken))
+                print(f"left out: {said}", file=sys.stderr)
     return found
 
 

@@ -14,6 +14,7 @@ INTERRUPTED = 130
 
 def command_line(app: typer.Typer, name: str, interrupted: str = "interrupted") -> None:
     """Run a Typer app and exit: 0 done, 1 something broke, 2 usage, 130 interrupted."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # no Python that we start imports what lies in the folder where the person is
     _mend_streams()
     try:
         code = app(prog_name=name, standalone_mode=False)

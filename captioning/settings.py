@@ -6,6 +6,7 @@ Passwords are never repeated: not by `repr`, not in what is said of a setting th
 
 import hashlib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,9 +21,12 @@ PREFIX = "CAPTIONING_"
 
 
 def _user_data_dir() -> Path:
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "captionmill"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "captionmill"
+    try:
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Application Support" / "captionmill"
+        return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "captionmill"
+    except RuntimeError:
+        raise UsageError(f"this user has no home folder: set {PREFIX}DATA_DIR to where the data belongs.") from None
 
 
 class Settings(BaseSettings):
@@ -47,26 +51,29 @@ class Settings(BaseSettings):
 
     chunk_size: int = Field(default=128, ge=1, le=4096)  # pictures that a worker claims at once
     batch_size: int = Field(default=32, ge=1, le=1024)  # pictures that go through the model, and are committed, at once
-    lease_seconds: float = Field(default=30.0, gt=0)  # without progress, before another worker may take over
-    sweep_seconds: float = Field(default=2.0, gt=0)  # between looks for work that nobody was told of
-    bells: int = Field(default=16, ge=1)  # messages kept in the queue while work is pending
+    lease_seconds: float = Field(default=30.0, gt=0, le=86_400)  # without progress, before another worker may take over
+    sweep_seconds: float = Field(default=2.0, gt=0, le=3600)  # between looks for work that nobody was told of
+    bells: int = Field(default=16, ge=1, le=10_000)  # messages kept in the queue while work is pending
     outage_seconds: float = Field(
-        default=30.0, ge=0
+        default=30.0, ge=0, le=86_400
     )  # that a task waits for the database before it gives its chunk back
 
-    decoders: int = Field(default=0, ge=0)  # processes that open pictures; 0 is one a core but one, at least one
-    picture_seconds: float = Field(default=20.0, gt=0)  # that opening one picture may take
-    max_bytes: int = Field(default=256_000_000, gt=0)  # of a picture's file
-    max_pixels: int = Field(default=128_000_000, gt=0)  # of a picture in memory, after reduced-scale decoding
-    max_side: int = Field(default=65_535, gt=0)  # of a picture, in pixels
-    max_frames: int = Field(default=10_000, gt=0)  # of an animation, of which the first is captioned
+    decoders: int = Field(default=0, ge=0, le=256)  # processes that open pictures; 0 is one a core but one
+    picture_seconds: float = Field(default=20.0, gt=0, le=3600)  # that opening one picture may take
+    max_bytes: int = Field(default=256_000_000, gt=0, le=10**12)  # of a picture's file
+    max_pixels: int = Field(default=128_000_000, gt=0, le=10**10)  # of a picture, after reduced-scale decoding
+    max_side: int = Field(default=65_535, gt=0, le=10**7)  # of a picture, in pixels
+    max_frames: int = Field(default=10_000, gt=0, le=10**7)  # of an animation, of which the first is captioned
     runtime: str = Field(default="auto", pattern="^(auto|torch|openvino)$")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 
     @field_validator("data_dir")
     @classmethod
     def _absolute_data_dir(cls, value: Path) -> Path:
-        return value.expanduser().absolute()  # other processes stand elsewhere
+        try:
+            return value.expanduser().absolute()  # other processes stand elsewhere
+        except RuntimeError:
+            raise ValueError("there is no such user here") from None
 
     @field_validator("database_url")
     @classmethod
@@ -86,7 +93,10 @@ class Settings(BaseSettings):
             return value
         if value.count("@") > 1:
             raise _unquoted("DATABASE")
-        if "password" in _parts(value, "DATABASE").query:
+        parts = _parts(value, "DATABASE")
+        if parts.fragment:
+            raise _unquoted("DATABASE")
+        if "password" in parts.query:
             raise ValueError("its password stands before the host: postgresql+psycopg://user:password@host/name")
         return value
 
@@ -96,11 +106,13 @@ class Settings(BaseSettings):
         parts = _parts(value, "BROKER")
         if value and parts.scheme not in ("redis", "rediss", "redis+socket"):
             raise ValueError("write it as redis://:password@host:6379/0 (or rediss://, redis+socket://)")
-        if ";" in value:  # kombu would take what follows for another URL
+        if ";" in value or parts.fragment:  # kombu takes what follows ; for another URL, and a # for the host's end
             raise _unquoted("BROKER")
         if parts.scheme == "redis+socket":
+            if not parts.path.strip("/"):
+                raise ValueError("it names no socket: redis+socket:///run/redis.sock")
             return value
-        if parts.path.strip("/") and not parts.path.strip("/").isdigit():
+        if not re.fullmatch("/?[0-9]*/?", parts.path):
             raise ValueError("the database after the host is a number: redis://host:6379/0")
         if parts.query:  # ?ssl_cert_reqs=none, say
             raise ValueError("it takes no options after a question mark")
@@ -144,7 +156,7 @@ class Settings(BaseSettings):
     @property
     def store_url(self) -> str:
         """The SQLAlchemy URL of the database, with its password."""
-        url = self.database_url or f"sqlite:///{self.sqlite_file}"
+        url = self.database_url or _sqlite_url(self.sqlite_file)
         return _with_password(url, self.database_password_file, "DATABASE")
 
     @property
@@ -214,6 +226,11 @@ def _try_certificates(ca: Path | None, certificate: Path | None, key: Path | Non
     except OSError as trouble:
         why = "not as PEM has it" if isinstance(trouble, ssl.SSLError) else trouble.strerror
         raise UsageError(f"{name}: {why}.") from None
+
+
+def _sqlite_url(file: Path) -> str:
+    """Return the URL of a file; in its name a question mark begins no options."""
+    return "sqlite:///" + str(file).replace("%", "%25").replace("?", "%3F")
 
 
 def _parts(url: str, of: str) -> SplitResult:

@@ -65,15 +65,16 @@ def _opened(output: str) -> Iterator[TextIO]:
     if not output:
         raise UsageError("-o needs a file's name, or - for standard output.")
     path = Path(os.path.realpath(output))
-    if path.exists() and not path.is_file():
+    given = Path(output)  # /dev/stdout, say: the real path of a pipe leads nowhere
+    if given.exists() and not given.is_file():
         try:
-            with path.open("w", encoding="utf-8", newline="") as file:
+            with given.open("w", encoding="utf-8", newline="") as file:
                 yield file
         except OSError as trouble:
             raise UsageError(f"can't write to {output}: {trouble.strerror}.") from None
         return
     try:
-        descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".captionmill-")
     except OSError as trouble:
         raise UsageError(f"can't write to {path}: {trouble.strerror}.") from None
     try:
@@ -81,11 +82,18 @@ def _opened(output: str) -> Iterator[TextIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(unfinished).chmod(0o666 & ~umask)
+        Path(unfinished).chmod(_mode(path))
         Path(unfinished).replace(path)
     except OSError as trouble:
         raise UsageError(f"can't write to {path}: {trouble.strerror}.") from None
     finally:
         Path(unfinished).unlink(missing_ok=True)
+
+
+def _mode(path: Path) -> int:
+    """Return the permissions that a file has, or that a new one gets."""
+    if path.exists():
+        return path.stat().st_mode & 0o777
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask

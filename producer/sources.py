@@ -1,5 +1,7 @@
 """Where pictures come from: folders walked, files named, lists read. Only names and stat; nothing is opened."""
 
+import contextlib
+import errno
 import fnmatch
 import os
 import stat
@@ -20,8 +22,15 @@ EXTENSIONS = frozenset(
 )
 """Taken for pictures, in any case. Those that we don't open are queued too, so that they fail with a remedy."""
 
+DEVICE_MOST = 1_000_000  # bytes of a list that is a device: /dev/null has none, /dev/zero no end
 SORTED_AT_ONCE = 50_000  # names of one folder: ten million in one would take gigabytes
 
+_UNREACHABLE = {
+    errno.EACCES: "without permission",
+    errno.EPERM: "without permission",
+    errno.ENOENT: "that has just gone",
+    errno.ENAMETOOLONG: "too deep",  # PATH_MAX
+}
 _THUMBNAILS = frozenset((b"@eaDir", b"thumbs.db", b"__MACOSX", b"lost+found"))
 
 
@@ -70,9 +79,7 @@ class Walk:
                         visited.update({real} if self.filters.follow_symlinks else ())
                         folders.append(path)
                 elif kind == "picture" and self.filters.accept(path):
-                    found = _found(entry.path, path)
-                    if found is not None:
-                        yield found
+                    yield from self._found(entry.path, path)
                 else:
                     self.skipped["filtered" if kind == "picture" else kind] += 1
             stack.extend(reversed(folders))
@@ -83,8 +90,20 @@ class Walk:
             with os.scandir(folder) as entries:
                 while block := sorted(islice(entries, SORTED_AT_ONCE), key=lambda entry: entry.name):
                     yield from block
-        except OSError:
-            self.skipped["folder without permission"] += 1
+        except OSError as trouble:
+            self._pass_over("folder", trouble)
+
+    def _found(self, full: bytes, path: bytes) -> Iterator[Found]:
+        """Yield the picture, if it can be reached."""
+        try:
+            status = os.stat(full)
+        except OSError as trouble:
+            self._pass_over("picture", trouble)
+        else:
+            yield _described(path, status)
+
+    def _pass_over(self, what: str, trouble: OSError) -> None:
+        self.skipped[f"{what} {_UNREACHABLE.get(trouble.errno or 0, f'({trouble.strerror})')}"] += 1
 
     def _kind(self, entry: os.DirEntry[bytes], home: bytes) -> str:
         """Return folder, picture, or the kind under which the entry is skipped."""
@@ -109,12 +128,9 @@ def _looks_like_a_picture(name: bytes) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
-def _found(full: bytes, path: bytes) -> Found | None:
-    try:
-        status = os.stat(full)
-    except OSError:  # gone since the folder was listed
-        return None
-    return Found(path, status.st_size, status.st_mtime_ns)
+def _described(path: bytes, status: os.stat_result) -> Found:
+    latest = 2**63 - 1  # that the store can hold; a file's time may be any, as a camera without a battery has it
+    return Found(path, status.st_size, max(-latest, min(status.st_mtime_ns, latest)))
 
 
 def named_file(path: bytes) -> Found:
@@ -125,7 +141,7 @@ def named_file(path: bytes) -> Found:
         raise UsageError(f"{text_of(path)}: {trouble.strerror}.") from None
     if not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{text_of(path)} is not a regular file.")
-    return Found(path, status.st_size, status.st_mtime_ns)
+    return _described(path, status)
 
 
 @dataclass(frozen=True)
@@ -159,7 +175,11 @@ def read_sources(paths: Sequence[bytes], listed: Sequence[bytes] = ()) -> Source
 def read_list(name: str, *, null: bool) -> list[bytes]:
     """Read paths from a file, or from standard input for '-': one a line, or separated by NUL."""
     try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
+            endless = stat.S_ISCHR(os.fstat(file.fileno()).st_mode) and not file.isatty()
+            data = file.read(DEVICE_MOST if endless else -1)
     except OSError as trouble:
         raise UsageError(f"can't read the list {name}: {trouble.strerror}.") from None
+    if endless and len(data) == DEVICE_MOST:
+        raise UsageError(f"the list {name} is a device that never ends.")
     return [line.rstrip(b"\r") if not null else line for line in data.split(b"\0" if null else b"\n") if line.strip()]

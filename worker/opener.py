@@ -30,10 +30,12 @@ def send(stream: BinaryIO, said: dict[str, object], data: bytes = b"") -> None:
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> tuple[dict[str, object], bytes]:
-    """Read one message. Raises EOFError when the other side has gone."""
+def receive(stream: BinaryIO, most: int = 2**62) -> tuple[dict[str, object], bytes]:
+    """Read one message. Raises EOFError when the other side has gone, ValueError when it sends no message."""
     header = _exactly(stream, HEADER.size)
     head, data = HEADER.unpack(header)
+    if head + data > most:
+        raise ValueError(f"a message of {head + data} bytes")
     said: dict[str, object] = json.loads(_exactly(stream, head))
     return said, _exactly(stream, data)
 

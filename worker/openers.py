@@ -13,12 +13,14 @@ from typing import BinaryIO, TypeVar, cast
 import numpy as np
 
 from captioning.errors import ImageError, ServiceTrouble
-from captioning.model.pixels import Limits, Pixels
+from captioning.model.pixels import FORMATS, Limits, Pixels
 from captioning.values import PictureFacts, Reason
 from worker.opener import receive, send
 
 MODULE = "worker.opener"
 DEATHS = 2  # of openers with the same picture in hand, before the picture is to blame
+_HEAD_MOST = 100_000  # bytes, of what an opener says about a picture
+_SECRETS = ("CAPTIONING_", "PG")  # what settings begin with that may hold passwords; openers need none of them
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -77,6 +79,7 @@ class Openers:
     def __init__(self, count: int, size: int, limits: Limits, seconds: float, module: str = MODULE) -> None:
         self._size = size
         self._seconds = seconds
+        self._max_side = limits.max_side
         self._arguments = [sys.executable, "-P", "-m", module, str(size), json.dumps(asdict(limits))]
         self._watch = _Watch()
         self._watch.start()
@@ -98,8 +101,8 @@ class Openers:
             self._watch.begin(process, self._seconds)
             try:
                 send(cast("BinaryIO", process.stdin), {}, data)
-                said, pixels = receive(cast("BinaryIO", process.stdout))
-            except (EOFError, OSError):
+                answer = self._answer(cast("BinaryIO", process.stdout))
+            except Exception:  # it has died, or says what makes no sense: the picture may have taken it over
                 hung = self._watch.end(process)
                 self._bury(process)
                 deaths += 1
@@ -109,11 +112,9 @@ class Openers:
                 continue
             if self._watch.end(process):  # it answered at the last moment: its death is not the next picture's
                 self._bury(process)
-            if "reason" in said:
-                raise ImageError(Reason(str(said["reason"])), str(said["detail"]))
-            facts = PictureFacts(int(str(said["width"])), int(str(said["height"])), str(said["format"]))
-            square = np.frombuffer(pixels, np.uint8).reshape(self._size, self._size, 3)
-            return Opened(square, facts)
+            if isinstance(answer, ImageError):
+                raise answer
+            return answer
 
     def close(self) -> None:
         """End all processes and threads."""
@@ -123,6 +124,18 @@ class Openers:
         self._threads.shutdown(wait=True, cancel_futures=True)
         for process in list(self._processes):
             self._bury(process)
+
+    def _answer(self, stream: BinaryIO) -> Opened | ImageError:
+        """Read what an opener says, and trust nothing of it. Raises whatever nonsense and an early end raise."""
+        said, pixels = receive(stream, _HEAD_MOST + self._size * self._size * 3)
+        if "reason" in said:
+            detail = "".join(c if c.isprintable() else "?" for c in str(said["detail"])[:500])
+            return ImageError(Reason(str(said["reason"])), detail)
+        width, height, kind = int(str(said["width"])), int(str(said["height"])), str(said["format"])
+        if not (0 < width <= self._max_side and 0 < height <= self._max_side and kind in FORMATS):
+            raise ValueError("no picture that we admit")
+        square = np.frombuffer(pixels, np.uint8).reshape(self._size, self._size, 3)
+        return Opened(square, PictureFacts(width, height, kind))
 
     def _verdict(self, *, timed_out: bool) -> ImageError:
         if timed_out:
@@ -135,7 +148,8 @@ class Openers:
         """Return this thread's process, a new one if the last died. Raises OpenersUnavailable."""
         process: subprocess.Popen[bytes] | None = getattr(self._mine, "process", None)
         if process is None or process.poll() is not None:
-            environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+            environment = {name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)}
+            environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             process = subprocess.Popen(
                 self._arguments,
                 stdin=subprocess.PIPE,

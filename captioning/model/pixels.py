@@ -201,6 +201,8 @@ def _iso_brand(data: bytes) -> str:
 
 def _unpacked(image: Image.Image) -> Image.Image:
     """Resolve palettes, bits and colour keys: what an average over neighbours would spoil."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return image  # a colour key is one grey of many; Pillow would clip the others to 8 bits for its sake
     if image.mode in ("PA", "RGBa", "La") or "transparency" in image.info:
         return image.convert("RGBA")
     return image.convert("RGB") if image.mode in ("P", "1") else image
@@ -253,6 +255,8 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _grey8(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey to 8 bits by its full range, wider data by its own maximum."""
-    values = np.asarray(image, dtype=np.float64)
+    values = np.array(image, dtype=np.float64)
     top = 65535.0 if values.max(initial=0) <= 65535 else float(values.max())
+    if "transparency" in image.info:  # of the one grey that a PNG's tRNS names
+        values[values == image.info["transparency"]] = top
     return Image.fromarray((values.clip(0) * (255.0 / top)).round().astype(np.uint8))

@@ -16,6 +16,7 @@ from tests.faults.stub import SIZE
 from worker import opener
 
 _open = pixels.open_picture
+_sink = os.dup(1)
 
 
 def fused(data: bytes, size: int, limits: pixels.Limits) -> object:
@@ -27,6 +28,9 @@ def fused(data: bytes, size: int, limits: pixels.Limits) -> object:
         time.sleep(1.0)
     if b"BLOAT" in data:
         _ = bytearray(100_000_000_000)  # refused at once: no page of it is touched
+    if b"TAKEN OVER" in data:  # by a picture that says what it likes in the opener's name
+        said = data.partition(b"TAKEN OVER ")[2].partition(b"!")[0].decode()
+        os.write(_sink, bytes.fromhex(said))
     if b"NOISE" in data:
         print("a library prints where messages go", file=sys.stdout)
     square, facts = _open(data, size, limits)

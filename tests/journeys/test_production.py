@@ -30,10 +30,14 @@ def person(tmp_path: Path, postgres_server: Postgres, broker_url: str) -> Person
 def worker(
     person: Person, log: Path, *words: str, program: str = "worker", **environment: str
 ) -> Iterator[psutil.Process]:
-    """Run a worker while the context lasts; it is asked to end, and must."""
+    """Run a worker while the context lasts; it is asked to end, and must. It stands where nothing may be imported."""
     own = Person(person.data, person.environment | environment)
+    here = log.parent / "here"
+    here.mkdir(exist_ok=True)
+    for name in ("billiard", "multiprocessing", "captioning") if program == "worker" else ():
+        (here / f"{name}.py").write_text("import os, signal; os.kill(os.getppid(), signal.SIGKILL)")
     with log.open("a") as file:
-        process = own.start(program, *words, stdout=file, stderr=file, start_new_session=True)
+        process = own.start(program, *words, stdout=file, stderr=file, start_new_session=True, cwd=here)
     try:
         yield psutil.Process(process.pid)
     finally:

@@ -103,6 +103,12 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     assert middle[-1] > 251
 
 
+def test_sixteen_bit_grey_with_a_colour_key_is_white_there_alone() -> None:
+    levels = Image.fromarray(np.repeat(np.array([[0, 30000], [60000, 60000]], np.uint16), 100, 0).repeat(100, 1))
+    pixels, _ = open_picture(saved(levels, "PNG", transparency=60000), SIZE, LIMITS)
+    assert [int(pixels[y, x, 0]) for y, x in ((56, 56), (56, 168), (168, 56))] == [0, 117, 255]
+
+
 def test_sixteen_bit_colour_keeps_its_colours() -> None:
     raw = b"".join(b"\0" + struct.pack(">6H", 65535, 0, 0, 0, 0, 65535) for _ in range(2))
     assert colours(png(2, 2, 16, 2, raw)) == [RED, BLUE, RED, BLUE]

@@ -121,6 +121,12 @@ def test_a_mistake_gets_one_line_and_the_right_exit_code(
         ("CAPTIONING_BROKER_URL", "http://u:pw@h", "write it as redis://"),
         ("CAPTIONING_BROKER_URL", "redis://h:abc", "is no port"),
         ("CAPTIONING_BROKER_URL", "redis://h/first", "is a number"),
+        ("CAPTIONING_BROKER_URL", "redis://h/²", "is a number"),
+        ("CAPTIONING_BROKER_URL", "redis://u:12#pw@127.0.0.1:1/0", "must be percent-quoted"),
+        ("CAPTIONING_BROKER_URL", "redis+socket://", "names no socket"),
+        ("CAPTIONING_BELLS", "1000000000", "CAPTIONING_BELLS=1000000000"),
+        ("CAPTIONING_MAX_PIXELS", "10000000000000000000", "CAPTIONING_MAX_PIXELS=10000000000000000000"),
+        ("CAPTIONING_DATA_DIR", "~nobody-of-that-name/x", "no such user"),
         ("CAPTIONING_DATABASE_URL", "postgresql://nobody:pw@127.0.0.1:9/x", "doesn't answer"),
     ],
 )
@@ -277,6 +283,14 @@ def test_an_export_goes_through_a_link_and_into_a_pipe(served: Person, tmp_path:
     assert len((tmp_path / "real.jsonl").read_text().splitlines()) == 10
     assert served.producer("export", "-o", "/dev/null").code == 0
     assert not Path("/dev/null").is_file()
+    assert len(served.producer("export", "-o", "/dev/stdout").lines) == 10
+
+
+def test_an_export_over_a_private_file_stays_private_and_its_name_may_be_long(served: Person, tmp_path: Path) -> None:
+    path = tmp_path / ("l" * 249 + ".jsonl")
+    path.touch(mode=0o600)
+    assert served.producer("export", "-o", str(path)).code == 0
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_closed_streams_and_full_disks_are_no_internal_errors(served: Person) -> None:

@@ -74,10 +74,37 @@ def test_include_and_exclude_look_at_names_and_paths(tmp_path: Path) -> None:
     assert walk(tmp_path, include=("*.jpg",), exclude=("drafts/*",)) == (["a.jpg"], {"filtered": 2})
 
 
-def test_a_folder_without_permission_is_counted_not_fatal(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_reached_is_counted_not_fatal(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg")
-    found, skipped = walk(tmp_path / "none")
-    assert (found, skipped) == ([], {"folder without permission": 1})
+    assert walk(tmp_path / "none") == ([], {"folder that has just gone": 1})
+
+
+def test_what_lies_too_deep_for_the_system_is_counted(tmp_path: Path) -> None:
+    room = os.pathconf(tmp_path, "PC_PATH_MAX") - len(os.fsencode(tmp_path)) - 100
+    here = os.open(tmp_path, os.O_RDONLY)
+    for length in [200] * (room // 201) + [60]:
+        os.mkdir("d" * length, dir_fd=here)
+        here, above = os.open("d" * length, os.O_RDONLY, dir_fd=here), here
+        os.close(above)
+    for name in ("short.jpg", "l" * 200 + ".jpg"):
+        os.close(os.open(name, os.O_CREAT, dir_fd=here))
+    os.close(here)
+    found, skipped = walk(tmp_path)
+    assert ([Path(path).name for path in found], skipped) == (["short.jpg"], {"picture too deep": 1})
+
+
+@pytest.mark.parametrize("year", [1901, 2300])
+def test_a_file_may_be_of_any_year(tmp_path: Path, year: int) -> None:
+    make(tmp_path, "a.jpg")
+    os.utime(tmp_path / "a.jpg", ns=((year - 1970) * 31_556_952 * 10**9,) * 2)
+    (found,) = Walk(os.fsencode(tmp_path), Filters())
+    assert -(2**63) < found.mtime_ns < 2**63
+
+
+def test_a_list_that_never_ends_is_refused() -> None:
+    with pytest.raises(UsageError, match="never ends"):
+        read_list("/dev/zero", null=True)
+    assert read_list("/dev/null", null=False) == []
 
 
 def test_paths_that_are_not_there_are_named(tmp_path: Path) -> None:

@@ -16,13 +16,14 @@ from PIL import Image
 from captioning.errors import ImageError
 from captioning.model.pixels import Limits
 from captioning.values import Reason
+from worker.opener import HEADER
 from worker.openers import Opened, Openers, OpenersUnavailable
 
 
 def picture(word: str = "") -> bytes:
     out = io.BytesIO()
-    Image.new("RGB", (40, 30), "red").save(out, "JPEG", comment=word.encode())
-    return out.getvalue()
+    Image.new("RGB", (40, 30), "red").save(out, "JPEG")
+    return out.getvalue() + word.encode()
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +79,38 @@ def test_a_picture_that_kills_its_opener_twice_is_to_blame_and_its_neighbours_ar
         None,
     ]
     assert blamed == [word, word]
+
+
+def frame(said: str, data: bytes = b"") -> str:
+    return f"TAKEN OVER {(HEADER.pack(len(said), len(data)) + said.encode() + data).hex()}!"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"TAKEN OVER {HEADER.pack(2**62, 2**62).hex()}!",
+        frame("no json"),
+        frame("[" * 50_000),
+        frame('{"reason": "because", "detail": ""}'),
+        frame('{"width": 1, "height": 1, "format": "JPEG"}', b"too short"),
+        frame('{"width": -1, "height": 1, "format": "JPEG"}', bytes(224 * 224 * 3)),
+        frame('{"width": 1, "height": 1, "format": "\\u0000"}', bytes(224 * 224 * 3)),
+    ],
+)
+def test_an_opener_that_a_picture_has_taken_over_is_believed_nothing(openers: Openers, words: str) -> None:
+    found, blamed = open_all(openers, [words, ""])
+    assert isinstance(found[0], ImageError)
+    assert found[0].reason is Reason.CRASHED
+    assert isinstance(found[1], Opened)
+    assert blamed == [words, words]
+
+
+def test_an_opener_knows_no_password(openers: Openers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTIONING_BROKER_URL", "redis://:secret@h/0")
+    monkeypatch.setenv("PGPASSWORD", "secret")
+    open_all(openers, ["", ""])
+    for process in openers._processes:
+        assert "secret" not in " ".join(psutil.Process(process.pid).environ().values())
 
 
 def test_a_death_in_an_earlier_life_counts(openers: Openers) -> None:
