@@ -3,7 +3,7 @@
 Submits with real producers, captions with real workers, which may be killed every so often, and samples the broker, the
 database and the processes meanwhile. Everything that was measured ends in one JSON file; `scale_plots.py` draws it.
 
-    python -m benchmarks.scale --items 20000 --store sqlite --out /tmp/scale
+    python -m benchmarks.scale --items 20000 --store sqlite --out figures
     python -m benchmarks.scale --items 1000000 --store postgresql --jobs 2 --high --kill-every 60 --out docs/scale
     python -m benchmarks.scale --items 1000000 --store postgresql --jobs 2 --forward 0.95  # the last twentieth
 """

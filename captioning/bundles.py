@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.errors import BundleError, UsageError
+from captioning.text import printable
 
 FORMAT = 1
 BUILT_IN = Path(__file__).parent / "bundled"
@@ -146,9 +147,8 @@ def find_bundles(folders: Iterable[Path] = ()) -> dict[str, Bundle]:
                 if (path / "bundle.json").exists():
                     bundle = read_bundle(path)
                     found[bundle.name] = bundle
-            except (BundleError, PermissionError) as broken:  # is no reason to lose the others
-                said = "".join(c if c.isprintable() else "?" for c in str(broken))
-                print(f"left out: {said}", file=sys.stderr)
+            except (BundleError, PermissionError) as broken:  # which is no reason to lose the others
+                print(f"left out: {printable(str(broken))}", file=sys.stderr)
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from captioning.errors import CaptioningError, UsageError
+from captioning.text import printable
 
 INTERRUPTED = 130
 
@@ -57,8 +58,7 @@ def _mend_streams() -> None:
 
 
 def _say(name: str, message: str, code: int) -> int:
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
-    print(f"{name}: {line}", file=sys.stderr)
+    print(f"{name}: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

@@ -54,9 +54,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=30.0, gt=0, le=86_400)  # without progress, before another worker may take over
     sweep_seconds: float = Field(default=2.0, gt=0, le=3600)  # between looks for work that nobody was told of
     bells: int = Field(default=16, ge=1, le=10_000)  # messages kept in the queue while work is pending
-    outage_seconds: float = Field(
-        default=30.0, ge=0, le=86_400
-    )  # that a task waits for the database before it gives its chunk back
+    outage_seconds: float = Field(default=30.0, ge=0, le=86_400)  # that a task waits for a database that is away
 
     decoders: int = Field(default=0, ge=0, le=256)  # processes that open pictures; 0 is one a core but one
     picture_seconds: float = Field(default=20.0, gt=0, le=3600)  # that opening one picture may take
@@ -93,10 +91,7 @@ class Settings(BaseSettings):
             return value
         if value.count("@") > 1:
             raise _unquoted("DATABASE")
-        parts = _parts(value, "DATABASE")
-        if parts.fragment:
-            raise _unquoted("DATABASE")
-        if "password" in parts.query:
+        if "password" in _parts(value, "DATABASE").query:
             raise ValueError("its password stands before the host: postgresql+psycopg://user:password@host/name")
         return value
 
@@ -106,7 +101,7 @@ class Settings(BaseSettings):
         parts = _parts(value, "BROKER")
         if value and parts.scheme not in ("redis", "rediss", "redis+socket"):
             raise ValueError("write it as redis://:password@host:6379/0 (or rediss://, redis+socket://)")
-        if ";" in value or parts.fragment:  # kombu takes what follows ; for another URL, and a # for the host's end
+        if ";" in value:  # kombu would take what follows for another URL
             raise _unquoted("BROKER")
         if parts.scheme == "redis+socket":
             if not parts.path.strip("/"):
@@ -240,6 +235,8 @@ def _parts(url: str, of: str) -> SplitResult:
         _ = parts.port  # raises too, when it isn't a number
     except ValueError:  # whose words may be a part of the password
         raise ValueError(f"what follows the host's colon is no port; {_unquoted(of)}") from None
+    if parts.fragment:  # a password's second half: what stands before its # was taken for host and port
+        raise _unquoted(of)
     return parts
 
 

@@ -17,6 +17,7 @@ from captioning.settings import Settings, read_settings
 from captioning.store import captions, jobs
 from captioning.store import search as searching
 from captioning.store.database import Database
+from captioning.text import printable
 from captioning.values import DecodeOptions, JobState, Reason
 from producer import screen, waiting
 from producer import submit as submitting
@@ -203,7 +204,7 @@ def status(
         screen.say_json(screen.progress_json(progress) | {"reasons": reasons, "troubles": standing})
         return
     registering = "" if progress.registered else ", its folder is still being read or that was cut short"
-    name, model = screen.printable(progress.name), screen.printable(progress.model)
+    name, model = printable(progress.name), printable(progress.model)
     print(f"job {progress.job} {name}: {progress.state}{registering}, model {model}")
     left = progress.total - progress.done
     parts = {"captioned": progress.captioned, "copies": progress.reused, "failed": progress.failed, "to do": left}
@@ -213,7 +214,7 @@ def status(
     for reason, n in jobs.reasons(db, number).items():
         print(f"  {n} {reason}")
     for trouble in standing:
-        print(screen.printable(trouble))
+        print(printable(trouble))
 
 
 class _Watching:
@@ -365,19 +366,19 @@ def show(path: Annotated[str, typer.Argument(help="A picture's path.")], as_json
         screen.say_json(picture.as_export() | {"captions": [asdict(one) for one in told]})
         return
     size = f"{picture.width} x {picture.height}" if picture.width else ""
-    print(screen.printable(" ".join(part for part in (picture.path, size, picture.status) if part)))
+    print(printable(" ".join(part for part in (picture.path, size, picture.status) if part)))
     if picture.error:
-        print(f"  {screen.printable(picture.error)}")
+        print(f"  {printable(picture.error)}")
     for one in told:
         by = f"{one.model} ({(one.model_digest or '')[:12]})" if one.model else one.source
-        print(f"\n{screen.printable(one.text)}")
-        print(screen.printable(f"  by {by}, {one.created_at}, confidence {screen.percent(one.confidence)}"))
+        print(f"\n{printable(one.text)}")
+        print(printable(f"  by {by}, {one.created_at}, confidence {screen.percent(one.confidence)}"))
         if one.words:
             words = " ".join(f"{w['word']} {100 * w['confidence']:.0f}" for w in one.words)
-            print(screen.printable(f"  word by word: {words}"))
+            print(printable(f"  word by word: {words}"))
             print(f"  least sure of {one.weakest_word!r}; {one.runtime} {one.precision}, captionmill {one.software}")
         for other in one.alternatives:
-            print(screen.printable(f"  or: {other['text']}"))
+            print(printable(f"  or: {other['text']}"))
 
 
 @app.command(epilog="Example: producer export --format csv -o captions.csv")

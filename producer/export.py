@@ -11,7 +11,8 @@ from typing import TextIO
 
 from captioning.errors import UsageError
 from captioning.store.captions import Picture
-from producer.screen import json_text, printable
+from captioning.text import printable
+from producer.screen import json_text
 
 FIELDS = ("path", "sha256", "caption", "confidence", "model", "width", "height", "status", "error", "captioned_at")
 _FORMULA = tuple("=+-@\t\r\n\0＝＋－＠")  # the wide ones count as well, in some languages

@@ -13,11 +13,7 @@ from rich.table import Table
 
 from captioning.store.captions import Picture
 from captioning.store.jobs import Progress
-
-
-def printable(text: str) -> str:
-    """Return text with control characters made visible: a file name may hold anything."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+from captioning.text import printable
 
 
 def json_text(value: Any) -> str:

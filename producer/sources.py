@@ -22,9 +22,7 @@ EXTENSIONS = frozenset(
 )
 """Taken for pictures, in any case. Those that we don't open are queued too, so that they fail with a remedy."""
 
-DEVICE_MOST = 1_000_000  # bytes of a list that is a device: /dev/null has none, /dev/zero no end
-SORTED_AT_ONCE = 50_000  # names of one folder: ten million in one would take gigabytes
-
+_DEVICE_MOST = 1_000_000  # bytes of a list that is a device: /dev/null has none, /dev/zero no end
 _UNREACHABLE = {
     errno.EACCES: "without permission",
     errno.EPERM: "without permission",
@@ -59,10 +57,11 @@ class Walk:
 
     folder: bytes
     filters: Filters
+    sorted_at_once: int = 50_000  # names of one folder: ten million would take gigabytes
     skipped: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[Found]:
-        """Yield the pictures below the folder, each folder's files in the order of their names (see SORTED_AT_ONCE)."""
+        """Yield the pictures below the folder, each folder's files in the order of their names, so many at once."""
         home = os.path.realpath(self.folder)
         visited = {home}
         stack = [b""]
@@ -88,7 +87,7 @@ class Walk:
         """Yield what is in a folder by name; of a folder with a great many names, block after block of them."""
         try:
             with os.scandir(folder) as entries:
-                while block := sorted(islice(entries, SORTED_AT_ONCE), key=lambda entry: entry.name):
+                while block := sorted(islice(entries, self.sorted_at_once), key=lambda entry: entry.name):
                     yield from block
         except OSError as trouble:
             self._pass_over("folder", trouble)
@@ -177,9 +176,9 @@ def read_list(name: str, *, null: bool) -> list[bytes]:
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
             endless = stat.S_ISCHR(os.fstat(file.fileno()).st_mode) and not file.isatty()
-            data = file.read(DEVICE_MOST if endless else -1)
+            data = file.read(_DEVICE_MOST if endless else -1)
     except OSError as trouble:
         raise UsageError(f"can't read the list {name}: {trouble.strerror}.") from None
-    if endless and len(data) == DEVICE_MOST:
+    if endless and len(data) == _DEVICE_MOST:
         raise UsageError(f"the list {name} is a device that never ends.")
     return [line.rstrip(b"\r") if not null else line for line in data.split(b"\0" if null else b"\n") if line.strip()]

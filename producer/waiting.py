@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from captioning.store import jobs
 from captioning.store.database import Database
+from captioning.text import printable
 from captioning.values import JobState
-from producer.screen import printable
 
 POLL_SECONDS = 0.25
 LINE_SECONDS = 5.0

@@ -29,7 +29,7 @@ def _prepare_parent(**_: Any) -> None:
     os.environ[_PLACE] = str(place)
     os.environ[STOP_FILE] = str(place / "stop")
     os.environ["CAPTIONMILL_WORKER_PID"] = str(os.getpid())
-    os.environ["PYTHONSAFEPATH"] = "1"  # children import nothing from the folder where this was started
+    os.environ["PYTHONSAFEPATH"] = "1"  # for `celery -A worker` too, which does not come through our own command line
 
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]

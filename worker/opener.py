@@ -36,7 +36,12 @@ def receive(stream: BinaryIO, most: int = 2**62) -> tuple[dict[str, object], byt
     head, data = HEADER.unpack(header)
     if head + data > most:
         raise ValueError(f"a message of {head + data} bytes")
-    said: dict[str, object] = json.loads(_exactly(stream, head))
+    try:
+        said = json.loads(_exactly(stream, head))
+    except RecursionError:
+        said = None
+    if not isinstance(said, dict):
+        raise ValueError("a message without a head")
     return said, _exactly(stream, data)
 
 

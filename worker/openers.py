@@ -14,6 +14,7 @@ import numpy as np
 
 from captioning.errors import ImageError, ServiceTrouble
 from captioning.model.pixels import FORMATS, Limits, Pixels
+from captioning.text import printable
 from captioning.values import PictureFacts, Reason
 from worker.opener import receive, send
 
@@ -102,7 +103,7 @@ class Openers:
             try:
                 send(cast("BinaryIO", process.stdin), {}, data)
                 answer = self._answer(cast("BinaryIO", process.stdout))
-            except Exception:  # it has died, or says what makes no sense: the picture may have taken it over
+            except (EOFError, OSError, ValueError, LookupError):  # it has died, or the picture has taken it over
                 hung = self._watch.end(process)
                 self._bury(process)
                 deaths += 1
@@ -126,11 +127,10 @@ class Openers:
             self._bury(process)
 
     def _answer(self, stream: BinaryIO) -> Opened | ImageError:
-        """Read what an opener says, and trust nothing of it. Raises whatever nonsense and an early end raise."""
+        """Read what an opener says, and trust nothing of it. Raises EOFError; at nonsense ValueError or LookupError."""
         said, pixels = receive(stream, _HEAD_MOST + self._size * self._size * 3)
         if "reason" in said:
-            detail = "".join(c if c.isprintable() else "?" for c in str(said["detail"])[:500])
-            return ImageError(Reason(str(said["reason"])), detail)
+            return ImageError(Reason(str(said["reason"])), printable(str(said["detail"])[:500]))
         width, height, kind = int(str(said["width"])), int(str(said["height"])), str(said["format"])
         if not (0 < width <= self._max_side and 0 < height <= self._max_side and kind in FORMATS):
             raise ValueError("no picture that we admit")

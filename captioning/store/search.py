@@ -42,28 +42,28 @@ def parse(text: str) -> Query:
     return Query(tuple(wanted), tuple(unwanted))
 
 
-def search(db: Database, text: str, limit: int) -> tuple[int, list[Picture]]:
+def search(db: Database, text: str, limit: int, counted: int = COUNTED) -> tuple[int, list[Picture]]:
     """Return how many files match by *the* caption of their picture, and the best of them.
 
-    Begins at the captions that the index finds, and counts and compares no more than COUNTED or `limit` files: a
+    Begins at the captions that the index finds, and counts and compares no more than `counted` or `limit` files: a
     total above both means that there are more. So a search costs what its answer is long, not what the table is.
     """
     with db.reading() as connection:
-        best = connection.execute(_best(parse(text), limit, sqlite=db.is_sqlite)).all()
+        best = connection.execute(_best(parse(text), limit, max(limit, counted), sqlite=db.is_sqlite)).all()
         places = {row.file_id: place for place, row in enumerate(best)}
         rows = connection.execute(_pictures(None).where(File.id.in_(places))).all()
     rows = sorted(rows, key=lambda row: places[row.file_id])
     return int(best[0].total) if best else 0, [_picture(row) for row in rows]
 
 
-def _best(query: Query, limit: int, *, sqlite: bool) -> sa.Select[Any]:
+def _best(query: Query, limit: int, counted: int, *, sqlite: bool) -> sa.Select[Any]:
     hits = (_sqlite if sqlite else _postgresql)(query).cte("hits")
     some = (
         sa.select(File.id.label("file_id"), hits.c.rank)
         .join_from(hits, Caption, Caption.id == hits.c.id)
         .join(File, File.image_id == Caption.image_id)
         .where(File.missing_since.is_(None), Caption.id == the_caption(Caption.image_id, None))
-        .limit(max(limit, COUNTED) + 1)
+        .limit(counted + 1)
         .subquery()
     )
     total = sa.func.count().over().label("total")

@@ -11,8 +11,8 @@ import pytest
 
 from captioning.store import claims
 from captioning.store.database import Database
+from captioning.text import printable
 from producer.export import export
-from producer.screen import printable
 from tests.journeys.people import Person
 from tests.store.helpers import LSTM, World, captioned
 

@@ -22,9 +22,10 @@ from captioning.store import claims, jobs
 from captioning.store.claims import Outcome, Presence
 from captioning.store.database import Database
 from captioning.store.files import Found
+from captioning.text import printable
 from captioning.values import ItemState, Reason
 from producer.export import harmless, write_csv
-from producer.screen import json_text, printable
+from producer.screen import json_text
 from tests.journeys.people import Person
 from tests.store.helpers import World, captioned
 

@@ -91,6 +91,8 @@ def frame(said: str, data: bytes = b"") -> str:
         f"TAKEN OVER {HEADER.pack(2**62, 2**62).hex()}!",
         frame("no json"),
         frame("[" * 50_000),
+        frame("[]"),
+        frame("{}"),
         frame('{"reason": "because", "detail": ""}'),
         frame('{"width": 1, "height": 1, "format": "JPEG"}', b"too short"),
         frame('{"width": -1, "height": 1, "format": "JPEG"}', bytes(224 * 224 * 3)),
