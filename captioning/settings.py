@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(default=2.0, gt=0, le=3600)  # between looks for work that nobody was told of
     bells: int = Field(default=16, ge=1, le=10_000)  # messages kept in the queue while work is pending
     outage_seconds: float = Field(default=30.0, ge=0, le=86_400)  # that a task waits for a database that is away
+    gone_seconds: float = Field(default=300.0, ge=0, le=10**7)  # that a folder which has become empty is waited for
 
     decoders: int = Field(default=0, ge=0, le=256)  # processes that open pictures; 0 is one a core but one
     picture_seconds: float = Field(default=20.0, gt=0, le=3600)  # that opening one picture may take

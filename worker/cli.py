@@ -62,8 +62,8 @@ def _start() -> int:
             f"{PREFIX}BROKER_URL is not set: a worker needs the Redis that producers ring on, redis://host:6379/0 say."
             " Without one, `producer submit` brings its own broker and worker."
         )
+    from worker import hooks
     from worker.celery import app as celery
-    from worker.hooks import MAX_LOAD_FAILURES, load_failures
 
     celery.worker_main(
         [
@@ -77,10 +77,12 @@ def _start() -> int:
             "WARNING",
         ]
     )
-    failures = load_failures()
-    if len(failures) >= MAX_LOAD_FAILURES:
+    failures, code = hooks.load_failures(), hooks.end()
+    if len(failures) >= hooks.MAX_LOAD_FAILURES:
         raise CaptioningError(f"the model can't be loaded: {failures[-1]}")
-    return 0
+    if code:
+        typer.echo("worker: something ended it that it can't go on after; it is said above. Start it again.", err=True)
+    return os.EX_SOFTWARE if code else 0
 
 
 def _ensure_schema(db: Database, seconds: float) -> None:

@@ -1,5 +1,6 @@
 """What happens around tasks: the model is loaded before the first, the parent sweeps, the end is orderly."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ from typing import Any
 import billiard.pool
 import structlog
 from celery import signals
+from celery.worker import WorkController
 
 from captioning.errors import CaptioningError
 from worker.surroundings import STOP_FILE
@@ -20,11 +22,13 @@ LOAD_FAILURES = "load-failures"
 MAX_LOAD_FAILURES = 3  # pool processes that couldn't load, after which their parent stops
 _PLACE = "CAPTIONMILL_PLACE"  # in the environment: a folder that parent and child share
 _sweeper: list[Sweeper] = []
+_celery: list[WorkController] = []  # the one that this process runs
 
 
 @signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
-def _prepare_parent(**_: Any) -> None:
+def _prepare_parent(instance: WorkController, **_: Any) -> None:
     """Before the pool starts: what the children find in their environment."""
+    _celery.append(instance)
     place = Path(tempfile.mkdtemp(prefix="captionmill-"))
     os.environ[_PLACE] = str(place)
     os.environ[STOP_FILE] = str(place / "stop")
@@ -43,7 +47,11 @@ def _start_sweeping(sender: Any, **_: Any) -> None:
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _put_work_down(**_: Any) -> None:
     """Tell the pool process to stop after its micro-batch; the rest of its chunk goes back at once."""
-    Path(os.environ[STOP_FILE]).touch()
+    try:
+        _place().mkdir(mode=0o700, exist_ok=True)  # somebody may have tidied up among the temporary files
+        Path(os.environ[STOP_FILE]).touch()
+    except OSError as trouble:  # then it does what it has in hand
+        log.warning("stop_file_failed", trouble=str(trouble))
     for sweeper in _sweeper:
         sweeper.stop()
 
@@ -55,8 +63,8 @@ def _load(**_: Any) -> None:
     # when the parent is stopping too. Rows are committed and a bell that isn't acked rings again: 1 s will do.
     billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 10
     _stop_parent_after_too_many()
-    with _failures().open("a") as file:  # in case nobody can say more
-        file.write("the system killed the process while it loaded the model; is there enough memory?\n")
+    in_case = "the system killed the process while it loaded the model; is there enough memory?"
+    _note_failures([*load_failures(), in_case])  # nobody can say that afterwards
     try:
         from worker.station import station
 
@@ -66,25 +74,37 @@ def _load(**_: Any) -> None:
     except Exception as broken:  # whatever it is, this process mustn't take tasks
         log.exception("model_load_failed")
         _give_up(f"{type(broken).__name__}: {broken}")
-    _failures().unlink(missing_ok=True)  # the parent may have tidied up: it is stopping
+    _note_failures([])
 
 
 def _give_up(why: str) -> None:
-    lines = [*_failures().read_text().splitlines()[:-1], " ".join(why.split())]
-    _failures().write_text("".join(line + "\n" for line in lines))
+    _note_failures([*load_failures()[:-1], " ".join(why.split())])  # instead of what was noted in case
     log.error("worker_cannot_load", why=why)
     _stop_parent_after_too_many()
     os._exit(1)
 
 
 def _stop_parent_after_too_many() -> None:
-    if _failures().exists() and len(_failures().read_text().splitlines()) >= MAX_LOAD_FAILURES:
+    if len(load_failures()) >= MAX_LOAD_FAILURES:
         os.kill(os.getppid(), signal.SIGTERM)
         os._exit(1)
 
 
-def _failures() -> Path:
-    return Path(os.environ[_PLACE]) / LOAD_FAILURES
+def _place() -> Path:
+    return Path(os.environ[_PLACE])
+
+
+def _note_failures(lines: list[str]) -> None:
+    with contextlib.suppress(OSError):  # the folder may have gone: the parent is stopping, or somebody tidied up
+        (_place() / LOAD_FAILURES).write_text("".join(line + "\n" for line in lines))
+
+
+def load_failures() -> list[str]:
+    """Return why pool processes of this worker couldn't load, the oldest first."""
+    try:
+        return (_place() / LOAD_FAILURES).read_text().splitlines()
+    except (OSError, KeyError):
+        return []
 
 
 @signals.worker_process_shutdown.connect  # type: ignore[untyped-decorator]
@@ -95,11 +115,8 @@ def _close(**_: Any) -> None:
         station().close()
 
 
-def load_failures() -> list[str]:
-    """Return why pool processes of this worker couldn't load, the oldest first, and tidy up after it."""
-    place = os.environ.get(_PLACE)
-    if place is None:
-        return []
-    said = _failures().read_text().splitlines() if _failures().exists() else []
-    shutil.rmtree(place, ignore_errors=True)
-    return said
+def end() -> int:
+    """Tidy up after the worker that this process ran; return Celery's exit code: not 0 when something ended it."""
+    if _PLACE in os.environ:
+        shutil.rmtree(_place(), ignore_errors=True)
+    return int(_celery[0].exitcode or 0) if _celery else 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +21,8 @@ from worker.opener import receive, send
 
 MODULE = "worker.opener"
 DEATHS = 2  # of openers with the same picture in hand, before the picture is to blame
+KILLS = 4  # of which the last was by a SIGKILL that wasn't ours: no decoder sends that, but a system without memory
+START_SECONDS = 60.0  # that a process may take until it is ready
 _HEAD_MOST = 100_000  # bytes, of what an opener says about a picture
 _SECRETS = ("CAPTIONING_", "PG")  # what settings begin with that may hold passwords; openers need none of them
 T = TypeVar("T")
@@ -103,13 +106,14 @@ class Openers:
             try:
                 send(cast("BinaryIO", process.stdin), {}, data)
                 answer = self._answer(cast("BinaryIO", process.stdout))
-            except (EOFError, OSError, ValueError, LookupError):  # it has died, or the picture has taken it over
+            except (EOFError, OSError, ValueError, LookupError) as lost:  # it has died, or was taken over
                 hung = self._watch.end(process)
                 self._bury(process)
                 deaths += 1
                 on_death()
-                if deaths >= DEATHS:
-                    raise self._verdict(timed_out=hung) from None
+                killed = isinstance(lost, (EOFError, OSError)) and process.returncode == -signal.SIGKILL and not hung
+                if deaths >= (KILLS if killed else DEATHS):
+                    raise self._verdict(deaths, timed_out=hung) from None
                 continue
             if self._watch.end(process):  # it answered at the last moment: its death is not the next picture's
                 self._bury(process)
@@ -137,12 +141,12 @@ class Openers:
         square = np.frombuffer(pixels, np.uint8).reshape(self._size, self._size, 3)
         return Opened(square, PictureFacts(width, height, kind))
 
-    def _verdict(self, *, timed_out: bool) -> ImageError:
+    def _verdict(self, deaths: int, *, timed_out: bool) -> ImageError:
         if timed_out:
             return ImageError(
                 Reason.TIMEOUT, f"opening it takes more than {self._seconds:g} s (CAPTIONING_PICTURE_SECONDS)"
             )
-        return ImageError(Reason.CRASHED, f"opening it killed the process {DEATHS} times")
+        return ImageError(Reason.CRASHED, f"opening it killed the process {deaths} times")
 
     def _process(self) -> subprocess.Popen[bytes]:
         """Return this thread's process, a new one if the last died. Raises OpenersUnavailable."""
@@ -150,19 +154,25 @@ class Openers:
         if process is None or process.poll() is not None:
             environment = {name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)}
             environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-            process = subprocess.Popen(
-                self._arguments,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # what decoders mutter about bad files; it may not write to a log anyway
-                env=environment,
-            )
+            try:
+                process = subprocess.Popen(
+                    self._arguments,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,  # what decoders mutter about bad files; it can't write to a log anyway
+                    env=environment,
+                )
+            except OSError as trouble:  # no file handles, no processes, no memory
+                raise OpenersUnavailable(f"no process to open pictures can be started: {trouble.strerror}") from None
             self._processes.add(process)
+            self._watch.begin(process, START_SECONDS)
             try:
                 receive(cast("BinaryIO", process.stdout))
-            except EOFError:
+            except (EOFError, ValueError):
                 self._bury(process)
                 raise OpenersUnavailable("the process that opens pictures doesn't start") from None
+            finally:
+                self._watch.end(process)
             self._mine.process = process
         return process
 

@@ -3,7 +3,6 @@ while the model works on this one.
 """
 
 import functools
-import os
 import queue
 import threading
 import time
@@ -20,13 +19,19 @@ from captioning.store.database import Database
 from captioning.values import ItemState
 from worker.device import Portions
 from worker.openers import Opened, Openers
-from worker.reading import FileBytes, is_gone, read_file
+from worker.reading import FileBytes, OutOfSight, read_file
 
 WAVE_BYTES = 128_000_000  # of files in memory at once, above which a micro-batch is cut short
 PATIENCE_SECONDS = 5.0  # that pictures which are open wait for the rest of their micro-batch
+REST_SECONDS = 15.0  # of a chunk that couldn't be worked off, before it is tried again
+MOVED_SECONDS = 30.0  # that a folder which is gone is waited for; for one that is empty, CAPTIONING_GONE_SECONDS
 TURN_SECONDS = 30.0  # with one chunk, after which what is left of it goes to the end of the line
 T = TypeVar("T")
 _AHEAD = 1  # micro-batches that are ready before the model asks
+
+
+class FolderUnavailable(RootUnavailable):
+    """Pictures of a chunk are out of sight, those of a folder below a root; the others are decided."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +67,14 @@ class Pipeline:
         self._renewed = time.monotonic()
         self._renewing = threading.Lock()
         self._met: dict[str, ImageError | None] = {}  # contents met in this chunk, and why one can't be opened
+        self._unseen: list[OutOfSight] = []  # of files that are not decided, because they may come back
 
     def run(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
         """Work off a claim; return whether all of it is decided (else: asked to stop, or others' turn).
 
-        Pictures that take for ever to open take it from their own job only. Raises Fenced and ServiceTrouble; what
-        was committed stays.
+        Pictures that take for ever to open take it from their own job only. Raises Fenced and ServiceTrouble, one of
+        which is FolderUnavailable; what was committed stays.
         """
-        self._check_there(claim)
         begun = time.monotonic()
         for ready in _read_ahead(self._prepared(claim), _AHEAD):
             pictures = [opened.pixels for _, opened in ready.to_caption]
@@ -81,6 +86,8 @@ class Pipeline:
             self._renewed = time.monotonic()
             if stopping() or time.monotonic() - begun > TURN_SECONDS:
                 return False
+        if self._unseen:
+            raise FolderUnavailable(self._unseen[0].detail)
         return True
 
     # -- before the model, on a thread of its own --
@@ -88,14 +95,6 @@ class Pipeline:
     def _prepared(self, claim: Claim) -> Iterator[Ready]:
         for wave in self._waves(claim):
             yield from self._prepare(claim, wave)
-
-    def _check_there(self, claim: Claim) -> None:
-        """Raise RootUnavailable when a whole chunk has gone with its folders: a disk was unmounted, most likely.
-
-        If it is for good, the next submit of the folder notes that too, and then the pictures are missing.
-        """
-        if len(claim.work) > 1 and all(not w.was_missed and is_gone(self.root, w.path) for w in claim.work):
-            raise RootUnavailable(f"a whole chunk below {os.fsdecode(self.root)!r} is not there, nor are its folders")
 
     def _waves(self, claim: Claim) -> Iterator[list[tuple[Work, FileBytes | ImageError]]]:
         """Read the files of a chunk, and cut the chunk into micro-batches by count and by bytes."""
@@ -106,11 +105,18 @@ class Pipeline:
                 yield wave
                 wave, held = [], 0
             read = self._read(one)
+            if isinstance(read, OutOfSight) and self._may_return(claim, read):
+                self._unseen.append(read)
+                continue
             wave.append((one, read))
             held += len(read.data) if isinstance(read, FileBytes) else 0
             self._renew(claim)
         if wave:
             yield wave
+
+    def _may_return(self, claim: Claim, unseen: OutOfSight) -> bool:
+        waited, limit = claim.waits * REST_SECONDS, self.settings.gone_seconds
+        return waited < (min(MOVED_SECONDS, limit) if unseen.moved else limit)
 
     def _read(self, work: Work) -> FileBytes | ImageError:
         try:

@@ -11,6 +11,8 @@ from captioning.paths import is_below
 from captioning.store.claims import Work
 from captioning.values import Reason
 
+_OUT_OF_REACH = (errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH)  # of a server
+_NO_WAY = "a link on its way can't be followed"
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC  # a folder may be passed through unread
 
 
@@ -22,6 +24,18 @@ class FileBytes:
     sha256: str
 
 
+class OutOfSight(ImageError):
+    """A file can't be read, and nor can anything around it: it may come back, as when a disk was unmounted.
+
+    If it doesn't, this is what its row will say. A folder that is empty looks like one where a disk was; one that
+    is gone itself, `moved`, looks more like somebody's tidying up.
+    """
+
+    def __init__(self, reason: Reason, detail: str, *, moved: bool = False) -> None:
+        super().__init__(reason, detail)
+        self.moved = moved
+
+
 def is_visible(root: bytes) -> bool:
     """Tell whether a root is there with something in it: an unmounted folder is empty or gone."""
     try:
@@ -31,16 +45,12 @@ def is_visible(root: bytes) -> bool:
         return False
 
 
-def is_gone(root: bytes, path: bytes) -> bool:
-    """Tell whether a file has gone together with everything around it, as when its folder was unmounted."""
-    return not os.path.lexists(os.path.join(root, path)) and not is_visible(os.path.dirname(os.path.join(root, path)))
-
-
 def read_file(root: bytes, work: Work, max_bytes: int) -> FileBytes:
     """Read a file below a root.
 
-    Raises ImageError with reason missing, forbidden, too_large, changed or unreadable, RootUnavailable when it
-    is the root, not the file, that is gone, and ServiceTrouble when this machine is short of something.
+    Raises ImageError with reason missing, forbidden, too_large, changed or unreadable, OutOfSight when it is the
+    folder, not the file, that is gone, RootUnavailable when it is the root, and ServiceTrouble when this machine is
+    short of something.
     """
     try:
         descriptor = _open_below(root, work.path)
@@ -51,7 +61,7 @@ def read_file(root: bytes, work: Work, max_bytes: int) -> FileBytes:
     except (FileNotFoundError, NotADirectoryError):
         if not is_visible(root):
             raise RootUnavailable(f"the folder {os.fsdecode(root)!r} is empty or not there") from None
-        raise ImageError(Reason.MISSING, "the file is not there any more") from None
+        raise _missing(root, work) from None
     except ValueError:  # a NUL, which no file's name can have
         raise ImageError(Reason.MISSING, "no file can have this name") from None
     except PermissionError:
@@ -61,7 +71,25 @@ def read_file(root: bytes, work: Work, max_bytes: int) -> FileBytes:
             raise ServiceTrouble(f"reading a file fails: {trouble.strerror}") from trouble
         if not is_visible(root):  # else it is this file's own bad sector
             raise RootUnavailable(f"reading below {os.fsdecode(root)!r} fails: {trouble.strerror}") from trouble
+        if trouble.errno in _OUT_OF_REACH:
+            raise OutOfSight(Reason.UNREADABLE, f"{trouble.strerror}: is its disk still there?") from trouble
         raise ImageError(Reason.UNREADABLE, trouble.strerror or str(trouble)) from None
+
+
+def _missing(root: bytes, work: Work) -> ImageError:
+    """Return what is said of a file that isn't there, by what else isn't. What a walk missed too is gone for good."""
+    path = os.path.join(root, work.path)
+    folder = os.path.dirname(path)
+    if os.path.exists(path):
+        return OutOfSight(Reason.MISSING, "the file was not there for a moment")
+    if not work.was_missed and not is_visible(folder):
+        there = folder
+        while not os.path.isdir(there) and is_below(there, root):
+            there = os.path.dirname(there)
+        moved = there != folder and is_visible(there)
+        said = f"the folder {os.fsdecode(folder if moved else there)!r} is {'gone' if moved else 'empty'}"
+        return OutOfSight(Reason.MISSING, said, moved=moved)
+    return ImageError(Reason.MISSING, "the file is not there any more")
 
 
 def _open_below(root: bytes, path: bytes) -> int:
@@ -71,7 +99,10 @@ def _open_below(root: bytes, path: bytes) -> int:
     at a time and following none: what becomes a link in between leads nowhere.
     """
     home = os.path.realpath(root)
-    real = os.path.realpath(os.path.join(home, path))
+    try:
+        real = os.path.realpath(os.path.join(home, path))
+    except OSError as trouble:  # what was a link when it was looked at is none when it is read
+        raise ImageError(Reason.FORBIDDEN, _NO_WAY) from trouble
     if not is_below(real, home):
         raise ImageError(Reason.FORBIDDEN, "the path leads out of its root")
     *folders, name = os.path.relpath(real, home).split(b"/")
@@ -94,8 +125,9 @@ def _open_in(place: int, name: bytes, flags: int) -> int:
     try:
         return os.open(name, flags, dir_fd=place)
     except OSError as trouble:  # of a link: ELOOP, or ENOTDIR where a folder is wanted, or others on other systems
-        if stat.S_ISLNK(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode):
-            raise ImageError(Reason.FORBIDDEN, "a link on its way can't be followed") from trouble
+        was_link = trouble.errno == errno.ELOOP  # whatever it is by now
+        if was_link or stat.S_ISLNK(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode):
+            raise ImageError(Reason.FORBIDDEN, _NO_WAY) from trouble
         raise
 
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from captioning import __version__
 from captioning.bundles import named
-from captioning.errors import DeviceBroken, ServiceTrouble, StoreUnavailable
+from captioning.errors import CaptioningError, DeviceBroken, StoreUnavailable
 from captioning.model.pixels import Limits
 from captioning.model.runtime import choose
 from captioning.settings import Settings, read_settings
@@ -16,10 +16,8 @@ from captioning.store.database import Database
 from worker.device import Portions
 from worker.models import Models
 from worker.openers import Openers
-from worker.pipeline import Pipeline
+from worker.pipeline import REST_SECONDS, FolderUnavailable, Pipeline
 from worker.surroundings import Place, bundles_at_hand, stopping, visible_roots, worker_name
-
-REST_SECONDS = 15.0  # of a chunk that couldn't be worked off, before it is tried again
 
 
 class Station:
@@ -79,14 +77,17 @@ class Station:
             whole = pipeline.run(claim, stopping)
         except (Fenced, StoreUnavailable):
             raise  # it isn't ours any more, or nobody can be told
-        except DeviceBroken:
-            self._commit(functools.partial(claims.release, self.db, claim, crashed=True))
+        except DeviceBroken as broken:
+            self._commit(functools.partial(claims.release, self.db, claim, crashed=True, trouble=str(broken)))
             raise
-        except ServiceTrouble:  # a root that has gone, no memory: others go first, then it is tried again
-            self._commit(functools.partial(claims.release, self.db, claim, REST_SECONDS))
+        except CaptioningError as trouble:  # a folder that has gone, no memory: others go first, then it is tried again
+            waited = isinstance(trouble, FolderUnavailable)
+            back = functools.partial(claims.release, self.db, claim, REST_SECONDS, waited=waited, trouble=str(trouble))
+            self._commit(back)
             raise
-        except Exception:  # a bug, of this work perhaps
-            self._commit(functools.partial(claims.release, self.db, claim, REST_SECONDS, crashed=True))
+        except Exception as bug:  # of this work perhaps
+            said = f"{type(bug).__name__}: {bug}"
+            self._commit(functools.partial(claims.release, self.db, claim, REST_SECONDS, crashed=True, trouble=said))
             raise
         self._commit(functools.partial(claims.finish if whole else claims.release, self.db, claim))
 

@@ -50,8 +50,7 @@ class Sweeper(threading.Thread):
                     places = visible_roots(self.db, self.settings).values()
                     claims.say_hello(self.db, self.presence, [place.name for place in places], self._dropped())
                     since_hello = 0.0
-                if claims.my_turn_to_sweep(self.db, self.settings.sweep_seconds):
-                    self.sweep()
+                self.sweep()
             except ServiceTrouble as trouble:
                 log.warning("service_trouble", trouble=str(trouble))
             except Exception:  # a sweeper that dies leaves a worker deaf to what it wasn't told of
@@ -70,8 +69,12 @@ class Sweeper(threading.Thread):
         return Dropped.count
 
     def sweep(self) -> None:
-        """Ring for the chunks that this worker could claim now, as far as bells are missing."""
+        """Ring for the chunks that this worker could claim now, as far as bells are missing, if it is its turn.
+
+        One that could claim none, because it doesn't see their root or lacks their model, takes no turn away from
+        one that could.
+        """
         roots = list(visible_roots(self.db, self.settings))
         waiting = claims.count_claimable(self.db, self.presence.models, roots, self.settings.bells)
-        if waiting and ring(self.app, waiting):
+        if waiting and claims.my_turn_to_sweep(self.db, self.settings.sweep_seconds) and ring(self.app, waiting):
             log.info("rang", chunks=waiting)

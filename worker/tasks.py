@@ -1,6 +1,7 @@
-"""The one task: come when the bell rings, take the best chunk there is, work it off."""
+"""The one task: come when the bell rings, take the best chunk there is, work it off, and the next, for a while."""
 
 import os
+import time
 
 import structlog
 
@@ -11,22 +12,28 @@ from captioning.transport import CAPTION_CHUNK
 from worker.celery import app
 
 log = structlog.get_logger()
+SITTING_SECONDS = 60.0  # after which a worker waits for the next bell
 
 
 @app.task(name=CAPTION_CHUNK)  # type: ignore[untyped-decorator]
 def caption_chunk() -> None:
-    """Caption one chunk. Nothing goes in and nothing comes out: rows say what there is to do and how it went."""
+    """Caption chunks. Nothing goes in and nothing comes out: rows say what there is to do and how it went.
+
+    Who has just done one goes on with the next without a bell for it: that might reach a worker that doesn't see
+    the pictures, or none. Others are rung for.
+    """
     from worker.station import station  # torch, which the parent of the pool never loads
 
     here = station()
     try:
-        claim = here.claim()
-        if claim is None:
-            return
-        here.work_off(claim)
-        more = here.more_to_do()
-        if more:
-            ring(app, more)
+        begun = time.monotonic()
+        while (claim := here.claim()) is not None:
+            here.work_off(claim)
+            more = here.more_to_do()
+            if more:
+                ring(app, more)
+            if not more or time.monotonic() - begun > SITTING_SECONDS:
+                return
     except Fenced:
         log.info("chunk_taken_away")
     except DeviceBroken as broken:  # for this process; the next may find the device well

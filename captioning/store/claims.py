@@ -45,6 +45,7 @@ class Claim:
     model_digest: str
     options: DecodeOptions
     force: bool
+    waits: int  # times in a row that it was given back because files were out of sight
     work: tuple[Work, ...]
     claimed_at: float = field(default_factory=time.monotonic)  # by this process's clock, seconds
 
@@ -88,6 +89,8 @@ class Fenced(Exception):
 SPLIT_CRASHES = 2  # deaths of workers with a chunk in hand, without progress between, before it is claimed in halves
 _LONG_TURN_SECONDS = 5.0  # with one chunk, after which the job's next turn is put off
 _REST_SECONDS, _LONGEST_REST = 5.0, 600.0  # before a chunk that outlived n workers is handed out again: n * n * 5 s
+_CLOCK_STEP_SECONDS = 5.0  # by which the database's clock may be set back with no lease void by that
+_LONGEST_TURN_SECONDS = 600.0  # by which a job's next turn can be put off
 
 
 def _rest() -> sa.ColumnElement[float]:
@@ -97,10 +100,14 @@ def _rest() -> sa.ColumnElement[float]:
 
 
 def _free(roots: Sequence[int] | None) -> sa.ColumnElement[bool]:
-    """Tell, of a chunk, whether it may be taken: pending and rested, or its lease has run out."""
+    """Tell, of a chunk, whether it may be taken: pending and rested, or its lease has run out.
+
+    A lease that was given in the future is void: the clock was set back since, and it would last as much longer.
+    """
     pending = sa.and_(Chunk.state == ChunkState.PENDING, sa.func.coalesce(Chunk.lease_until, 0) < now())
     abandoned = sa.and_(Chunk.state == ChunkState.RUNNING, Chunk.lease_until + _rest() < now())
-    free = sa.and_(is_open(), sa.or_(pending, abandoned))
+    void = Chunk.leased_at > now() + _CLOCK_STEP_SECONDS
+    free = sa.and_(is_open(), sa.or_(pending, abandoned, void))
     return free if roots is None else sa.and_(free, Chunk.root_id.in_(roots))
 
 
@@ -118,7 +125,9 @@ def claim(db: Database, worker: str, models: Sequence[str], roots: Sequence[int]
     """
     with db.writing() as connection:
         wanted = sa.and_(_servable(models), sa.exists().where(Chunk.job_id == Job.id, _free(roots)).correlate(Job))
-        best_jobs = sa.select(Job.id).where(wanted).order_by(Job.priority.desc(), Job.served_at, Job.id).limit(16)
+        void = Job.served_at > now() + _LONGEST_TURN_SECONDS + _CLOCK_STEP_SECONDS  # the clock was set back since
+        served = sa.case((void, 0.0), else_=Job.served_at)
+        best_jobs = sa.select(Job.id).where(wanted).order_by(Job.priority.desc(), served, Job.id).limit(16)
         for job_id in connection.execute(best_jobs).scalars().all():
             taken = _take(connection, job_id, worker, models, roots, lease_seconds)
             if taken is not None:  # else others just took what it had
@@ -140,12 +149,18 @@ def _take(
         crashes=Chunk.crashes + sa.case((Chunk.state == ChunkState.RUNNING, 1), else_=0),
         worker=worker,
         lease_until=now() + lease_seconds,
-    ).returning(Chunk.id, Chunk.job_id, Chunk.root_id, Chunk.fence, Chunk.crashes)
-    return connection.execute(take).one_or_none()
+        leased_at=now(),
+    ).returning(Chunk.id, Chunk.job_id, Chunk.root_id, Chunk.fence, Chunk.crashes, Chunk.waits)
+    taken = connection.execute(take).one_or_none()
+    served = sa.update(Job).where(Job.id == job_id, Job.state == JobState.ACTIVE).values(served_at=now())
+    if taken is not None and connection.execute(served).rowcount == 0:  # it was cancelled while we took the chunk
+        back = {"state": ChunkState.PENDING, "lease_until": None, "leased_at": None}
+        connection.execute(sa.update(Chunk).where(Chunk.id == taken.id).values(**back))
+        return None
+    return taken
 
 
 def _claimed(connection: Connection, taken: Any) -> Claim:
-    connection.execute(sa.update(Job).where(Job.id == taken.job_id).values(served_at=now()))
     job = connection.execute(
         sa.select(Job.options, Job.force, Model.id, Model.digest)
         .join(Model, Model.id == Job.model_id)
@@ -171,8 +186,9 @@ def _claimed(connection: Connection, taken: Any) -> Claim:
         _put_aside(connection, taken, rest)
     options = DecodeOptions(**job.options)
     return Claim(
-        taken.id, taken.job_id, taken.root_id, taken.fence, job.id, job.digest, options, job.force, tuple(work)
-    )
+        taken.id, taken.job_id, taken.root_id, taken.fence, job.id, job.digest, options, job.force, taken.waits,
+        tuple(work),
+    )  # fmt: skip
 
 
 def _put_aside(connection: Connection, taken: Any, work: Sequence[Work]) -> None:
@@ -211,14 +227,15 @@ def count_claimable(db: Database, models: Sequence[str], roots: Sequence[int] | 
 def renew(db: Database, claim: Claim, lease_seconds: float) -> None:
     """Lengthen the lease; called on progress only, so that a worker that hangs loses it. Raises Fenced."""
     with db.writing() as connection:
-        _guard(connection, claim, {"lease_until": now() + lease_seconds})
+        _guard(connection, claim, _lease(lease_seconds))
 
 
 def note_crash(db: Database, claim: Claim, work: Work) -> None:
     """Remember that a decoder died with this picture in hand. Raises Fenced."""
     with db.writing() as connection:
         _guard(connection, claim, {})
-        connection.execute(sa.update(Item).where(Item.id == work.item_id).values(crashes=Item.crashes + 1))
+        mine = (Item.id == work.item_id, Item.chunk_id == claim.chunk_id)
+        connection.execute(sa.update(Item).where(*mine).values(crashes=Item.crashes + 1))
 
 
 def known_content(db: Database, claim: Claim, sha256s: Sequence[str]) -> set[str]:
@@ -243,7 +260,7 @@ def record(db: Database, claim: Claim, outcomes: Sequence[Outcome], made_by: Mad
     Doing it again changes nothing: who lost the connection during a commit can't know how it ended.
     """
     with db.writing() as connection:
-        _guard(connection, claim, {"lease_until": now() + lease_seconds})
+        _guard(connection, claim, _lease(lease_seconds))
         ids = [o.work.item_id for o in outcomes]
         mine = (Item.chunk_id == claim.chunk_id, Item.state == ItemState.PENDING)  # a retry may have moved some on
         query = sa.select(Item.id).where(Item.id.in_(ids), *mine)
@@ -254,6 +271,8 @@ def record(db: Database, claim: Claim, outcomes: Sequence[Outcome], made_by: Mad
         n = {state: sum(o.state == state for o in outcomes) for state in ItemState}
         counts = {
             "crashes": 0,  # there is progress: whatever killed earlier workers was not this
+            "waits": 0,
+            "trouble": None,
             "captioned": Chunk.captioned + n[ItemState.CAPTIONED],
             "reused": Chunk.reused + n[ItemState.REUSED],
             "failed": Chunk.failed + n[ItemState.FAILED],
@@ -279,13 +298,23 @@ def finish(db: Database, claim: Claim) -> None:
         settle(connection, claim.job_id)
 
 
-def release(db: Database, claim: Claim, rest_seconds: float = 0.0, *, crashed: bool = False) -> None:
+def release(
+    db: Database,
+    claim: Claim,
+    rest_seconds: float = 0.0,
+    *,
+    crashed: bool = False,
+    waited: bool = False,
+    trouble: str | None = None,
+) -> None:
     """Give a chunk back, what is left of it, to rest a while so that others get their turn. Raises Fenced.
 
     `crashed`: it is the work that fails, not a service; then it rests the longer the more often that happens.
+    `waited`: files were out of sight. `trouble`: what people are told as long as there is no progress.
     """
     rest = sa.case((_rest() > rest_seconds, _rest()), else_=rest_seconds) if crashed else rest_seconds
-    values = {"state": ChunkState.PENDING, "lease_until": now() + rest, "crashes": Chunk.crashes + int(crashed)}
+    values = {"state": ChunkState.PENDING, "crashes": Chunk.crashes + int(crashed), "waits": Chunk.waits + int(waited)}
+    values |= _lease(rest) | ({"trouble": trouble} if trouble else {})
     with db.writing() as connection:
         _guard(connection, claim, values)
         _count_turn(connection, claim)
@@ -298,10 +327,15 @@ def release_all_of(db: Database, worker: str, *, crashed: bool) -> int:
     """
     values: dict[str, Any] = {"state": ChunkState.PENDING, "fence": Chunk.fence + 1, "lease_until": None}
     if crashed:
-        values |= {"lease_until": now() + _rest(), "crashes": Chunk.crashes + 1}
+        values |= _lease(_rest()) | {"crashes": Chunk.crashes + 1}
     held = sa.update(Chunk).where(Chunk.worker == worker, Chunk.state == ChunkState.RUNNING, is_open())
     with db.writing() as connection:
         return len(connection.execute(held.values(**values).returning(Chunk.id)).all())
+
+
+def _lease(seconds: Any) -> dict[str, Any]:
+    """Return what is noted down of a lease, or of a rest."""
+    return {"lease_until": now() + seconds, "leased_at": now()}
 
 
 def _count_turn(connection: Connection, claim: Claim) -> None:
@@ -310,7 +344,7 @@ def _count_turn(connection: Connection, claim: Claim) -> None:
     Jobs take turns by the chunk, and most chunks take much the same time; one of pictures that
     hang takes many times that.
     """
-    held = time.monotonic() - claim.claimed_at
+    held = min(time.monotonic() - claim.claimed_at, _LONGEST_TURN_SECONDS)
     if held > _LONG_TURN_SECONDS:
         connection.execute(sa.update(Job).where(Job.id == claim.job_id).values(served_at=now() + held))
 
@@ -416,6 +450,7 @@ def say_goodbye(db: Database, name: str) -> None:
 
 def my_turn_to_sweep(db: Database, every_seconds: float) -> bool:
     """Tell whether this worker is the one to look for forgotten work now; one is, every so often."""
-    due = sa.update(Sweep).where(Sweep.next_at <= now()).values(next_at=now() + every_seconds).returning(Sweep.id)
+    void = Sweep.next_at > now() + every_seconds + _CLOCK_STEP_SECONDS  # the clock was set back since
+    due = sa.update(Sweep).where(sa.or_(Sweep.next_at <= now(), void)).values(next_at=now() + every_seconds)
     with db.writing() as connection:
-        return connection.execute(due).one_or_none() is not None
+        return connection.execute(due.returning(Sweep.id)).one_or_none() is not None

@@ -1,7 +1,7 @@
 """Roots and files: what was found where, and which of it needs work."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,23 +89,27 @@ def register(
 ) -> Registered:
     """Bring files and a job's items up to what was found, in one transaction.
 
-    A file whose size or time changed loses its content until a worker reads it. Files of one size go to one
-    chunk, so that copies meet.
+    A file whose size or time changed loses its content until a worker reads it; if it is in the job already,
+    whether that is through with it or not, it gets another turn. Files of one size go to one chunk, so that
+    copies meet.
     """
     with db.writing() as connection:
-        connection.execute(sa.select(Job.id).where(Job.id == job_id).with_for_update())  # one registers at a time
-        ids = _upsert(connection, root_id, found)
+        alone = sa.select(Job.id).where(Job.id == job_id).with_for_update(key_share=True)  # one registers at a time
+        connection.execute(alone)
+        ids, changed = _upsert(connection, root_id, found)
         file_ids = tuple(ids[hash_of(f.path)] for f in found)
         mine = _in(connection, sa.select(Item.file_id).where(Item.job_id == job_id), Item.file_id, file_ids)
         done = set() if known.force else _captioned(connection, file_ids, known)
         sizes = dict(zip(file_ids, (f.size for f in found), strict=True))
         todo = sorted((i for i in sizes if i not in mine and i not in done), key=lambda i: (sizes[i], i))
         _queue(connection, job_id, root_id, todo, chunk_size)
+        again = _outdated(connection, job_id, mine, changed) if mine else []
+        requeue(connection, job_id, root_id, again, chunk_size)
         return Registered(file_ids, len(todo), sum(i not in mine for i in sizes) - len(todo))
 
 
-def _upsert(connection: Connection, root_id: int, found: Sequence[Found]) -> dict[bytes, int]:
-    """Insert new files, update changed ones; return the ids by path hash."""
+def _upsert(connection: Connection, root_id: int, found: Sequence[Found]) -> tuple[dict[bytes, int], set[int]]:
+    """Insert new files, update changed ones; return the ids by path hash, and which changed."""
     hashes = [hash_of(f.path) for f in found]
     wanted = sa.select(File.id, File.path_hash, File.size, File.mtime_ns, File.missing_since).where(
         File.root_id == root_id, File.path_hash.in_(hashes)
@@ -136,7 +140,23 @@ def _upsert(connection: Connection, root_id: int, found: Sequence[Found]) -> dic
         connection.execute(sa.update(File).where(File.id.in_(back)).values(missing_since=None))
     if fresh:
         there |= {row.path_hash: row for row in connection.execute(wanted)}
-    return {h: row.id for h, row in there.items()}
+    return {h: row.id for h, row in there.items()}, {row["row"] for row in changed}
+
+
+def _outdated(connection: Connection, job_id: int, file_ids: Iterable[int], changed: set[int]) -> list[int]:
+    """Return those items of a job that say something of files as they were before they changed.
+
+    One that is captioned though its file has no content was overtaken by a change that another submit noted. What
+    no worker has begun is read as it is by then.
+    """
+    query = sa.select(Item.id).join(File, File.id == Item.file_id).join(Chunk, Chunk.id == Item.chunk_id)
+    query = query.where(Item.job_id == job_id)
+    begun = sa.or_(Item.state != ItemState.PENDING, Chunk.state == ChunkState.RUNNING)
+    overtaken = sa.and_(Item.state.in_((ItemState.CAPTIONED, ItemState.REUSED)), File.image_id.is_(None))
+    return sorted(
+        _in(connection, query.where(begun), File.id, changed)
+        | _in(connection, query.where(overtaken), File.id, file_ids)
+    )
 
 
 def _in(connection: Connection, query: sa.Select[Any], column: Any, values: Iterable[int]) -> set[int]:
@@ -158,21 +178,55 @@ def _queue(connection: Connection, job_id: int, root_id: int, file_ids: Sequence
     """Put files to a job as pending items, in new chunks after its last."""
     if not file_ids:
         return
-    last = connection.execute(sa.select(sa.func.max(Chunk.seq)).where(Chunk.job_id == job_id)).scalar() or 0
-    parts = [file_ids[i : i + chunk_size] for i in range(0, len(file_ids), chunk_size)]
-    chunks = [
-        {"job_id": job_id, "root_id": root_id, "seq": last + n, "state": ChunkState.PENDING, "size": len(part)}
-        for n, part in enumerate(parts, start=1)
-    ]
-    ids = connection.execute(sa.insert(Chunk).returning(Chunk.id, sort_by_parameter_order=True), chunks).scalars().all()
     items = [
         {"job_id": job_id, "file_id": file_id, "chunk_id": chunk_id, "state": ItemState.PENDING}
-        for chunk_id, part in zip(ids, parts, strict=True)
+        for chunk_id, part in _new_chunks(connection, job_id, root_id, file_ids, chunk_size)
         for file_id in part
     ]
     connection.execute(sa.insert(Item), items)
+
+
+def requeue(connection: Connection, job_id: int, root_id: int, item_ids: Sequence[int], chunk_size: int) -> None:
+    """Make items of a job pending again, in new chunks after its last. The job's row is locked by who calls.
+
+    A worker that has one of them in hand finds, when it commits, that it is not in its chunk any more.
+    """
+    if not item_ids:
+        return
+    for chunk_id, part in _new_chunks(connection, job_id, root_id, item_ids, chunk_size):
+        theirs = sa.select(Item.chunk_id).where(Item.id.in_(part))
+        old = sa.select(Chunk.id).where(Chunk.id.in_(theirs)).order_by(Chunk.id).with_for_update()
+        losing = connection.execute(old).scalars().all()
+        fresh = {"chunk_id": chunk_id, "state": ItemState.PENDING, "reason": None, "detail": None, "crashes": 0}
+        connection.execute(sa.update(Item).where(Item.id.in_(part)).values(**fresh, finished_at=None))
+        for losing_id in losing:
+            _recount(connection, losing_id)
+
+
+def _new_chunks(
+    connection: Connection, job_id: int, root_id: int, ids: Sequence[int], chunk_size: int
+) -> Iterator[tuple[int, Sequence[int]]]:
+    """Make chunks for so many ids, in order; yield each chunk with those that go there. A job that was done isn't."""
+    last = connection.execute(sa.select(sa.func.max(Chunk.seq)).where(Chunk.job_id == job_id)).scalar() or 0
+    parts = [ids[i : i + chunk_size] for i in range(0, len(ids), chunk_size)]
+    rows = [
+        {"job_id": job_id, "root_id": root_id, "seq": last + n, "state": ChunkState.PENDING, "size": len(part)}
+        for n, part in enumerate(parts, start=1)
+    ]
+    made = sa.insert(Chunk).returning(Chunk.id, sort_by_parameter_order=True)
+    chunk_ids = connection.execute(made, rows).scalars().all()
     again = sa.update(Job).where(Job.id == job_id, Job.state == JobState.DONE)
     connection.execute(again.values(state=JobState.ACTIVE, finished_at=None))
+    yield from zip(chunk_ids, parts, strict=True)
+
+
+def _recount(connection: Connection, chunk_id: int) -> None:
+    """Make a chunk that lost items agree with those that it still has; what the model did for it stays done."""
+    mine = sa.select(sa.func.count()).where(Item.chunk_id == chunk_id)
+    decided = (ItemState.CAPTIONED, ItemState.REUSED, ItemState.FAILED)
+    counts = {str(state): mine.where(Item.state == state).scalar_subquery() for state in decided}
+    values = {"size": mine.scalar_subquery()} | counts
+    connection.execute(sa.update(Chunk).where(Chunk.id == chunk_id).values(**values))
 
 
 def mark_missing(db: Database, folder: bytes, seen: "SeenFiles") -> int:

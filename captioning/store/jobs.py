@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection, Row
 from captioning.bundles import Bundle
 from captioning.errors import UsageError
 from captioning.store.database import Database, now
-from captioning.store.files import insert_or_nothing
+from captioning.store.files import insert_or_nothing, requeue
 from captioning.store.schema import Chunk, File, Item, Job, Model, Root, Worker, is_failed, is_open
 from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, Reason
 
@@ -73,7 +73,8 @@ def register_model(db: Database, bundle: Bundle, *, default: str) -> int:
 def open_job(db: Database, request: Request, model_id: int) -> tuple[int, bool]:
     """Return the unfinished job of the same key, else a new one; and whether it is continued."""
     with db.writing() as connection:
-        connection.execute(sa.select(Model.id).where(Model.id == model_id).with_for_update())  # two submits at once
+        alone = sa.select(Model.id).where(Model.id == model_id).with_for_update(key_share=True)  # two submits at once
+        connection.execute(alone)
         going = sa.select(Job.id).where(Job.key == request.key, Job.state.in_(_UNFINISHED))
         going = going.order_by(Job.registered, Job.id.desc())  # a walk that was cut off first: nothing else ends it
         there = connection.execute(going).scalars().first()
@@ -105,7 +106,7 @@ def close_registration(db: Database, job_id: int, known: int, skipped: dict[str,
 
 def settle(connection: Connection, job_id: int) -> None:
     """Call a job done when it has no open chunk. The row is locked: of two last chunks, one sees the other."""
-    connection.execute(sa.select(Job.id).where(Job.id == job_id).with_for_update())
+    connection.execute(sa.select(Job.id).where(Job.id == job_id).with_for_update(key_share=True))
     open_chunk = sa.exists().where(Chunk.job_id == Job.id, is_open())
     finished = sa.update(Job).where(Job.id == job_id, Job.registered, Job.state == JobState.ACTIVE, ~open_chunk)
     connection.execute(finished.values(state=JobState.DONE, finished_at=now()))
@@ -142,6 +143,13 @@ def _progress(row: Row[Any]) -> Progress:
         row.id, row.name, row.state, row.model, row.registered, row.priority, size, captioned, reused, failed, runs,
         row.known, row.skipped, row.created_at, row.finished_at,
     )  # fmt: skip
+
+
+def count_decided(db: Database) -> int:
+    """Return how many pictures are decided, in all jobs."""
+    decided = sa.func.sum(Chunk.captioned + Chunk.reused + Chunk.failed)
+    with db.reading() as connection:
+        return int(connection.execute(sa.select(decided)).scalar() or 0)
 
 
 def newest_job(db: Database) -> int:
@@ -189,10 +197,11 @@ def _move(db: Database, job_id: int, sources: tuple[JobState, ...], target: JobS
 def retry(db: Database, job_id: int, reason: Reason | None, chunk_size: int) -> int:
     """Queue a job's failed items again, all or those with one reason; return how many."""
     with db.writing() as connection:
-        if connection.execute(sa.select(Job.id).where(Job.id == job_id).with_for_update()).scalar() is None:
+        mine = sa.select(Job.id).where(Job.id == job_id).with_for_update(key_share=True)
+        if connection.execute(mine).scalar() is None:
             raise UsageError(f"there is no job {job_id}; `producer jobs` lists them.")
         failed = (
-            sa.select(Item.id, Item.chunk_id, File.root_id)
+            sa.select(Item.id, File.root_id)
             .join(File, File.id == Item.file_id)
             .where(Item.job_id == job_id, is_failed())
             .order_by(File.root_id, Item.id)
@@ -200,36 +209,10 @@ def retry(db: Database, job_id: int, reason: Reason | None, chunk_size: int) -> 
         if reason is not None:
             failed = failed.where(Item.reason == reason)
         rows = connection.execute(failed).all()
-        last = connection.execute(sa.select(sa.func.max(Chunk.seq)).where(Chunk.job_id == job_id)).scalar() or 0
         for root_id in sorted({row.root_id for row in rows}):
             ids = [row.id for row in rows if row.root_id == root_id]
-            for start in range(0, len(ids), chunk_size):
-                last += 1
-                _requeue(connection, job_id, root_id, last, ids[start : start + chunk_size])
-        _recount(connection, {row.chunk_id for row in rows})
-        if rows:
-            again = sa.update(Job).where(Job.id == job_id, Job.state == JobState.DONE)
-            connection.execute(again.values(state=JobState.ACTIVE, finished_at=None))
+            requeue(connection, job_id, root_id, ids, chunk_size)
     return len(rows)
-
-
-def _requeue(connection: Connection, job_id: int, root_id: int, seq: int, items: list[int]) -> None:
-    chunk = {"job_id": job_id, "root_id": root_id, "seq": seq, "state": ChunkState.PENDING, "size": len(items)}
-    chunk_id = connection.execute(sa.insert(Chunk).values(**chunk).returning(Chunk.id)).scalar_one()
-    fresh = {"chunk_id": chunk_id, "state": ItemState.PENDING, "reason": None, "detail": None, "crashes": 0}
-    connection.execute(sa.update(Item).where(Item.id.in_(items)).values(**fresh, finished_at=None))
-
-
-def _recount(connection: Connection, chunk_ids: set[int]) -> None:
-    """Make chunks that lost items agree with those that they still have."""
-    connection.execute(sa.select(Chunk.id).where(Chunk.id.in_(chunk_ids)).order_by(Chunk.id).with_for_update())
-    for chunk_id in sorted(chunk_ids):
-        mine = sa.select(sa.func.count()).where(Item.chunk_id == chunk_id)
-        counts = {
-            "size": mine.scalar_subquery(),
-            "failed": mine.where(is_failed()).scalar_subquery(),
-        }
-        connection.execute(sa.update(Chunk).where(Chunk.id == chunk_id).values(**counts))
 
 
 # -- what people ask about a job --

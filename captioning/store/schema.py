@@ -143,7 +143,10 @@ class Chunk(Base):
     )  # counts claims; a late commit is refused by it
     crashes: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # workers that died of it, since progress
     worker: Mapped[str | None] = mapped_column(Text)
-    lease_until: Mapped[float | None] = mapped_column(Double)
+    lease_until: Mapped[float | None] = mapped_column(Double)  # of a chunk that is pending: until when it rests
+    leased_at: Mapped[float | None] = mapped_column(Double)  # when that was last said
+    waits: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # times in a row that files were out of sight
+    trouble: Mapped[str | None] = mapped_column(Text)  # why it was given back, until there is progress
     size: Mapped[int] = mapped_column(Integer)
     captioned: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     reused: Mapped[int] = mapped_column(Integer, server_default=text("0"))

@@ -16,12 +16,15 @@ import kombu.transport.redis  # noqa: E402, the stub must be there first
 
 import worker.pipeline  # noqa: E402
 import worker.station  # noqa: E402
+import worker.tasks  # noqa: E402
 from captioning import transport  # noqa: E402
 from captioning.store import claims  # noqa: E402
 from worker.openers import Openers  # noqa: E402
 
 worker.station.Openers = functools.partial(Openers, module="tests.faults.opener")  # type: ignore[misc,assignment]
 worker.station.REST_SECONDS = float(os.environ.get("FAULTS_REST", worker.station.REST_SECONDS))
+worker.pipeline.REST_SECONDS = worker.station.REST_SECONDS
+worker.tasks.SITTING_SECONDS = float(os.environ.get("FAULTS_SITTING", worker.tasks.SITTING_SECONDS))
 worker.pipeline.TURN_SECONDS = float(os.environ.get("FAULTS_TURN", worker.pipeline.TURN_SECONDS))
 before(worker.station.Station, "claim", "received")
 after(claims, "claim", "claimed")

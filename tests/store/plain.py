@@ -146,21 +146,46 @@ class PlainStore:
 
     def register(self, job: PlainJob, root: int, found: Sequence[Found], chunk_size: int) -> tuple[int, int]:
         """Return how many files were new and how many known."""
-        files = [self._see(root, one) for one in found]
+        seen = [self._see(root, one) for one in found]
+        files = [file for file, _ in seen]
         mine = {item.file for item in job.items}
         others = [file for file in files if file not in mine]
         new = [file for file in others if job.order.force or not self._has_caption(file, job.order.model)]
         new.sort(key=lambda file: (file.size, file.number))
         job.add_chunks(root, [self._item(file) for file in new], chunk_size)
+        changed = {file for file, has_changed in seen if has_changed}
+        self._again(job, root, [i for i in job.items if i.file in files and i.file in mine], changed, chunk_size)
         return len(new), len(others) - len(new)
 
-    def _see(self, root: int, found: Found) -> PlainFile:
+    def _again(
+        self, job: PlainJob, root: int, items: list[PlainItem], changed: Collection[PlainFile], chunk_size: int
+    ) -> None:
+        """Queue what the job has said, or a worker is about to say, of files as they were before they changed."""
+        at_work = {item for chunk in job.chunks if chunk.state == ChunkState.RUNNING for item in chunk.items}
+        stale = [
+            item
+            for item in items
+            if (item.file in changed and (item.state != ItemState.PENDING or item in at_work))
+            or (item.state in (ItemState.CAPTIONED, ItemState.REUSED) and item.file.sha256 is None)
+        ]
+        self._requeue(job, root, stale, chunk_size)
+
+    def _requeue(self, job: PlainJob, root: int, items: Collection[PlainItem], chunk_size: int) -> None:
+        for chunk in job.chunks:
+            chunk.items = [item for item in chunk.items if item not in items]
+        for item in items:
+            item.state, item.reason, item.crashes = ItemState.PENDING, None, 0
+        job.add_chunks(root, sorted(items, key=lambda item: item.number), chunk_size)
+
+    def _see(self, root: int, found: Found) -> tuple[PlainFile, bool]:
+        """Note that a file is there; return it, and whether it has changed."""
         fresh = PlainFile(len(self.files), root, found.path, found.size, found.mtime_ns)
         file = self.files.setdefault((root, found.path), fresh)
-        if (file.size, file.mtime_ns) != (found.size, found.mtime_ns):
+        changed = (file.size, file.mtime_ns) != (found.size, found.mtime_ns)
+        if changed:
             file.size, file.mtime_ns, file.sha256 = found.size, found.mtime_ns, None
         file.missing = False
-        return file
+        return file, changed
 
     def _has_caption(self, file: PlainFile, model: int) -> bool:
         return any(key[:2] == (file.sha256, model) for key in self.captions)
@@ -256,11 +281,6 @@ class PlainStore:
 
     def retry(self, job: PlainJob, reason: Reason | None, chunk_size: int) -> int:
         failed = [item for item in job.failed if reason in (None, item.reason)]
-        for chunk in job.chunks:
-            chunk.items = [item for item in chunk.items if item not in failed]
-        for item in failed:
-            item.state, item.reason, item.crashes = ItemState.PENDING, None, 0
         for root in sorted({item.file.root for item in failed}):
-            again = sorted((i for i in failed if i.file.root == root), key=lambda item: item.number)
-            job.add_chunks(root, again, chunk_size)
+            self._requeue(job, root, [item for item in failed if item.file.root == root], chunk_size)
         return len(failed)

@@ -359,7 +359,8 @@ class StoreMachine(RuleBasedStateMachine):
         hand = nth_last([hand for hand in self.hands if hand.ahead], which)
         work = hand.ahead[0]
         if self._allowed(hand, lambda: claims.note_crash(self.db, hand.claim, work)):
-            next(item for item in hand.chunk.items if item.file.path == work.path).crashes += 1
+            for item in hand.chunk.items:  # unless a change has put it elsewhere
+                item.crashes += item.file.path == work.path
 
     @precondition(lambda self: any(not hand.ahead and not hand.decided for hand in self.hands))
     @rule(which=ONE, held=TURNS)

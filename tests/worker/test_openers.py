@@ -17,7 +17,7 @@ from captioning.errors import ImageError
 from captioning.model.pixels import Limits
 from captioning.values import Reason
 from worker.opener import HEADER
-from worker.openers import Opened, Openers, OpenersUnavailable
+from worker.openers import KILLS, Opened, Openers, OpenersUnavailable
 
 
 def picture(word: str = "") -> bytes:
@@ -121,6 +121,15 @@ def test_a_death_in_an_earlier_life_counts(openers: Openers) -> None:
     assert blamed == ["CRASH"]
 
 
+def test_a_picture_must_be_there_at_more_deaths_when_something_else_kills(openers: Openers) -> None:
+    """The system, out of memory, kills whoever it likes; who is killed over one picture again and again is told."""
+    found, blamed = open_all(openers, ["KILLED", ""])
+    assert isinstance(found[0], ImageError)
+    assert found[0].reason is Reason.CRASHED
+    assert isinstance(found[1], Opened)
+    assert blamed == ["KILLED"] * KILLS
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS does not bound address space")
 def test_a_picture_that_wants_all_memory_is_too_large(openers: Openers) -> None:
     found, _ = open_all(openers, ["BLOAT", ""])
@@ -139,6 +148,25 @@ def test_when_no_opener_starts_no_picture_is_to_blame() -> None:
     with pytest.raises(OpenersUnavailable):
         open_all(made, ["", ""])
     made.close()
+
+
+def test_a_machine_without_free_file_handles_blames_no_picture() -> None:
+    code = """
+import os, resource
+from captioning.model.pixels import Limits
+from tests.worker.test_openers import open_all
+from worker.openers import Openers, OpenersUnavailable
+openers = Openers(1, 224, Limits(), 2.0, module="tests.faults.opener")
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+try:
+    open_all(openers, [""])
+except OpenersUnavailable as trouble:
+    print(trouble)
+openers.close()
+"""
+    project = Path(__file__).parents[2]
+    said = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    assert said.stdout == "no process to open pictures can be started: Too many open files\n"
 
 
 def test_a_bad_picture_is_a_result_and_its_opener_lives_on(openers: Openers) -> None:

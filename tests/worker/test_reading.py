@@ -12,11 +12,11 @@ import pytest
 from captioning.errors import ImageError, RootUnavailable
 from captioning.store.claims import Work
 from captioning.values import Reason
-from worker.reading import is_gone, is_visible, read_file
+from worker.reading import OutOfSight, is_visible, read_file
 
 
-def work(path: bytes) -> Work:
-    return Work(1, 1, path, 0, 0, 0, was_missed=False)
+def work(path: bytes, *, was_missed: bool = False) -> Work:
+    return Work(1, 1, path, 0, 0, 0, was_missed)
 
 
 def reason(root: Path, path: bytes, max_bytes: int = 1000) -> Reason:
@@ -184,11 +184,27 @@ def test_a_root_that_is_empty_or_gone_is_nobodys_fault(root: Path, tmp_path: Pat
             read_file(os.fsencode(place), work(b"a.jpg"), 1000)
 
 
-def test_a_file_is_gone_only_together_with_its_folder(root: Path) -> None:
-    home = os.fsencode(root)
+def said_of(root: Path, path: bytes, *, was_missed: bool = False) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        read_file(os.fsencode(root), work(path, was_missed=was_missed), 1000)
+    return caught.value
+
+
+def test_a_file_that_has_gone_with_all_around_it_may_come_back(root: Path) -> None:
+    (root / "c.jpg").touch()
     (root / "sub" / "b.jpg").touch()
     (root / "sub" / "a.jpg").unlink()
-    assert not is_gone(home, b"sub/a.jpg")  # its neighbour is there: somebody deleted it
+    assert not isinstance(said_of(root, b"sub/a.jpg"), OutOfSight)  # its neighbour is there: somebody deleted it
     (root / "sub" / "b.jpg").unlink()
-    assert is_gone(home, b"sub/a.jpg")
-    assert is_gone(home, b"never/there.jpg")
+    unmounted = said_of(root, b"sub/a.jpg")
+    assert isinstance(unmounted, OutOfSight)
+    assert not unmounted.moved
+    assert str(root / "sub") in unmounted.detail
+    deeper = said_of(root, b"sub/deeper/a.jpg")
+    assert isinstance(deeper, OutOfSight)
+    assert not deeper.moved
+    (root / "sub").rmdir()
+    moved = said_of(root, b"sub/a.jpg")
+    assert isinstance(moved, OutOfSight)
+    assert moved.moved
+    assert not isinstance(said_of(root, b"sub/a.jpg", was_missed=True), OutOfSight)
