@@ -63,6 +63,14 @@ class QoS(redis.QoS):
             super(redis.QoS, self).ack(delivery_tag)  # type: ignore[no-untyped-call]
             raise
 
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
+        """Put a message back that its worker didn't acknowledge; drop what no worker of ours can have noted down."""
+        try:
+            super().restore_by_tag(tag, client, leftmost)  # type: ignore[no-untyped-call]
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            Dropped.count += 1
+            self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]
+
 
 class Channel(redis.Channel):
     """What is no JSON never becomes a message."""

@@ -1,6 +1,8 @@
 """Who does the work: the embedded stack, or the broker that is configured. Rings, and keeps up."""
 
+import shutil
 import sys
+from pathlib import Path
 
 from captioning.errors import ServiceTrouble
 from captioning.settings import Settings
@@ -8,6 +10,8 @@ from captioning.store import jobs
 from captioning.store.database import Database
 from captioning.values import JobState
 from producer.stack import Stack
+
+_LEAST_FREE = 5_000_000  # bytes on a disk, below which it counts as full
 
 
 class Engine:
@@ -45,6 +49,8 @@ class Engine:
 
     def troubles(self, progress: jobs.Progress) -> list[str]:
         """Return why a job may stand still."""
+        if self._stack is not None and self._stack.attached and not jobs.workers(self._db):
+            return [f"its worker is still starting; {self._stack.log} says more"]
         return troubles(self._db, self.settings, progress)
 
     def keep_up(self) -> None:
@@ -62,11 +68,28 @@ def troubles(db: Database, settings: Settings, progress: jobs.Progress) -> list[
     workers = jobs.workers(db)
     if not workers:
         how = "run the same `producer submit` again" if settings.embedded else "start one with `worker`"
-        return [f"no worker is at work: {how}"]
-    seen = {root for worker in workers for root in worker.roots}
+        return [f"no worker is at work: {how}", *_full_disk(db)]
+    able = [worker for worker in workers if progress.model_digest in worker.models]
+    if not able:
+        digest = progress.model_digest[:16]
+        return [f"no worker has the job's model, {progress.model} {digest}: is its bundle where they look?"]
+    seen = {root for worker in able for root in worker.roots}
     unseen = [root for root in jobs.waiting_roots(db, progress.job) if root not in seen]
-    fatal = jobs.fatal_pictures(db, progress.job)
-    return [f"no worker sees the root {root!r}: is it mounted?" for root in unseen] + [
-        f"{deaths} workers died in a row while they had {path} in hand; it is tried again less and less often."
-        for path, deaths in fatal
+    who = "no worker" if len(able) == len(workers) else "no worker that has its model"
+    return [
+        *(f"{who} sees the root {root!r}: is it mounted?" for root in unseen),
+        *(f"{n} pictures wait: {said}" for said, n in jobs.obstacles(db, progress.job)),
+        *(
+            f"{deaths} workers died in a row while they had {path} in hand; it is tried again less and less often."
+            for path, deaths in jobs.fatal_pictures(db, progress.job)
+        ),
+        *_full_disk(db),
     ]
+
+
+def _full_disk(db: Database) -> list[str]:
+    """Say so when SQLite's disk is full: then workers can't note it themselves."""
+    folder = Path(db.engine.url.database or "").parent
+    if db.is_sqlite and shutil.disk_usage(folder).free < _LEAST_FREE:
+        return [f"the disk of {folder} is full"]
+    return []

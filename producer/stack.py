@@ -70,6 +70,10 @@ class Stack:
     def attached(self) -> bool:
         return self._connection is not None
 
+    @property
+    def log(self) -> Path:
+        return self._settings.data_dir / LOG
+
     def close(self) -> None:
         """Let go; the keeper stops the stack if nobody else holds it."""
         if self._connection is not None:

@@ -77,12 +77,12 @@ def _start() -> int:
             "WARNING",
         ]
     )
-    failures, code = hooks.load_failures(), hooks.end()
+    failures, asked_to_stop = hooks.load_failures(), hooks.end()
     if len(failures) >= hooks.MAX_LOAD_FAILURES:
         raise CaptioningError(f"the model can't be loaded: {failures[-1]}")
-    if code:
+    if not asked_to_stop:  # Celery says 0 even then
         typer.echo("worker: something ended it that it can't go on after; it is said above. Start it again.", err=True)
-    return os.EX_SOFTWARE if code else 0
+    return 0 if asked_to_stop else os.EX_SOFTWARE
 
 
 def _ensure_schema(db: Database, seconds: float) -> None:

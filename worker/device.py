@@ -1,5 +1,6 @@
 """How many pictures the model is given at once: as many as come, until the device says that it is full."""
 
+import time
 from collections.abc import Sequence
 
 import structlog
@@ -18,11 +19,13 @@ class Portions:
 
     def __init__(self) -> None:
         self.most: int | None = None  # pictures at once; None as long as nothing is known against any number
+        self.seconds = 0.0  # that the last micro-batch took
         self._good = 0
 
     def caption(self, captioner: Captioner, pictures: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
         """Return one caption a picture, in order. Raises DeviceFull when there is no room for a single one."""
         said: list[Caption] = []
+        begun = time.monotonic()
         while len(said) < len(pictures):
             portion = pictures[len(said) : len(said) + (self.most or len(pictures))]
             try:
@@ -36,4 +39,5 @@ class Portions:
             self._good += 1
             if self.most is not None and self._good % GOOD_PORTIONS == 0:
                 self.most *= 2
+        self.seconds = time.monotonic() - begun
         return said

@@ -5,13 +5,13 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
 import billiard.pool
 import structlog
 from celery import signals
-from celery.worker import WorkController
 
 from captioning.errors import CaptioningError
 from worker.surroundings import STOP_FILE
@@ -22,13 +22,12 @@ LOAD_FAILURES = "load-failures"
 MAX_LOAD_FAILURES = 3  # pool processes that couldn't load, after which their parent stops
 _PLACE = "CAPTIONMILL_PLACE"  # in the environment: a folder that parent and child share
 _sweeper: list[Sweeper] = []
-_celery: list[WorkController] = []  # the one that this process runs
+_asked_to_stop = threading.Event()
 
 
 @signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
-def _prepare_parent(instance: WorkController, **_: Any) -> None:
+def _prepare_parent(**_: Any) -> None:
     """Before the pool starts: what the children find in their environment."""
-    _celery.append(instance)
     place = Path(tempfile.mkdtemp(prefix="captionmill-"))
     os.environ[_PLACE] = str(place)
     os.environ[STOP_FILE] = str(place / "stop")
@@ -47,6 +46,7 @@ def _start_sweeping(sender: Any, **_: Any) -> None:
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _put_work_down(**_: Any) -> None:
     """Tell the pool process to stop after its micro-batch; the rest of its chunk goes back at once."""
+    _asked_to_stop.set()
     try:
         _place().mkdir(mode=0o700, exist_ok=True)  # somebody may have tidied up among the temporary files
         Path(os.environ[STOP_FILE]).touch()
@@ -115,8 +115,8 @@ def _close(**_: Any) -> None:
         station().close()
 
 
-def end() -> int:
-    """Tidy up after the worker that this process ran; return Celery's exit code: not 0 when something ended it."""
+def end() -> bool:
+    """Tidy up after the worker that this process ran; return whether it was asked to stop, and didn't just end."""
     if _PLACE in os.environ:
         shutil.rmtree(_place(), ignore_errors=True)
-    return int(_celery[0].exitcode or 0) if _celery else 0
+    return _asked_to_stop.is_set()

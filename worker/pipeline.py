@@ -87,7 +87,7 @@ class Pipeline:
             if stopping() or time.monotonic() - begun > TURN_SECONDS:
                 return False
         if self._unseen:
-            raise FolderUnavailable(self._unseen[0].detail)
+            raise FolderUnavailable(f"{self._unseen[0].detail}; if that stays so, they will count as missing")
         return True
 
     # -- before the model, on a thread of its own --

@@ -42,8 +42,12 @@ class Station:
 
     @property
     def lease_seconds(self) -> float:
-        """Longer than one picture may take: a lease is renewed as each is decided."""
-        return max(self.settings.lease_seconds, 1.5 * self.settings.picture_seconds)
+        """Longer than anything without progress: opening one picture, or captioning a micro-batch on a slow machine.
+
+        If those were longer than leases, two such machines would take chunks from each other for ever.
+        """
+        least = max(self.settings.lease_seconds, 1.5 * self.settings.picture_seconds)
+        return max(least, min(3 * self.portions.seconds, 20 * least))
 
     def claim(self) -> Claim | None:
         """Take the best chunk that this worker can do. Raises StoreUnavailable."""

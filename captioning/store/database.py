@@ -135,9 +135,14 @@ def _postgresql(url: URL) -> Engine:
         raise UsageError(f"the store runs on PostgreSQL and SQLite, not on {url.get_backend_name()}.")
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
-    options = "-c lock_timeout=30s -c idle_in_transaction_session_timeout=60s"
+    # A link that drops packets without a word is noticed at both ends within half a minute: what a lost client had
+    # locked must not hold up the others, and a client must not wait for an answer that never comes.
+    keep = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+    options = "-c lock_timeout=30s -c idle_in_transaction_session_timeout=30s" + "".join(
+        f" -c tcp_{name}={value}" for name, value in keep.items()
+    )
+    keep |= {"tcp_user_timeout": 20_000}  # milliseconds
     connect = {"connect_timeout": 5, "application_name": "captionmill", "options": options}
-    keep = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
     return sa.create_engine(url, pool_pre_ping=True, pool_size=3, connect_args=connect | keep)
 
 

@@ -37,6 +37,7 @@ class Progress:
     name: str
     state: str
     model: str
+    model_digest: str
     registered: bool
     priority: int
     total: int  # queued: new
@@ -121,7 +122,7 @@ def progress(db: Database, job_id: int | None = None, limit: int | None = None) 
         jobs = sa.select(Job.id).where(Job.id == job_id)
     counted = counting.where(Chunk.job_id.in_(jobs)).subquery()
     query = (
-        sa.select(Job, Model.name.label("model"), *[sa.func.coalesce(counted.c[c.key], 0) for c in _COUNTS])
+        sa.select(Job, Model.name.label("model"), Model.digest, *[sa.func.coalesce(counted.c[c.key], 0) for c in _COUNTS])
         .join(Model, Model.id == Job.model_id)
         .outerjoin(counted, counted.c.job_id == Job.id)
         .where(Job.id.in_(jobs))
@@ -140,7 +141,7 @@ _COUNTS = (Chunk.size, Chunk.captioned, Chunk.reused, Chunk.failed, Chunk.model_
 def _progress(row: Row[Any]) -> Progress:
     size, captioned, reused, failed, runs = (int(n) for n in row[-5:])
     return Progress(
-        row.id, row.name, row.state, row.model, row.registered, row.priority, size, captioned, reused, failed, runs,
+        row.id, row.name, row.state, row.model, row.digest, row.registered, row.priority, size, captioned, reused, failed, runs,
         row.known, row.skipped, row.created_at, row.finished_at,
     )  # fmt: skip
 
@@ -268,7 +269,7 @@ class WorkerSeen:
 
 def workers(db: Database) -> list[WorkerSeen]:
     """Return the workers that are alive, as far as rows can tell."""
-    ago = now() - Worker.seen_at
+    ago = sa.func.abs(now() - Worker.seen_at)  # the clock may have been set back since
     query = sa.select(Worker, ago.label("ago")).where(ago < WORKER_ALIVE_SECONDS).order_by(Worker.name)
     with db.reading() as connection:
         rows = connection.execute(query).all()
@@ -280,6 +281,15 @@ def waiting_roots(db: Database, job_id: int) -> list[str]:
     waiting = sa.exists().where(Chunk.root_id == Root.id, Chunk.job_id == job_id, is_open())
     with db.reading() as connection:
         return list(connection.execute(sa.select(Root.name).where(waiting).order_by(Root.name)).scalars())
+
+
+def obstacles(db: Database, job_id: int) -> list[tuple[str, int]]:
+    """Return why open chunks of a job were given back, as workers said it, and how many pictures each keeps waiting."""
+    left = sa.func.sum(Chunk.size - Chunk.captioned - Chunk.reused - Chunk.failed)
+    query = sa.select(Chunk.trouble, left).where(Chunk.job_id == job_id, is_open(), Chunk.trouble.is_not(None))
+    query = query.group_by(Chunk.trouble).order_by(left.desc()).limit(3)
+    with db.reading() as connection:
+        return [(str(trouble), int(n)) for trouble, n in connection.execute(query)]
 
 
 def fatal_pictures(db: Database, job_id: int) -> list[tuple[str, int]]:
