@@ -122,7 +122,9 @@ def progress(db: Database, job_id: int | None = None, limit: int | None = None) 
         jobs = sa.select(Job.id).where(Job.id == job_id)
     counted = counting.where(Chunk.job_id.in_(jobs)).subquery()
     query = (
-        sa.select(Job, Model.name.label("model"), Model.digest, *[sa.func.coalesce(counted.c[c.key], 0) for c in _COUNTS])
+        sa.select(
+            Job, Model.name.label("model"), Model.digest, *[sa.func.coalesce(counted.c[c.key], 0) for c in _COUNTS]
+        )
         .join(Model, Model.id == Job.model_id)
         .outerjoin(counted, counted.c.job_id == Job.id)
         .where(Job.id.in_(jobs))
@@ -141,8 +143,8 @@ _COUNTS = (Chunk.size, Chunk.captioned, Chunk.reused, Chunk.failed, Chunk.model_
 def _progress(row: Row[Any]) -> Progress:
     size, captioned, reused, failed, runs = (int(n) for n in row[-5:])
     return Progress(
-        row.id, row.name, row.state, row.model, row.digest, row.registered, row.priority, size, captioned, reused, failed, runs,
-        row.known, row.skipped, row.created_at, row.finished_at,
+        row.id, row.name, row.state, row.model, row.digest, row.registered, row.priority,
+        size, captioned, reused, failed, runs, row.known, row.skipped, row.created_at, row.finished_at,
     )  # fmt: skip
 
 

@@ -4,7 +4,24 @@ import shutil
 
 import pytest
 
-from tests.faults.world import ITEMS, World
+from tests.faults.world import ITEMS, World, raw
+
+
+@pytest.mark.cell("T2", "the database's clock is set back by an hour, a worker dies", sqlite=True)
+def test_leases_and_rests_from_before_the_clock_was_set_back_are_void(world: World) -> None:
+    world.settings["FAULTS_SECONDS"] = "0.1"
+    world.submit()
+    worker = world.worker()
+    world.wait_done(8)
+    world.kill(worker)
+    raw(world, "UPDATE chunks SET lease_until = lease_until + 3600, leased_at = leased_at + 3600")
+    raw(world, "UPDATE jobs SET served_at = served_at + 3600")
+    raw(world, "UPDATE sweeps SET next_at = next_at + 3600")
+    raw(world, "UPDATE workers SET seen_at = seen_at + 3600")
+    assert "no worker is at work" in world.producer("status").stdout
+    world.struck()
+    world.worker()
+    world.recover()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 from tests.faults.proxy import Proxy
 from tests.faults.servers import PostgresServer
-from tests.faults.world import World
+from tests.faults.world import CHUNK, ITEMS, World
 from tests.servers import wait_until
 
 on_postgresql = pytest.mark.stores("postgresql")
@@ -152,6 +152,19 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+@on_postgresql
+@pytest.mark.cell("D4c", "a worker is frozen inside the transaction that writes captions, and killed later")
+def test_a_transaction_that_stands_still_holds_up_nobody_else(slow: World) -> None:
+    slow.submit()
+    frozen = slow.worker("recording@3:stop")
+    slow.wait_for_strike("recording")
+    slow.worker()
+    wait_until(lambda: slow.done >= ITEMS - CHUNK, 20, "all but the chunk that is in the frozen hand")
+    slow.kill(frozen)
+    slow.struck()
+    slow.recover()
 
 
 @on_postgresql

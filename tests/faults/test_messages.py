@@ -154,6 +154,19 @@ def test_what_is_no_bell_is_dropped_and_counted_and_nothing_of_it_runs(world: Wo
     assert f"{len(messages)} messages that nobody of ours sent were dropped" in doctor
 
 
+@pytest.mark.cell("M3b", "garbage lies where the broker notes down what is in workers' hands")
+def test_what_no_worker_can_have_had_in_hand_is_dropped(world: World) -> None:
+    world.submit()
+    with world.broker.client() as client:
+        for n, garbage in enumerate((b"\x80garbage", b"", b"7", b'["no", "message"]', b"[" * 100_000)):
+            client.hset(f"{KEYS}unacked", f"strange-{n}", garbage)
+            client.zadd(f"{KEYS}unacked_index", {f"strange-{n}": 0})
+    worker = world.worker()
+    world.struck()
+    world.recover()
+    assert world.alive(worker)
+
+
 def sample_bell(world: World) -> bytes:
     """Return a bell as `ring` makes it."""
     from captioning.queue import make_celery

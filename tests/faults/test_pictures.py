@@ -1,11 +1,16 @@
 """Pictures that kill, hang or bloat whoever opens them, and files and folders that change under way."""
 
+import hashlib
+import json
+import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from captioning.store import jobs
+from tests.faults.stub import oracle
 from tests.faults.world import World, make_pictures, png
 from tests.servers import wait_until
 
@@ -91,6 +96,51 @@ def test_a_root_that_goes_away_blames_no_picture(world: World) -> None:
     world.recover()
 
 
+def in_two_folders(world: World) -> Path:
+    """Spread the pictures over two folders, in chunks that hold files of both; return the second."""
+    second = world.images / "b"
+    second.mkdir()
+    for i in range(1, 40, 2):
+        for path in world.images.glob(f"{i:04d}.png"):
+            path.rename(second / path.name)
+    return second
+
+
+@pytest.mark.cell(
+    "X3c", "a disk below the root is away for 6 s; every chunk has pictures on it and beside it", sqlite=True
+)
+def test_a_folder_below_the_root_that_goes_away_blames_no_picture(world: World) -> None:
+    world.settings |= {"FAULTS_SECONDS": "0.2", "FAULTS_REST": "1"}
+    below = in_two_folders(world)
+    world.submit()
+    world.worker()
+    world.wait_done(4)
+    away = world.folder / "away"
+    below.rename(away)
+    below.mkdir()
+    wait_until(lambda: any("is empty" in said for said, _ in jobs.obstacles(world.db, world.job)), 30, "a reason")
+    time.sleep(6)
+    assert str(below) in world.producer("status").stdout
+    below.rmdir()
+    away.rename(below)
+    world.struck()
+    world.faults = 8
+    world.recover()
+    assert jobs.obstacles(world.db, world.job) == []
+
+
+@pytest.mark.cell("X3d", "a folder below the root is deleted in the middle of a job")
+def test_pictures_whose_folder_is_gone_for_good_are_missing(world: World) -> None:
+    below = in_two_folders(world)
+    world.submit()
+    shutil.rmtree(below)
+    world.worker()
+    world.struck()
+    wait_until(world.is_over, 60, "the job")
+    world.recovered_seconds = time.time() - world.struck_at
+    world.check({"truncated": 1, "missing": 18})
+
+
 @pytest.mark.cell("X3b", "some files are deleted after they were registered")
 def test_a_file_that_is_gone_is_missing(world: World) -> None:
     world.submit()
@@ -113,6 +163,29 @@ def test_what_is_captioned_is_what_was_read(world: World) -> None:
     world.recover()
     world.submit()  # now their time of change is noticed, and their content is known
     world.recover()
+
+
+@pytest.mark.cell("X4d", "pictures change, and a broken one is mended, before their job is over", sqlite=True)
+def test_the_same_submit_again_takes_what_changed_since(world: World) -> None:
+    world.settings["FAULTS_SECONDS"] = "0.2"
+    world.submit()
+    worker = world.worker()
+    wait_until(
+        lambda: world.one("SELECT count(*) FROM items WHERE state = 'failed'") == 1, 60, "the broken one to fail"
+    )
+    world.wait_done(8)
+    world.kill(worker)
+    for path in world.images.glob("00*.png"):
+        path.write_bytes(png(9000 + int(path.stem)))  # captioned ones, one in hand perhaps, and some not begun
+    (world.images / "cut-0.png").write_bytes(png(9999))
+    world.struck()
+    world.worker()
+    world.producer("submit", str(world.images), "--wait")
+    world.recovered_seconds = time.time() - world.struck_at
+    assert world.job == 1
+    rows = [json.loads(line) for line in world.producer("export").stdout.splitlines()]
+    said = {Path(row["path"]): row["caption"] for row in rows}
+    assert said == {path: oracle(hashlib.sha256(path.read_bytes()).hexdigest()) for path in world.images.iterdir()}
 
 
 @pytest.mark.cell("X4b", "files are cut short between registering and reading")

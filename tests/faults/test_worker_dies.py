@@ -1,12 +1,14 @@
 """Workers that are killed, stopped or cut down at every step: what they had in hand is done by somebody, once."""
 
 import os
+import shutil
 import signal
 import time
 
 import psutil
 import pytest
 
+from captioning.store import jobs
 from tests.faults.world import World
 from tests.servers import wait_until
 
@@ -30,6 +32,7 @@ def dies(name: str, when: str, what: str, **where: bool) -> object:
     ],
 )
 def test_a_worker_killed_at_any_step_loses_nothing(world: World, when: str) -> None:
+    world.settings["FAULTS_SITTING"] = "0"  # a bell a chunk, so that some are acknowledged while there is work
     world.submit()
     world.worker(f"{when}:kill")
     world.wait_for_strike(when.partition("@")[0])
@@ -109,6 +112,53 @@ def test_a_rolling_restart_loses_nothing(world: World) -> None:
         world.struck()
         worker = successor
     world.faults = 5
+    world.recover()
+
+
+@pytest.mark.cell("W9f", "SIGTERM after somebody tidied up among the temporary files", sqlite=True)
+def test_a_worker_whose_temporary_folder_is_gone_still_puts_its_work_down(world: World) -> None:
+    temporary = world.folder / "tmp"
+    temporary.mkdir()
+    world.settings |= {"FAULTS_SECONDS": "0.5", "TMPDIR": str(temporary)}
+    world.submit()
+    worker = world.worker()
+    world.wait_done(2)
+    shutil.rmtree(temporary)
+    temporary.mkdir()
+    before = world.done
+    worker.terminate()
+    world.struck()
+    wait_until(lambda: not world.alive(worker), 30, "the worker to end")
+    assert world.done <= before + 4
+    assert world.one("SELECT count(*) FROM chunks WHERE state = 'running'") == 0
+    world.worker()
+    world.recover()
+
+
+@pytest.mark.cell("W11", "two workers that don't see the pictures stand beside one that does", sqlite=True)
+def test_workers_that_see_nothing_take_no_work_from_one_that_does(world: World) -> None:
+    (world.folder / "other").mkdir()
+    (world.folder / "other" / "file").touch()
+    for _ in range(2):
+        world.worker(CAPTIONING_ROOTS=f"other={world.folder}/other")
+    wait_until(lambda: len(jobs.workers(world.db)) == 2, 60, "both")
+    world.submit()
+    wait_until(world.broker.at_rest, 30, "the bells to be heard by workers that can do nothing about them")
+    assert "no worker sees the root 'images'" in world.producer("status").stdout
+    world.worker()
+    wait_until(lambda: len(jobs.workers(world.db)) == 3, 60, "the third")
+    world.struck()
+    world.recover(20)
+
+
+@pytest.mark.cell("W12", "a worker's parent can open no more files")
+def test_a_worker_that_can_not_go_on_says_so_by_its_exit_code(world: World) -> None:
+    world.submit()
+    worker = world.worker(prefix=("sh", "-c", 'ulimit -n 22; exec "$0" "$@"'))
+    wait_until(lambda: not world.alive(worker), 60, "the worker to give up")
+    assert world.exit_code(worker) not in (0, None)
+    world.worker()
+    world.struck()
     world.recover()
 
 

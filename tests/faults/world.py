@@ -243,7 +243,7 @@ class World:
 
     def _oracles(self) -> set[str]:
         """Return the SHA-256 of every picture that can be captioned."""
-        good = (path for path in self.images.iterdir() if path.name[0].isdigit() or path.name.startswith("copy"))
+        good = (path for path in self.images.rglob("*.*") if path.name[0].isdigit() or path.name.startswith("copy"))
         return {hashlib.sha256(path.read_bytes()).hexdigest() for path in good}
 
     def forget_unacknowledged(self) -> None:
@@ -253,6 +253,9 @@ class World:
 
     def alive(self, worker: psutil.Process) -> bool:
         return worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
+
+    def exit_code(self, worker: psutil.Process) -> int | None:
+        return next(process for process in self._started if process.pid == worker.pid).poll()
 
     def log(self, number: int = 0) -> str:
         return (self.folder / f"worker-{number}.log").read_text(errors="replace")

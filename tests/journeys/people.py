@@ -50,15 +50,19 @@ class Person:
         return dict(answer)
 
     def processes(self) -> list[psutil.Process]:
-        """Everything that runs with this person's data folder in its environment."""
-        mine = []
+        """Everything that runs with this person's data folder in its environment, and what that started.
+
+        A broker writes its title over its environment, so it is found by its parent.
+        """
+        mine = {}
         for process in psutil.process_iter():
             try:
                 if process.environ().get("CAPTIONING_DATA_DIR") == str(self.data) and process.pid != os.getpid():
-                    mine.append(process)
+                    family = (process, *process.children(recursive=True))
+                    mine |= {one.pid: one for one in family if one.status() != psutil.STATUS_ZOMBIE}
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
-        return mine
+        return list(mine.values())
 
     def is_quiet(self) -> bool:
         return not self.processes()
