@@ -74,6 +74,15 @@ class Settings(BaseSettings):
         except RuntimeError:
             raise ValueError("there is no such user here") from None
 
+    @field_validator("broker_url", "database_url")
+    @classmethod
+    def _text(cls, value: str) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("not text in UTF-8; such bytes must be percent-quoted, %FF say") from None
+        return value
+
     @field_validator("database_url")
     @classmethod
     def _absolute_sqlite(cls, value: str) -> str:

@@ -62,7 +62,7 @@ class Source(StrEnum):
 def digest_of(value: Any) -> str:
     """Return the SHA-256, in hex, of a JSON value in its canonical form (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()  # a word may be any bytes
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import migrations
 from captioning.bundles import find_bundles, named
 from captioning.commands import command_line
 from captioning.errors import UsageError
+from captioning.paths import text_of
 from captioning.settings import Settings, read_settings
 from captioning.store import captions, jobs
 from captioning.store import search as searching
@@ -90,8 +91,9 @@ def submit(
     sources = read_sources([os.fsencode(path) for path in paths or []], listed)
     filters = Filters(tuple(include or ()), tuple(exclude or ()), follow_symlinks)
     order = submitting.Order(
-        sources, filters, bundle, DecodeOptions(beam_size=beam_size), name, int(priority == "high"), stale, force, limit
-    )
+        sources, filters, bundle, DecodeOptions(beam_size=beam_size), text_of(os.fsencode(name)),
+        int(priority == "high"), stale, force, limit,
+    )  # fmt: skip
     if dry_run:
         _say_dry_run(order, as_json=as_json)
         return

@@ -161,9 +161,13 @@ def read_sources(paths: Sequence[bytes], listed: Sequence[bytes] = ()) -> Source
         if b"\0" in path:
             raise UsageError(f"{text_of(path)[:200]}: no name holds a NUL; a list separated by NUL is read with -0.")
         full = absolute(path)
-        if not os.path.exists(full):
-            raise UsageError(f"{text_of(path)}: no such file or folder.")
-        (folders if os.path.isdir(full) else files).append(full)
+        try:
+            is_folder = stat.S_ISDIR(os.stat(full).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(f"{text_of(path)}: no such file or folder.") from None
+        except OSError as trouble:
+            raise UsageError(f"{text_of(path)}: {trouble.strerror}.") from None
+        (folders if is_folder else files).append(full)
     if not folders and not files:
         raise UsageError("no paths given: producer submit FOLDER.")
     unique = list(dict.fromkeys(folders))

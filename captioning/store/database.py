@@ -95,6 +95,8 @@ def make_engine(url: str) -> Engine:
 
 
 def _sqlite(url: URL) -> Engine:
+    if url.query or "\0" in (url.database or ""):
+        raise UsageError("CAPTIONING_DATABASE_URL: sqlite:/// takes a path, no options; in it, ? is %3F and % is %25.")
     if url.database and url.database != ":memory:":
         try:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
@@ -133,8 +135,9 @@ def _open_wal(connection: sqlite3.Connection) -> None:
 def _postgresql(url: URL) -> Engine:
     if url.get_backend_name() != "postgresql":
         raise UsageError(f"the store runs on PostgreSQL and SQLite, not on {url.get_backend_name()}.")
-    if url.drivername == "postgresql":
-        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername not in ("postgresql", "postgresql+psycopg"):
+        raise UsageError(f"CAPTIONING_DATABASE_URL: write postgresql+psycopg:// for {url.drivername}://.")
+    url = url.set(drivername="postgresql+psycopg")
     # A link that drops packets without a word is noticed at both ends within half a minute: what a lost client had
     # locked must not hold up the others, and a client must not wait for an answer that never comes.
     keep = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
@@ -143,7 +146,20 @@ def _postgresql(url: URL) -> Engine:
     )
     keep |= {"tcp_user_timeout": 20_000}  # milliseconds
     connect = {"connect_timeout": 5, "application_name": "captionmill", "options": options}
+    _try_options(url)
     return sa.create_engine(url, pool_pre_ping=True, pool_size=3, connect_args=connect | keep)
+
+
+def _try_options(url: URL) -> None:
+    """Raise UsageError when a URL says what PostgreSQL's client library doesn't know."""
+    import psycopg
+
+    try:
+        _, options = url.get_dialect()().create_connect_args(url)
+        if "\0" in psycopg.conninfo.make_conninfo(**options):
+            raise UsageError("CAPTIONING_DATABASE_URL: %00 stands for nothing that PostgreSQL takes.")
+    except (ArgumentError, psycopg.ProgrammingError) as wrong:
+        raise UsageError(f"CAPTIONING_DATABASE_URL: {str(wrong).strip()}.") from None
 
 
 _PASSING = (

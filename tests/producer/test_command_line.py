@@ -117,6 +117,13 @@ def test_a_mistake_gets_one_line_and_the_right_exit_code(
         ("CAPTIONING_DATABASE_URL", "oracle://x", "the store runs on PostgreSQL and SQLite"),
         ("CAPTIONING_DATABASE_URL", "sqlite:////proc/nowhere/x", "can't make the folder"),
         ("CAPTIONING_DATABASE_URL", "sqlite://", "name a file"),
+        ("CAPTIONING_DATABASE_URL", "sqlite:////tmp/x?y=1", "takes a path, no options"),
+        ("CAPTIONING_DATABASE_URL", "sqlite:////tmp/%00", "takes a path, no options"),
+        ("CAPTIONING_DATABASE_URL", "postgresql+asyncpg://u@h/x", "write postgresql+psycopg://"),
+        ("CAPTIONING_DATABASE_URL", "postgresql://u@h/x?foo=x", 'invalid connection option "foo"'),
+        ("CAPTIONING_DATABASE_URL", "postgresql://u@/x?host=h&port=b", "non-integer port"),
+        ("CAPTIONING_DATABASE_URL", "postgresql://u:%00@h/x", "%00 stands for nothing"),
+        ("CAPTIONING_DATABASE_URL", "postgresql://u:\udcff@h/x", "not text in UTF-8"),
         ("CAPTIONING_DATABASE_URL", "postgresql://u:pw@h:abc/x", "is no port"),
         ("CAPTIONING_BROKER_URL", "http://u:pw@h", "write it as redis://"),
         ("CAPTIONING_BROKER_URL", "redis://h:abc", "is no port"),
@@ -180,6 +187,13 @@ def test_dry_run_counts_and_writes_nothing(person: Person, photographs: Path) ->
     assert said.json == {"scanned": 10, "skipped": 0, "skipped_kinds": {}}
     assert person.producer("submit", "--dry-run", "--limit", "3", str(photographs)).out.startswith("3 pictures")
     assert not person.data.exists()
+
+
+def test_names_and_filters_may_be_any_bytes(person: Person, photographs: Path) -> None:
+    person.environment["CAPTIONING_BROKER_URL"] = "redis://127.0.0.1:9/0"
+    said = person.producer("submit", str(photographs), "--name", b"caf\xe9", "--exclude", b"\xff*")
+    assert said.code == 0
+    assert [job["name"] for job in person.producer("jobs", "--json").json] == ["caf%E9"]
 
 
 def test_paths_come_from_a_list_on_standard_input(person: Person, photographs: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import migrations
+from captioning.bundles import find_bundles
 from captioning.paths import text_of
 from captioning.settings import read_settings
 from captioning.store import claims, jobs
@@ -153,11 +154,14 @@ def test_a_line_feed_in_a_name_makes_no_row_of_its_own(person: Person) -> None:
 
 def test_a_job_that_stands_still_names_its_root_harmlessly(person: Person) -> None:
     db = Database(read_settings(data_dir=person.data).store_url)
-    claims.say_hello(db, Presence("w", "host", (), "torch"), roots=[])
-    db.close()
+    digests = tuple(bundle.digest for bundle in find_bundles().values())
+    claims.say_hello(db, Presence("w", "host", digests, "torch"), roots=[])
     shown = on_a_terminal(person, "status")
     assert_harmless(shown)
     assert "no worker sees the root" in shown
+    claims.say_hello(db, Presence("w", "host", (), "torch"), roots=[])
+    db.close()
+    assert "no worker has the job's model, flickr8k-lstm" in on_a_terminal(person, "status")
 
 
 PATIENT = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
