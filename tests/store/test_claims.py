@@ -11,8 +11,8 @@ from captioning.store import claims, jobs
 from captioning.store.claims import Content, Fenced, Outcome
 from captioning.store.database import Database, now
 from captioning.store.files import Found
-from captioning.store.schema import Chunk
-from captioning.values import ItemState, JobState, Reason
+from captioning.store.schema import Chunk, Sweep
+from captioning.values import ChunkState, ItemState, JobState, Reason
 from tests.servers import row_counts
 from tests.store.helpers import GRU, LSTM, World, captioned, failed, sha
 
@@ -387,3 +387,75 @@ def lease_left(db: Database, crashes: int) -> float:
     with db.reading() as connection:
         query = sa.select(Chunk.lease_until - now()).where(Chunk.crashes == crashes)
         return float(connection.execute(query).scalars().one())
+
+
+def test_what_was_promised_before_the_clock_was_set_back_is_void(db: Database) -> None:
+    world = World(db)
+    world.submit(8)
+    held, given_back = world.claim("w1", lease=30), world.claim("w2")
+    assert held is not None
+    assert given_back is not None
+    claims.release(db, given_back, 15.0)
+    assert claims.my_turn_to_sweep(db, 2.0)
+    assert world.claim("w3") is None
+    with db.writing() as connection:
+        ahead = {"lease_until": Chunk.lease_until + 3600, "leased_at": Chunk.leased_at + 3600}
+        connection.execute(sa.update(Chunk).values(**ahead))
+        connection.execute(sa.update(Sweep).values(next_at=Sweep.next_at + 3600))
+    assert claims.my_turn_to_sweep(db, 2.0)
+    assert {claim.chunk_id for _ in range(2) if (claim := world.claim("w3")) is not None} == {
+        held.chunk_id,
+        given_back.chunk_id,
+    }
+    assert world.claim("w4") is None
+
+
+def test_a_chunk_taken_while_its_job_is_cancelled_is_not_handed_out(db: Database) -> None:
+    """PostgreSQL only: on SQLite one waits for the other from the start."""
+    if db.is_sqlite:
+        pytest.skip("writers are alone on SQLite")
+    world = World(db)
+    job = world.submit(4)
+    half_way, cancelling = threading.Event(), threading.Event()
+    url = db.engine.url.render_as_string(hide_password=False)
+    slow, other = Database(url), Database(url)
+
+    @sa.event.listens_for(slow.engine, "after_cursor_execute")
+    def _wait_after_taking(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("UPDATE chunks") and not half_way.is_set():
+            half_way.set()
+            cancelling.wait(30)
+
+    @sa.event.listens_for(other.engine, "after_cursor_execute")
+    def _tell_that_it_is_cancelled(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("UPDATE chunks"):
+            cancelling.set()
+            time.sleep(0.3)  # the claim goes on, and meets our lock of the job
+
+    got: list[object] = []
+    roots = [world.root]
+    claiming = threading.Thread(target=lambda: got.append(claims.claim(slow, "w", [LSTM.digest], roots, 60.0)))
+    claiming.start()
+    half_way.wait(30)
+    jobs.cancel(other, job)
+    claiming.join()
+    slow.close()
+    other.close()
+    assert got == [None]
+    with db.reading() as connection:
+        assert connection.execute(sa.select(Chunk.state)).scalars().all() == [ChunkState.PENDING]
+
+
+def test_why_a_chunk_was_given_back_is_told_until_there_is_progress(db: Database) -> None:
+    world = World(db)
+    job = world.submit(8)
+    for number, claim in enumerate([world.claim(), world.claim()], start=1):
+        assert claim is not None
+        assert claim.waits == 0
+        claims.release(db, claim, waited=True, trouble="the folder is empty")
+        assert jobs.obstacles(db, job) == [("the folder is empty", 4 * number)]
+    again = world.claim()
+    assert again is not None
+    assert again.waits == 1
+    world.record(again, [captioned(again.work[0])])
+    assert jobs.obstacles(db, job) == [("the folder is empty", 4)]

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from captioning.store import captions, files, jobs
+from captioning.store import captions, claims, files, jobs
 from captioning.store.database import Database
 from captioning.store.files import Found, SeenFiles
 from captioning.values import JobState
@@ -112,3 +112,41 @@ def test_a_path_of_any_bytes_is_kept(db: Database) -> None:
     claim = world.claim()
     assert claim is not None
     assert sorted(work.path for work in claim.work) == sorted(names)
+
+
+def test_the_same_submit_again_takes_what_changed_since_and_nothing_else(db: Database) -> None:
+    world = World(db)
+    job = world.job()
+    world.register(job, found(10), chunk=2)
+    first, in_hand = world.claim(), world.claim("w2")
+    assert first is not None
+    assert in_hand is not None
+    world.record(first, [captioned(first.work[0]), failed(first.work[1])])
+    claims.finish(db, first)
+    changed = [Found(one.path, one.size, 2) if i < 5 else one for i, one in enumerate(found(10))]
+    registered = world.register(job, changed, chunk=2)
+    assert (registered.new, registered.known) == (0, 0)
+    world.record(in_hand, [captioned(work) for work in in_hand.work])  # of files as they were: too late
+    progress = world.progress(job)
+    assert (progress.total, progress.done) == (10, 0)
+    while (claim := world.claim()) is not None:
+        assert all(work.mtime_ns == (2 if int(work.path[:1]) < 5 else 1) for work in claim.work)
+        world.work_off(claim)
+    claims.finish(db, in_hand)
+    jobs.close_registration(db, job, 0, {})
+    progress = world.progress(job)
+    assert (progress.total, progress.captioned, progress.failed, progress.state) == (10, 10, 0, JobState.DONE)
+    assert world.register(world.job("another"), changed).known == 10
+
+
+def test_a_change_that_another_submit_noted_first_is_not_overlooked(db: Database) -> None:
+    world = World(db)
+    job = world.job()
+    world.register(job, found(1))
+    claim = world.claim()
+    assert claim is not None
+    world.record(claim, [captioned(claim.work[0])])
+    changed = [Found(b"0.jpg", 100, 2)]
+    world.register(world.job("another", model=jobs.register_model(db, GRU, default=LSTM.name)), changed)
+    world.register(job, changed)
+    assert world.progress(job).done == 0
