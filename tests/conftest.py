@@ -1,6 +1,7 @@
 """Fixtures: real servers once a session, fresh databases each test, real photographs."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,9 +28,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Give each of several test processes a core: where each computes with all, all take longer."""
     its = getattr(config, "workerinput", None)
+    if its is None:  # for persons who have captioned before: see `Person`
+        os.environ["CAPTIONING_TEST_RUNTIME"] = tempfile.mkdtemp(prefix="cm-runtime-")
     if its is not None and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(its["workerid"].removeprefix("gw")) % len(cores)]})
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["CAPTIONING_TEST_RUNTIME"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

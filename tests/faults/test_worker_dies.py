@@ -80,7 +80,7 @@ def end(worker: psutil.Process, how: str) -> None:
 @pytest.mark.parametrize(
     "how",
     [
-        pytest.param("terminate", marks=pytest.mark.cell("W9a", "SIGTERM in the middle of a chunk")),
+        pytest.param("terminate", marks=pytest.mark.cell("W9a", "SIGTERM in the middle of a chunk", quick=True)),
         pytest.param("terminate twice", marks=pytest.mark.cell("W9b", "SIGTERM twice in the middle of a chunk")),
         pytest.param("quit", marks=pytest.mark.cell("W9c", "SIGQUIT in the middle of a chunk")),
         pytest.param("group", marks=pytest.mark.cell("W9d", "SIGTERM to every process of a worker, as systemd sends")),

@@ -14,10 +14,19 @@ import psutil
 
 @dataclass
 class Person:
-    """Somebody who runs `producer`, `worker` and `training`, with an environment of their own."""
+    """Somebody who runs `producer`, `worker` and `training`, with an environment of their own.
+
+    `experienced`: in whose data folder the model was prepared for this machine before, which takes a while.
+    """
 
     data: Path
     environment: dict[str, str] = field(default_factory=dict)
+    experienced: bool = False
+
+    def __post_init__(self) -> None:
+        if self.experienced:
+            self.data.mkdir(parents=True, exist_ok=True)
+            (self.data / "runtime").symlink_to(os.environ["CAPTIONING_TEST_RUNTIME"])
 
     @property
     def env(self) -> dict[str, str]:

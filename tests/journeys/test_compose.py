@@ -106,7 +106,7 @@ def person(stack: Stack, service: str, data: Path) -> Person:
 
 
 def test_every_service_does_its_work(stack: Stack, photographs: Path, tmp_path: Path) -> None:
-    data, port = tmp_path / "data", free_port()
+    data, port = Person(tmp_path / "data", experienced=True).data, free_port()
     migrate, *words = SERVICES["migrate"]["command"]
     assert person(stack, "migrate", data).run(migrate, *words).code == 0
     a_bell_that_nobody_acknowledged(stack)

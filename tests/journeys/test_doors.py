@@ -106,7 +106,8 @@ def test_a_worker_waits_until_its_broker_has_proved_who_it_is_and_takes_the_pass
         def somebody(host: str) -> Person:
             environment = {"BROKER_URL": f"rediss://:{MARK}@{host}:{port}/0", "BROKER_CA": str(tmp_path / "ca")}
             environment |= {"BROKER_CERTIFICATE": str(tmp_path / "card"), "BROKER_KEY": str(tmp_path / "card")}
-            return Person(tmp_path / host, {f"CAPTIONING_{name}": value for name, value in environment.items()})
+            given = {f"CAPTIONING_{name}": value for name, value in environment.items()}
+            return Person(tmp_path / host, given, experienced=True)
 
         person, astray = somebody("localhost"), somebody("127.0.0.1")
         celery = ("-A", "worker", "worker", "--loglevel", "INFO")

@@ -21,7 +21,7 @@ from tests.servers import wait_until
 
 @pytest.fixture
 def person(tmp_path: Path) -> Iterator[Person]:
-    someone = Person(tmp_path / "data")
+    someone = Person(tmp_path / "data", experienced=True)
     yield someone
     wait_until(someone.is_quiet, 15, "everything to have ended")
 
@@ -44,7 +44,8 @@ def many(folder: Path, photographs: Path, count: int) -> Path:
     return folder
 
 
-def test_a_folder_is_captioned_once_and_then_known(person: Person, photographs: Path, tmp_path: Path) -> None:
+def test_a_folder_is_captioned_once_and_then_known(photographs: Path, tmp_path: Path) -> None:
+    person = Person(tmp_path / "data")  # a new one, to whom nothing was done before
     images = tmp_path / "images"
     shutil.copytree(photographs, images)
     first = person.submit(str(images))
@@ -126,18 +127,18 @@ def test_a_hostile_folder_costs_only_its_bad_files(person: Person, photographs: 
 def test_a_killed_submit_leaves_nothing_running_and_the_same_command_goes_on(
     patient: Person, photographs: Path, tmp_path: Path
 ) -> None:
-    images = many(tmp_path / "images", photographs, 160)
+    images = many(tmp_path / "images", photographs, 80)
     running = patient.start("producer", "submit", str(images), stderr=subprocess.DEVNULL)
     wait_until(lambda: captioned(patient) > 0, 120, "the first captions")
     running.send_signal(signal.SIGKILL)
     running.wait()
     wait_until(patient.is_quiet, 10, "everything to end")
     before = captioned(patient)
-    assert 0 < before < 160
+    assert 0 < before < 80
     del patient.environment["CAPTIONING_BATCH_SIZE"]  # in no hurry to be interrupted any more
     done = patient.submit(str(images))
-    assert (done["job"], done["new"], done["captioned"], done["failed"]) == (1, 160, 160, 0)
-    assert done["model_runs"] == 160
+    assert (done["job"], done["new"], done["captioned"], done["failed"]) == (1, 80, 80, 0)
+    assert done["model_runs"] == 80
 
 
 def captioned(person: Person) -> int:
@@ -151,7 +152,7 @@ def captioned(person: Person) -> int:
 
 
 def test_ctrl_c_says_so_and_loses_nothing(patient: Person, photographs: Path, tmp_path: Path) -> None:
-    images = many(tmp_path / "images", photographs, 120)
+    images = many(tmp_path / "images", photographs, 60)
 
     def at_a_terminal() -> None:  # tests that run in the background of a shell inherit that Ctrl-C is ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -166,7 +167,7 @@ def test_ctrl_c_says_so_and_loses_nothing(patient: Person, photographs: Path, tm
     assert "Traceback" not in err
     wait_until(patient.is_quiet, 10, "everything to end")
     del patient.environment["CAPTIONING_BATCH_SIZE"]
-    assert patient.submit(str(images))["captioned"] == 120
+    assert patient.submit(str(images))["captioned"] == 60
 
 
 def kill_one(person: Person, kind: str) -> bool:

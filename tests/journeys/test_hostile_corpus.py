@@ -17,7 +17,7 @@ from tests.servers import wait_until
 
 @pytest.fixture
 def person(tmp_path: Path) -> Iterator[Person]:
-    someone = Person(tmp_path / "data")
+    someone = Person(tmp_path / "data", experienced=True)
     yield someone
     wait_until(someone.is_quiet, 15, "everything to have ended")
 

@@ -23,7 +23,7 @@ from tests.servers import Postgres, valkey, wait_until
 @pytest.fixture
 def person(tmp_path: Path, postgres_server: Postgres, broker_url: str) -> Person:
     environment = {"CAPTIONING_BROKER_URL": broker_url, "CAPTIONING_DATABASE_URL": postgres_server.fresh()}
-    return Person(tmp_path / "data", environment)
+    return Person(tmp_path / "data", environment, experienced=True)
 
 
 @contextmanager
@@ -82,6 +82,7 @@ def test_two_workers_share_a_job_and_one_may_die(person: Person, photographs: Pa
     db.close()
 
 
+@pytest.mark.slow
 def test_bells_that_are_lost_or_doubled_or_strange_do_no_harm(
     person: Person, photographs: Path, tmp_path: Path
 ) -> None:
@@ -103,6 +104,7 @@ def test_bells_that_are_lost_or_doubled_or_strange_do_no_harm(
         db.close()
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_down_delays_and_loses_nothing(
     person: Person, photographs: Path, tmp_path: Path, short: Path
 ) -> None:
@@ -120,6 +122,7 @@ def test_a_broker_that_is_down_delays_and_loses_nothing(
             db.close()
 
 
+@pytest.mark.slow
 def test_a_worker_asked_to_stop_gives_its_chunk_back_at_once(person: Person, photographs: Path, tmp_path: Path) -> None:
     images = many(tmp_path / "images", photographs, 300)
     person.producer("submit", str(images))
@@ -170,6 +173,7 @@ def test_a_root_that_no_worker_sees_is_named_and_blames_no_picture(
     db.close()
 
 
+@pytest.mark.slow
 def test_a_folder_unmounted_below_its_root_blames_no_picture_until_a_submit_misses_it_too(
     person: Person, photographs: Path, tmp_path: Path
 ) -> None:

@@ -41,7 +41,7 @@ from tests.store.rows import DECIDED, Rows, as_row, clock, read_rows
 
 EXAMPLES = os.environ.get("CAPTIONING_TEST_EXAMPLES")
 RUNS = settings(
-    max_examples=int(EXAMPLES or 20),
+    max_examples=int(EXAMPLES or 12),
     stateful_step_count=50,
     deadline=None,
     derandomize=EXAMPLES is None,

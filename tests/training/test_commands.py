@@ -58,7 +58,7 @@ def test_info_tells_which_pictures_a_model_learned_from(tmp_path: Path) -> None:
 
 
 def test_a_built_in_model_is_scored_by_the_products_own_path(tmp_path: Path, corpus: Path) -> None:
-    person = Person(tmp_path)
+    person = Person(tmp_path, experienced=True)
     words = ["evaluate", "flickr8k-lstm", "--data", str(corpus), "--cache", str(tmp_path), "-o", str(tmp_path / "out")]
     said = person.run("training", *words)
     assert said.code == 0, said.err

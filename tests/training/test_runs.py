@@ -28,7 +28,7 @@ from training.export import export_bundle
 from training.runs import prepare, run_training
 
 
-@pytest.mark.parametrize("kind", ["plain", "updown"])
+@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.slow), "updown"])
 def test_the_other_kinds_can_memorise_four_captions_too(
     kind: Any, corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
