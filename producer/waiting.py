@@ -1,5 +1,6 @@
 """Waiting for a job, and showing how it goes: a bar on a terminal, a line now and then elsewhere."""
 
+import re
 import sys
 import time
 from collections import deque
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from captioning.store import jobs
 from captioning.store.database import Database
@@ -28,6 +29,9 @@ class Show(Protocol):
 
     def update(self, text: str, done: int, total: int) -> None:
         """Show where things stand."""
+
+    def tell(self, trouble: str) -> None:
+        """Say why things stand still, on a line of its own."""
 
 
 @dataclass
@@ -85,7 +89,7 @@ def shown(quiet: bool = False) -> Iterator[Show]:
         yield _Lines(quiet)
         return
     console = Console(stderr=True)
-    columns = (BarColumn(bar_width=28), TextColumn("{task.completed}/{task.total}"), _words())
+    columns = (BarColumn(bar_width=28), MofNCompleteColumn(), _words())
     with Progress(*columns, console=console, transient=True) as bar:
         yield _Bar(bar)
 
@@ -102,6 +106,9 @@ class _Bar:
     def update(self, text: str, done: int, total: int) -> None:
         self._bar.update(self._task, description=text, completed=done, total=total)
 
+    def tell(self, trouble: str) -> None:
+        self._bar.console.print(trouble, markup=False, highlight=False, soft_wrap=True)
+
 
 class _Lines:
     def __init__(self, quiet: bool) -> None:
@@ -112,6 +119,10 @@ class _Lines:
         if not self._quiet and time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_SECONDS
             print(f"{done}/{total} {text}", file=sys.stderr, flush=True)
+
+    def tell(self, trouble: str) -> None:
+        if not self._quiet:
+            print(trouble, file=sys.stderr, flush=True)
 
 
 class Alive(Protocol):
@@ -126,14 +137,17 @@ class Alive(Protocol):
 
 def wait_for(db: Database, job_id: int, show: Show, alive: Alive) -> jobs.Progress:
     """Return when nobody will do more for a job: it is done, cancelled or paused."""
-    speed = Speed()
+    speed, told = Speed(), set[str]()
     while True:
         progress = db.persist(lambda: jobs.progress(db, job_id), OUTAGE_SECONDS)[0]
         speed.add(progress.done)
-        text = describe(progress, speed)
         if speed.stalled_for > STALL_SECONDS:
-            text = "; ".join([text, *alive.troubles(progress)])
-        show.update(printable(text), progress.done, progress.total)
+            for trouble in alive.troubles(progress):
+                wording = re.sub("[0-9]+", "", trouble)  # not again for each picture fewer
+                if wording not in told:
+                    show.tell(printable(trouble))
+                told.add(wording)
+        show.update(printable(describe(progress, speed)), progress.done, progress.total)
         if progress.over or progress.state == JobState.PAUSED:
             return progress
         if not progress.registered and progress.done == progress.total:
