@@ -1,0 +1,17 @@
+"""`producer` on the command line. Nothing is imported before it can be interrupted politely."""
+
+import sys
+
+
+def main() -> None:
+    """Run `producer`."""
+    try:
+        from producer.cli import main as run
+    except KeyboardInterrupt:
+        print("producer: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    run()
+
+
+if __name__ == "__main__":
+    main()
