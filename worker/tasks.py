@@ -6,7 +6,7 @@ import time
 import structlog
 
 from captioning.errors import CaptioningError, DeviceBroken
-from captioning.queue import ring
+from captioning.queue import BrokerUnavailable, ring
 from captioning.store.claims import Fenced
 from captioning.transport import CAPTION_CHUNK
 from worker.celery import app
@@ -31,7 +31,7 @@ def caption_chunk() -> None:
             here.work_off(claim)
             more = here.more_to_do()
             if more:
-                ring(app, more)
+                _ring_for_others(more)
             if not more or time.monotonic() - begun > SITTING_SECONDS:
                 return
     except Fenced:
@@ -40,4 +40,11 @@ def caption_chunk() -> None:
         log.error("device_broken", trouble=str(broken))
         os._exit(os.EX_UNAVAILABLE)
     except CaptioningError as trouble:  # the sweeper rings again when it is over
+        log.warning("service_trouble", trouble=str(trouble))
+
+
+def _ring_for_others(chunks: int) -> None:
+    try:
+        ring(app, chunks)
+    except BrokerUnavailable as trouble:  # a sweeper rings when it is back; we need no bell to go on
         log.warning("service_trouble", trouble=str(trouble))

@@ -141,7 +141,7 @@ def _postgresql(url: URL) -> Engine:
     # A link that drops packets without a word is noticed at both ends within half a minute: what a lost client had
     # locked must not hold up the others, and a client must not wait for an answer that never comes.
     keep = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-    options = "-c lock_timeout=30s -c idle_in_transaction_session_timeout=30s" + "".join(
+    options = "-c lock_timeout=30s -c idle_in_transaction_session_timeout=60s" + "".join(
         f" -c tcp_{name}={value}" for name, value in keep.items()
     )
     keep |= {"tcp_user_timeout": 20_000}  # milliseconds
