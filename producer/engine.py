@@ -73,8 +73,9 @@ def troubles(db: Database, settings: Settings, progress: jobs.Progress) -> list[
     if not able:
         digest = progress.model_digest[:16]
         return [f"no worker has the job's model, {progress.model} {digest}: is its bundle where they look?"]
-    seen = {root for worker in able for root in worker.roots}
-    unseen = [root for root in jobs.waiting_roots(db, progress.job) if root not in seen]
+    heard = [worker for worker in able if worker.seen_at > progress.created_at]  # they tell of roots with work only
+    seen = {root for worker in heard for root in worker.roots}
+    unseen = [root for root in jobs.waiting_roots(db, progress.job) if heard and root not in seen]
     who = "no worker" if len(able) == len(workers) else "no worker that has its model"
     return [
         *(f"{who} sees the root {root!r}: is it mounted?" for root in unseen),

@@ -1,6 +1,5 @@
 """Waiting for a job, and showing how it goes: a bar on a terminal, a line now and then elsewhere."""
 
-import re
 import sys
 import time
 from collections import deque
@@ -142,8 +141,8 @@ def wait_for(db: Database, job_id: int, show: Show, alive: Alive) -> jobs.Progre
         progress = db.persist(lambda: jobs.progress(db, job_id), OUTAGE_SECONDS)[0]
         speed.add(progress.done)
         if speed.stalled_for > STALL_SECONDS:
-            for trouble in alive.troubles(progress):
-                wording = re.sub("[0-9]+", "", trouble)  # not again for each picture fewer
+            for trouble in db.persist(lambda p=progress: alive.troubles(p), OUTAGE_SECONDS):  # type: ignore[misc]
+                wording = trouble.lstrip("0123456789")  # not again for each picture fewer
                 if wording not in told:
                     show.tell(printable(trouble))
                 told.add(wording)

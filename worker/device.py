@@ -19,7 +19,7 @@ class Portions:
 
     def __init__(self) -> None:
         self.most: int | None = None  # pictures at once; None as long as nothing is known against any number
-        self.seconds = 0.0  # that the last micro-batch took
+        self.seconds = 0.0  # that a micro-batch takes, a slow one; forgotten slowly
         self._good = 0
 
     def caption(self, captioner: Captioner, pictures: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
@@ -39,5 +39,5 @@ class Portions:
             self._good += 1
             if self.most is not None and self._good % GOOD_PORTIONS == 0:
                 self.most *= 2
-        self.seconds = time.monotonic() - begun
+        self.seconds = max(time.monotonic() - begun, 0.9 * self.seconds)
         return said

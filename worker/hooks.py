@@ -22,12 +22,14 @@ LOAD_FAILURES = "load-failures"
 MAX_LOAD_FAILURES = 3  # pool processes that couldn't load, after which their parent stops
 _PLACE = "CAPTIONMILL_PLACE"  # in the environment: a folder that parent and child share
 _sweeper: list[Sweeper] = []
+_celery: list[Any] = []  # the WorkController of this process
 _asked_to_stop = threading.Event()
 
 
 @signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
-def _prepare_parent(**_: Any) -> None:
+def _prepare_parent(instance: Any, **_: Any) -> None:
     """Before the pool starts: what the children find in their environment."""
+    _celery.append(instance)
     place = Path(tempfile.mkdtemp(prefix="captionmill-"))
     os.environ[_PLACE] = str(place)
     os.environ[STOP_FILE] = str(place / "stop")
@@ -95,7 +97,9 @@ def _place() -> Path:
 
 
 def _note_failures(lines: list[str]) -> None:
-    with contextlib.suppress(OSError):  # the folder may have gone: the parent is stopping, or somebody tidied up
+    with contextlib.suppress(OSError):  # the folder may have gone: the parent is stopping
+        if lines:
+            _place().mkdir(mode=0o700, exist_ok=True)  # or somebody tidied up among the temporary files
         (_place() / LOAD_FAILURES).write_text("".join(line + "\n" for line in lines))
 
 
@@ -119,4 +123,5 @@ def end() -> bool:
     """Tidy up after the worker that this process ran; return whether it was asked to stop, and didn't just end."""
     if _PLACE in os.environ:
         shutil.rmtree(_place(), ignore_errors=True)
-    return _asked_to_stop.is_set()
+    asked_remotely = any(instance.exitcode == 0 for instance in _celery)  # None where something else ended it
+    return _asked_to_stop.is_set() or asked_remotely

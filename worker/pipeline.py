@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from captioning.errors import ImageError, RootUnavailable
+from captioning.errors import ImageError
 from captioning.model.captioner import Captioner
 from captioning.settings import Settings
 from captioning.store import claims
@@ -19,7 +19,7 @@ from captioning.store.database import Database
 from captioning.values import ItemState
 from worker.device import Portions
 from worker.openers import Opened, Openers
-from worker.reading import FileBytes, OutOfSight, read_file
+from worker.reading import FileBytes, FolderUnavailable, OutOfSight, read_file
 
 WAVE_BYTES = 128_000_000  # of files in memory at once, above which a micro-batch is cut short
 PATIENCE_SECONDS = 5.0  # that pictures which are open wait for the rest of their micro-batch
@@ -28,10 +28,6 @@ MOVED_SECONDS = 30.0  # that a folder which is gone is waited for; for one that 
 TURN_SECONDS = 30.0  # with one chunk, after which what is left of it goes to the end of the line
 T = TypeVar("T")
 _AHEAD = 1  # micro-batches that are ready before the model asks
-
-
-class FolderUnavailable(RootUnavailable):
-    """Pictures of a chunk are out of sight, those of a folder below a root; the others are decided."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,8 @@ class Pipeline:
             if stopping() or time.monotonic() - begun > TURN_SECONDS:
                 return False
         if self._unseen:
-            raise FolderUnavailable(f"{self._unseen[0].detail}; if that stays so, they will count as missing")
+            first = self._unseen[0]
+            raise FolderUnavailable(f"{first.detail}; if that stays so, they will count as {first.reason}")
         return True
 
     # -- before the model, on a thread of its own --
@@ -99,7 +96,7 @@ class Pipeline:
     def _waves(self, claim: Claim) -> Iterator[list[tuple[Work, FileBytes | ImageError]]]:
         """Read the files of a chunk, and cut the chunk into micro-batches by count and by bytes."""
         wave: list[tuple[Work, FileBytes | ImageError]] = []
-        held = 0
+        held, begun = 0, time.monotonic()
         for one in claim.work:
             if wave and (len(wave) >= self.settings.batch_size or held + one.size > WAVE_BYTES):
                 yield wave
@@ -107,9 +104,11 @@ class Pipeline:
             read = self._read(one)
             if isinstance(read, OutOfSight) and self._may_return(claim, read):
                 self._unseen.append(read)
-                continue
-            wave.append((one, read))
-            held += len(read.data) if isinstance(read, FileBytes) else 0
+                if time.monotonic() - begun > TURN_SECONDS:  # a server that is out of reach may take a minute each time
+                    break
+            else:
+                wave.append((one, read))
+                held += len(read.data) if isinstance(read, FileBytes) else 0
             self._renew(claim)
         if wave:
             yield wave

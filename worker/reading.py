@@ -11,7 +11,7 @@ from captioning.paths import is_below
 from captioning.store.claims import Work
 from captioning.values import Reason
 
-_OUT_OF_REACH = (errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH)  # of a server
+_OUT_OF_REACH = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH)
 _NO_WAY = "a link on its way can't be followed"
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC  # a folder may be passed through unread
 
@@ -34,6 +34,10 @@ class OutOfSight(ImageError):
     def __init__(self, reason: Reason, detail: str, *, moved: bool = False) -> None:
         super().__init__(reason, detail)
         self.moved = moved
+
+
+class FolderUnavailable(RootUnavailable):
+    """Pictures of a chunk are out of sight, those of a folder below a root; the others are decided."""
 
 
 def is_visible(root: bytes) -> bool:
@@ -65,6 +69,10 @@ def read_file(root: bytes, work: Work, max_bytes: int) -> FileBytes:
     except ValueError:  # a NUL, which no file's name can have
         raise ImageError(Reason.MISSING, "no file can have this name") from None
     except PermissionError:
+        folder = os.path.dirname(os.path.join(root, work.path))
+        if not work.was_missed and not os.access(folder, os.X_OK):  # a mount point without its disk may be locked
+            said = f"no permission to enter the folder {os.fsdecode(folder)!r}"
+            raise OutOfSight(Reason.FORBIDDEN, said) from None
         raise ImageError(Reason.FORBIDDEN, "no permission to read the file") from None
     except OSError as trouble:
         if trouble.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
@@ -82,7 +90,7 @@ def _missing(root: bytes, work: Work) -> ImageError:
     folder = os.path.dirname(path)
     if os.path.exists(path):
         return OutOfSight(Reason.MISSING, "the file was not there for a moment")
-    if not work.was_missed and not is_visible(folder):
+    if not work.was_missed and not _holds_something(folder):
         there = folder
         while not os.path.isdir(there) and is_below(there, root):
             there = os.path.dirname(there)
@@ -90,6 +98,16 @@ def _missing(root: bytes, work: Work) -> ImageError:
         said = f"the folder {os.fsdecode(folder if moved else there)!r} is {'gone' if moved else 'empty'}"
         return OutOfSight(Reason.MISSING, said, moved=moved)
     return ImageError(Reason.MISSING, "the file is not there any more")
+
+
+def _holds_something(folder: bytes) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except PermissionError:  # it is there, and may be passed through unread
+        return True
+    except OSError:
+        return False
 
 
 def _open_below(root: bytes, path: bytes) -> int:

@@ -16,7 +16,8 @@ from captioning.store.database import Database
 from worker.device import Portions
 from worker.models import Models
 from worker.openers import Openers
-from worker.pipeline import REST_SECONDS, FolderUnavailable, Pipeline
+from worker.pipeline import REST_SECONDS, Pipeline
+from worker.reading import FolderUnavailable
 from worker.surroundings import Place, bundles_at_hand, stopping, visible_roots, worker_name
 
 

@@ -10,6 +10,7 @@ from captioning.queue import BrokerUnavailable, ring
 from captioning.store.claims import Fenced
 from captioning.transport import CAPTION_CHUNK
 from worker.celery import app
+from worker.reading import FolderUnavailable
 
 log = structlog.get_logger()
 SITTING_SECONDS = 60.0  # after which a worker waits for the next bell
@@ -28,7 +29,10 @@ def caption_chunk() -> None:
     try:
         begun = time.monotonic()
         while (claim := here.claim()) is not None:
-            here.work_off(claim)
+            try:
+                here.work_off(claim)
+            except FolderUnavailable as trouble:  # of some pictures of this chunk; there may be others
+                log.warning("service_trouble", trouble=str(trouble))
             more = here.more_to_do()
             if more:
                 _ring_for_others(more)

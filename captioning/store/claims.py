@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from captioning.store.database import Database, now
-from captioning.store.files import insert_or_nothing
+from captioning.store.files import insert_or_nothing, lock_and_number
 from captioning.store.jobs import settle
 from captioning.store.schema import Caption, Chunk, File, Image, Item, Job, Model, Root, Sweep, Worker, is_open
 from captioning.values import Caption as Said
@@ -195,9 +195,9 @@ def _put_aside(connection: Connection, taken: Any, work: Sequence[Work]) -> None
     """Make a new chunk, at the end of the job, of half a chunk that outlives its workers.
 
     A picture that is fine gets away from one that kills whole workers in a few steps. Nobody is failed by this: a
-    worker may have died of anything. The job's row is locked, so nobody else numbers a chunk now.
+    worker may have died of anything.
     """
-    last = connection.execute(sa.select(sa.func.max(Chunk.seq)).where(Chunk.job_id == taken.job_id)).scalar_one()
+    last = lock_and_number(connection, taken.job_id)
     row = {"job_id": taken.job_id, "root_id": taken.root_id, "seq": last + 1, "state": ChunkState.PENDING}
     row |= {"size": len(work), "crashes": taken.crashes}
     aside = connection.execute(sa.insert(Chunk).values(**row).returning(Chunk.id)).scalar_one()
@@ -261,6 +261,8 @@ def record(db: Database, claim: Claim, outcomes: Sequence[Outcome], made_by: Mad
     """
     with db.writing() as connection:
         _guard(connection, claim, _lease(lease_seconds))
+        images = _images(connection, [o.content for o in outcomes if o.content is not None])
+        _captions(connection, claim, outcomes, images, made_by)  # also of what was moved on: copies count on them
         ids = [o.work.item_id for o in outcomes]
         mine = (Item.chunk_id == claim.chunk_id, Item.state == ItemState.PENDING)  # a retry may have moved some on
         query = sa.select(Item.id).where(Item.id.in_(ids), *mine)
@@ -279,8 +281,6 @@ def record(db: Database, claim: Claim, outcomes: Sequence[Outcome], made_by: Mad
             "model_runs": Chunk.model_runs + sum(o.said is not None for o in outcomes),
         }
         _guard(connection, claim, counts)
-        images = _images(connection, [o.content for o in outcomes if o.content is not None])
-        _captions(connection, claim, outcomes, images, made_by)
         _files(connection, outcomes, images)
         at = connection.execute(sa.select(now())).scalar_one()
         rows = [
@@ -310,13 +310,17 @@ def release(
     """Give a chunk back, what is left of it, to rest a while so that others get their turn. Raises Fenced.
 
     `crashed`: it is the work that fails, not a service; then it rests the longer the more often that happens.
-    `waited`: files were out of sight. `trouble`: what people are told as long as there is no progress.
+    `waited`: files were out of sight; all other chunks of the job come first now, or those of a large folder would keep
+    workers busy with looking. `trouble`: what people are told as long as there is no progress.
     """
     rest = sa.case((_rest() > rest_seconds, _rest()), else_=rest_seconds) if crashed else rest_seconds
     values = {"state": ChunkState.PENDING, "crashes": Chunk.crashes + int(crashed), "waits": Chunk.waits + int(waited)}
     values |= _lease(rest) | ({"trouble": trouble} if trouble else {})
     with db.writing() as connection:
         _guard(connection, claim, values)
+        if waited:
+            last = lock_and_number(connection, claim.job_id)
+            connection.execute(sa.update(Chunk).where(Chunk.id == claim.chunk_id).values(seq=last + 1))
         _count_turn(connection, claim)
 
 

@@ -203,11 +203,17 @@ def requeue(connection: Connection, job_id: int, root_id: int, item_ids: Sequenc
             _recount(connection, losing_id)
 
 
+def lock_and_number(connection: Connection, job_id: int) -> int:
+    """Return the number of a job's last chunk; its row is locked, so that nobody else numbers one meanwhile."""
+    connection.execute(sa.select(Job.id).where(Job.id == job_id).with_for_update(key_share=True))
+    return connection.execute(sa.select(sa.func.max(Chunk.seq)).where(Chunk.job_id == job_id)).scalar() or 0
+
+
 def _new_chunks(
     connection: Connection, job_id: int, root_id: int, ids: Sequence[int], chunk_size: int
 ) -> Iterator[tuple[int, Sequence[int]]]:
     """Make chunks for so many ids, in order; yield each chunk with those that go there. A job that was done isn't."""
-    last = connection.execute(sa.select(sa.func.max(Chunk.seq)).where(Chunk.job_id == job_id)).scalar() or 0
+    last = lock_and_number(connection, job_id)
     parts = [ids[i : i + chunk_size] for i in range(0, len(ids), chunk_size)]
     rows = [
         {"job_id": job_id, "root_id": root_id, "seq": last + n, "state": ChunkState.PENDING, "size": len(part)}

@@ -266,6 +266,7 @@ class WorkerSeen:
     models: list[str]
     roots: list[str]
     dropped: int  # messages in its queue that were no bells
+    seen_at: float
     seconds_ago: float
 
 
@@ -275,7 +276,7 @@ def workers(db: Database) -> list[WorkerSeen]:
     query = sa.select(Worker, ago.label("ago")).where(ago < WORKER_ALIVE_SECONDS).order_by(Worker.name)
     with db.reading() as connection:
         rows = connection.execute(query).all()
-    return [WorkerSeen(r.name, r.host, r.runtime, r.models, r.roots, r.dropped, float(r.ago)) for r in rows]
+    return [WorkerSeen(r.name, r.host, r.runtime, r.models, r.roots, r.dropped, r.seen_at, float(r.ago)) for r in rows]
 
 
 def waiting_roots(db: Database, job_id: int) -> list[str]:

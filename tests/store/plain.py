@@ -229,6 +229,8 @@ class PlainStore:
         places = {(item.file.root, item.file.path): item for item in chunk.pending}
         for outcome in outcomes:
             item = places.get((chunk.root, outcome.work.path))
+            if outcome.said is not None and outcome.content is not None:
+                self.captions.setdefault(chunk.job.key(outcome.content.sha256), outcome.said.text)
             if item is None:
                 continue
             item.state, item.reason = outcome.state, outcome.reason
@@ -240,7 +242,6 @@ class PlainStore:
                 file.sha256 = item.sha256
             if outcome.said is not None:
                 chunk.model_runs += 1
-                self.captions.setdefault(chunk.job.key(item.sha256), outcome.said.text)
 
     def finish(self, chunk: PlainChunk, at: float, held: float) -> None:
         chunk.state, chunk.lease = ChunkState.DONE, None

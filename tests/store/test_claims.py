@@ -446,6 +446,17 @@ def test_a_chunk_taken_while_its_job_is_cancelled_is_not_handed_out(db: Database
         assert connection.execute(sa.select(Chunk.state)).scalars().all() == [ChunkState.PENDING]
 
 
+def test_a_chunk_whose_pictures_are_out_of_sight_goes_to_the_end_of_its_job(db: Database) -> None:
+    world = World(db)
+    world.submit(12)
+    first = world.claim()
+    assert first is not None
+    claims.release(db, first, waited=True)
+    order = [claim.chunk_id for _ in range(3) if (claim := world.claim()) is not None]
+    assert order[2] == first.chunk_id
+    assert len(set(order)) == 3
+
+
 def test_why_a_chunk_was_given_back_is_told_until_there_is_progress(db: Database) -> None:
     world = World(db)
     job = world.submit(8)

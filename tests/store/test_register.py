@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 from captioning.store import captions, claims, files, jobs
+from captioning.store.claims import Content, Outcome
 from captioning.store.database import Database
 from captioning.store.files import Found, SeenFiles
-from captioning.values import JobState
+from captioning.values import ItemState, JobState
 from tests.servers import row_counts
 from tests.store.helpers import GRU, LSTM, World, captioned, failed
 
@@ -150,3 +151,17 @@ def test_a_change_that_another_submit_noted_first_is_not_overlooked(db: Database
     world.register(world.job("another", model=jobs.register_model(db, GRU, default=LSTM.name)), changed)
     world.register(job, changed)
     assert world.progress(job).done == 0
+
+
+def test_a_copy_has_its_caption_when_the_original_changes_while_both_are_in_hand(db: Database) -> None:
+    world = World(db)
+    job = world.job()
+    world.register(job, found(2))
+    claim = world.claim()
+    assert claim is not None
+    original, copy = claim.work
+    world.register(job, [Found(original.path, original.size, 2)])  # it moves on to another chunk
+    content = Content("f" * 64, copy.size, None)
+    world.record(claim, [captioned(original, content="f" * 64), Outcome(copy, ItemState.REUSED, content)])
+    assert row_counts(db)["captions"] == row_counts(db)["images"] == 1
+    assert [(row.path, row.caption) for row in captions.samples(db, job, 5)] == [("/photos/1.jpg", "a dog runs")]
