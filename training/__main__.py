@@ -1,17 +1,5 @@
-"""`training` on the command line. Nothing is imported before it can be interrupted politely."""
+"""`python -m training`, the same as `training`."""
 
-import sys
+from training.cli import main
 
-
-def main() -> None:
-    """Run `training`."""
-    try:
-        from training.cli import main as run
-    except KeyboardInterrupt:
-        print("training: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
-    run()
-
-
-if __name__ == "__main__":
-    main()
+main()

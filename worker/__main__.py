@@ -1,17 +1,6 @@
-"""`worker` on the command line. Nothing is imported before it can be interrupted politely."""
+"""`python -m worker`, for those who start one without the console script."""
 
-import sys
-
-
-def main() -> None:
-    """Run `worker`."""
-    try:
-        from worker.cli import main as run
-    except KeyboardInterrupt:
-        print("worker: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
-    run()
-
+from worker.cli import main
 
 if __name__ == "__main__":  # pool processes are spawned and import this again
     main()
