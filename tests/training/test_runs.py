@@ -231,6 +231,7 @@ def test_processes_divide_every_batch_among_them(corpus: Path, encoder: EncoderF
     assert sorted(shares[0][0] + shares[1][0]) == sorted(whole[0])
 
 
+@pytest.mark.slow
 def test_two_processes_share_each_batch(corpus: Path, cache: Path, tmp_path: Path) -> None:
     person = Person(tmp_path)
     words = ["train", "--data", str(corpus), "--encoder", "flickr8k-lstm", "--epochs", "2", "--hidden", "32"]
