@@ -42,11 +42,7 @@ class FolderUnavailable(RootUnavailable):
 
 def is_visible(root: bytes) -> bool:
     """Tell whether a root is there with something in it: an unmounted folder is empty or gone."""
-    try:
-        with os.scandir(root) as entries:
-            return next(entries, None) is not None
-    except OSError:
-        return False
+    return _holds_something(root, unlisted=False)
 
 
 def read_file(root: bytes, work: Work, max_bytes: int) -> FileBytes:
@@ -90,7 +86,7 @@ def _missing(root: bytes, work: Work) -> ImageError:
     folder = os.path.dirname(path)
     if os.path.exists(path):
         return OutOfSight(Reason.MISSING, "the file was not there for a moment")
-    if not work.was_missed and not _holds_something(folder):
+    if not work.was_missed and not _holds_something(folder, unlisted=True):
         there = folder
         while not os.path.isdir(there) and is_below(there, root):
             there = os.path.dirname(there)
@@ -100,12 +96,13 @@ def _missing(root: bytes, work: Work) -> ImageError:
     return ImageError(Reason.MISSING, "the file is not there any more")
 
 
-def _holds_something(folder: bytes) -> bool:
+def _holds_something(folder: bytes, *, unlisted: bool) -> bool:
+    """Tell whether there is anything in a folder; `unlisted` is said of one that we may not list."""
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is not None
-    except PermissionError:  # it is there, and may be passed through unread
-        return True
+    except PermissionError:
+        return unlisted
     except OSError:
         return False
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from captioning.store.database import Database, now
-from captioning.store.files import insert_or_nothing, lock_and_number
+from captioning.store.files import insert_or_nothing, last_chunk, lock_job
 from captioning.store.jobs import settle
 from captioning.store.schema import Caption, Chunk, File, Image, Item, Job, Model, Root, Sweep, Worker, is_open
 from captioning.values import Caption as Said
@@ -148,8 +148,7 @@ def _take(
         fence=Chunk.fence + 1,
         crashes=Chunk.crashes + sa.case((Chunk.state == ChunkState.RUNNING, 1), else_=0),
         worker=worker,
-        lease_until=now() + lease_seconds,
-        leased_at=now(),
+        **_lease(lease_seconds),
     ).returning(Chunk.id, Chunk.job_id, Chunk.root_id, Chunk.fence, Chunk.crashes, Chunk.waits)
     taken = connection.execute(take).one_or_none()
     served = sa.update(Job).where(Job.id == job_id, Job.state == JobState.ACTIVE).values(served_at=now())
@@ -195,10 +194,10 @@ def _put_aside(connection: Connection, taken: Any, work: Sequence[Work]) -> None
     """Make a new chunk, at the end of the job, of half a chunk that outlives its workers.
 
     A picture that is fine gets away from one that kills whole workers in a few steps. Nobody is failed by this: a
-    worker may have died of anything.
+    worker may have died of anything. The job was locked when its turn was noted.
     """
-    last = lock_and_number(connection, taken.job_id)
-    row = {"job_id": taken.job_id, "root_id": taken.root_id, "seq": last + 1, "state": ChunkState.PENDING}
+    seq = last_chunk(connection, taken.job_id) + 1
+    row = {"job_id": taken.job_id, "root_id": taken.root_id, "seq": seq, "state": ChunkState.PENDING}
     row |= {"size": len(work), "crashes": taken.crashes}
     aside = connection.execute(sa.insert(Chunk).values(**row).returning(Chunk.id)).scalar_one()
     connection.execute(sa.update(Item).where(Item.id.in_([w.item_id for w in work])).values(chunk_id=aside))
@@ -319,8 +318,9 @@ def release(
     with db.writing() as connection:
         _guard(connection, claim, values)
         if waited:
-            last = lock_and_number(connection, claim.job_id)
-            connection.execute(sa.update(Chunk).where(Chunk.id == claim.chunk_id).values(seq=last + 1))
+            lock_job(connection, claim.job_id)
+            seq = last_chunk(connection, claim.job_id) + 1
+            connection.execute(sa.update(Chunk).where(Chunk.id == claim.chunk_id).values(seq=seq))
         _count_turn(connection, claim)
 
 

@@ -94,8 +94,7 @@ def register(
     copies meet.
     """
     with db.writing() as connection:
-        alone = sa.select(Job.id).where(Job.id == job_id).with_for_update(key_share=True)  # one registers at a time
-        connection.execute(alone)
+        lock_job(connection, job_id)  # one registers at a time
         ids, changed = _upsert(connection, root_id, found)
         file_ids = tuple(ids[hash_of(f.path)] for f in found)
         mine = _in(connection, sa.select(Item.file_id).where(Item.job_id == job_id), Item.file_id, file_ids)
@@ -187,7 +186,7 @@ def _queue(connection: Connection, job_id: int, root_id: int, file_ids: Sequence
 
 
 def requeue(connection: Connection, job_id: int, root_id: int, item_ids: Sequence[int], chunk_size: int) -> None:
-    """Make items of a job pending again, in new chunks after its last. The job's row is locked by who calls.
+    """Make items of a job pending again, in new chunks after its last. The job is locked by who calls.
 
     A worker that has one of them in hand finds, when it commits, that it is not in its chunk any more.
     """
@@ -203,9 +202,17 @@ def requeue(connection: Connection, job_id: int, root_id: int, item_ids: Sequenc
             _recount(connection, losing_id)
 
 
-def lock_and_number(connection: Connection, job_id: int) -> int:
-    """Return the number of a job's last chunk; its row is locked, so that nobody else numbers one meanwhile."""
-    connection.execute(sa.select(Job.id).where(Job.id == job_id).with_for_update(key_share=True))
+def lock_job(connection: Connection, job_id: int) -> bool:
+    """Keep others from numbering chunks of a job, or calling it done, until our commit; tell whether there is one.
+
+    What only refers to its row, as new items do, goes on meanwhile.
+    """
+    mine = sa.select(Job.id).where(Job.id == job_id).with_for_update(key_share=True)
+    return connection.execute(mine).scalar() is not None
+
+
+def last_chunk(connection: Connection, job_id: int) -> int:
+    """Return the number of a job's last chunk, 0 when it has none. The job is locked by who calls."""
     return connection.execute(sa.select(sa.func.max(Chunk.seq)).where(Chunk.job_id == job_id)).scalar() or 0
 
 
@@ -213,7 +220,7 @@ def _new_chunks(
     connection: Connection, job_id: int, root_id: int, ids: Sequence[int], chunk_size: int
 ) -> Iterator[tuple[int, Sequence[int]]]:
     """Make chunks for so many ids, in order; yield each chunk with those that go there. A job that was done isn't."""
-    last = lock_and_number(connection, job_id)
+    last = last_chunk(connection, job_id)
     parts = [ids[i : i + chunk_size] for i in range(0, len(ids), chunk_size)]
     rows = [
         {"job_id": job_id, "root_id": root_id, "seq": last + n, "state": ChunkState.PENDING, "size": len(part)}

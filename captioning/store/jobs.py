@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection, Row
 from captioning.bundles import Bundle
 from captioning.errors import UsageError
 from captioning.store.database import Database, now
-from captioning.store.files import insert_or_nothing, requeue
+from captioning.store.files import insert_or_nothing, lock_job, requeue
 from captioning.store.schema import Chunk, File, Item, Job, Model, Root, Worker, is_failed, is_open
 from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, Reason
 
@@ -107,7 +107,7 @@ def close_registration(db: Database, job_id: int, known: int, skipped: dict[str,
 
 def settle(connection: Connection, job_id: int) -> None:
     """Call a job done when it has no open chunk. The row is locked: of two last chunks, one sees the other."""
-    connection.execute(sa.select(Job.id).where(Job.id == job_id).with_for_update(key_share=True))
+    lock_job(connection, job_id)
     open_chunk = sa.exists().where(Chunk.job_id == Job.id, is_open())
     finished = sa.update(Job).where(Job.id == job_id, Job.registered, Job.state == JobState.ACTIVE, ~open_chunk)
     connection.execute(finished.values(state=JobState.DONE, finished_at=now()))
@@ -200,8 +200,7 @@ def _move(db: Database, job_id: int, sources: tuple[JobState, ...], target: JobS
 def retry(db: Database, job_id: int, reason: Reason | None, chunk_size: int) -> int:
     """Queue a job's failed items again, all or those with one reason; return how many."""
     with db.writing() as connection:
-        mine = sa.select(Job.id).where(Job.id == job_id).with_for_update(key_share=True)
-        if connection.execute(mine).scalar() is None:
+        if not lock_job(connection, job_id):
             raise UsageError(f"there is no job {job_id}; `producer jobs` lists them.")
         failed = (
             sa.select(Item.id, File.root_id)

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 
+import migrations
 from captioning.store import claims, jobs
 from captioning.store.claims import Content, Fenced, Outcome
 from captioning.store.database import Database, now
 from captioning.store.files import Found
 from captioning.store.schema import Chunk, Sweep
 from captioning.values import ChunkState, ItemState, JobState, Reason
-from tests.servers import row_counts
+from tests.servers import Postgres, row_counts
 from tests.store.helpers import GRU, LSTM, World, captioned, failed, sha
 
 
@@ -410,15 +411,14 @@ def test_what_was_promised_before_the_clock_was_set_back_is_void(db: Database) -
     assert world.claim("w4") is None
 
 
-def test_a_chunk_taken_while_its_job_is_cancelled_is_not_handed_out(db: Database) -> None:
-    """PostgreSQL only: on SQLite one waits for the other from the start."""
-    if db.is_sqlite:
-        pytest.skip("writers are alone on SQLite")
+def test_a_chunk_taken_while_its_job_is_cancelled_is_not_handed_out(postgres_server: Postgres) -> None:
+    """On PostgreSQL: SQLite's writers are alone from the start."""
+    url = postgres_server.fresh()
+    db, slow, other = Database(url), Database(url), Database(url)
+    migrations.upgrade(db)
     world = World(db)
     job = world.submit(4)
     half_way, cancelling = threading.Event(), threading.Event()
-    url = db.engine.url.render_as_string(hide_password=False)
-    slow, other = Database(url), Database(url)
 
     @sa.event.listens_for(slow.engine, "after_cursor_execute")
     def _wait_after_taking(_connection: object, _cursor: object, statement: str, *_: object) -> None:
@@ -444,6 +444,7 @@ def test_a_chunk_taken_while_its_job_is_cancelled_is_not_handed_out(db: Database
     assert got == [None]
     with db.reading() as connection:
         assert connection.execute(sa.select(Chunk.state)).scalars().all() == [ChunkState.PENDING]
+    db.close()
 
 
 def test_a_chunk_whose_pictures_are_out_of_sight_goes_to_the_end_of_its_job(db: Database) -> None:
