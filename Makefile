@@ -17,7 +17,7 @@ $(VENV)/.done: pyproject.toml
 demo: setup ## Caption ten freely licensed photographs: the main job, offline, in a temporary folder
 	@$(BIN)/python scripts/demo.py
 
-test: setup ## Run the tests, against real servers that they start themselves: under twelve minutes on two cores
+test: setup ## Run the tests, against real servers that they start themselves: eleven to thirteen minutes on two cores
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-all: setup ## Run these and the slow ones, and look longer for what breaks the store: half an hour
