@@ -51,8 +51,8 @@ bundles: setup ## Rebuild the shipped models in RUNS/bundles, an hour: make bund
 	@test -n "$(DATA)" -a -n "$(ENCODER)" -a -n "$(RUNS)" || { echo 'make bundles DATA=flickr8k ENCODER=resnet50.safetensors STRIDE=1x1 ORIGIN="where it is from" RUNS=runs'; exit 2; }
 	$(BIN)/training train --data $(DATA) --encoder $(ENCODER) $(if $(STRIDE),--stride $(STRIDE)) $(if $(ORIGIN),--origin '$(ORIGIN)') \
 	  --cache $(RUNS)/cache --run $(RUNS)/shipped --resume --cell lstm,gru --patience 0 --set views=4 --set min_count=4 \
-	  --epochs 12 --learning-rate 1.5e-3 --set warm_up=100 --tune-encoder 1e-4 --set encoder_rest=1 \
-	  --critical-epochs 6 --set critical_learning_rate=1e-4 --set critical_encoder_learning_rate=3e-5 --set temperature=0.5
+	  --epochs 12 --learning-rate 1.5e-3 --set warmup_steps=100 --tune-encoder 1e-4 --set encoder_freeze_epochs=1 \
+	  --scst-epochs 6 --set scst_learning_rate=1e-4 --set scst_encoder_learning_rate=3e-5 --set temperature=0.5
 	for cell in lstm gru; do $(BIN)/training export --run $(RUNS)/shipped --cell $$cell \
 	  --name flickr8k-$$cell -o $(RUNS)/bundles --data $(DATA) --cache $(RUNS)/cache || exit 1; done
 
@@ -60,10 +60,10 @@ compare: setup ## Ask again which decoder is better, an hour: make compare DATA=
 	@test -n "$(DATA)" -a -n "$(ENCODER)" -a -n "$(RUNS)" || { echo 'make compare DATA=flickr8k ENCODER=flickr8k-lstm RUNS=runs'; exit 2; }
 	$(BIN)/training compare --data $(DATA) --encoder $(ENCODER) --cache $(RUNS)/cache --run $(RUNS)/compare --jobs 2
 
-bench: setup ## Measure the whole embedded job: make bench PICTURES=folder
-	$(BIN)/python benchmarks/embedded_job.py $(PICTURES)
+bench: setup ## Measure the whole embedded job: make bench IMAGES=folder
+	$(BIN)/python benchmarks/embedded_job.py $(IMAGES)
 
-scale: setup ## Caption a million tiny pictures with a stub for the model, on each database: make scale OUT=docs/scale
+scale: setup ## Caption a million tiny images with a stub for the model, on each database: make scale OUT=docs/scale
 	for store in postgresql sqlite; do $(BIN)/python -m benchmarks.scale --items $(or $(ITEMS),1000000) --store $$store \
 	  --jobs 2 --high --kill-every 60 --out $(or $(OUT),docs/scale) || exit 1; done
 	$(BIN)/python -m benchmarks.scale_plots $(or $(OUT),docs/scale)

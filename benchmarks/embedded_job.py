@@ -1,4 +1,4 @@
-"""The whole embedded job over a folder of pictures: as a person would run it, timed from outside and from its rows.
+"""The whole embedded job over a folder of images: as a person would run it, timed from outside and from its rows.
 
 Three figures: the wall clock of `producer submit`; images a second from the first committed micro-batch to the
 last, which leaves out starting the worker and loading the model; and the wall clock of the same command again,
@@ -41,7 +41,7 @@ def main() -> None:
         rate = steady_rate(data)
         _, again = submit(sys.argv[1], data)
     count = int(str(answer["captioned"]))
-    print(f"{count} pictures in {first:.1f} s: {count / first:.1f} images/s with start-up, {rate:.1f} after it")
+    print(f"{count} images in {first:.1f} s: {count / first:.1f} images/s with start-up, {rate:.1f} after it")
     print(f"again, all known: {again:.1f} s")
 
 

@@ -1,4 +1,4 @@
-"""Many pictures, a stub for the model, everything else real: what an item costs as a job grows, and what kills cost.
+"""Many images, a stub for the model, everything else real: what an item costs as a job grows, and what kills cost.
 
 Submits with real producers, captions with real workers, which may be killed every so often, and samples the broker, the
 database and the processes meanwhile. Everything that was measured ends in one JSON file; `scale_plots.py` draws it.
@@ -23,16 +23,16 @@ from typing import Annotated, Any
 import psutil
 import typer
 
+from benchmarks.scale_deployment import World, resident
 from benchmarks.scale_forward import put_forward
-from benchmarks.scale_pictures import Pictures, make_pictures, make_ten
-from benchmarks.scale_world import World, resident
+from benchmarks.scale_images import Images, make_images, make_ten
 from captioning.settings import read_settings
 from captioning.store import captions, jobs, search
 from captioning.store.database import Database
 
 COMMON, EVERYWHERE = "dog", "a"  # in one caption of sixteen; in all
 SAMPLE_SECONDS, SEARCH_SECONDS = 2.0, 15.0
-STALL_SECONDS = 180.0  # without a picture, after which a run is given up
+STALL_SECONDS = 180.0  # without an image, after which a run is given up
 _MEGABYTE = 1_000_000
 
 
@@ -52,7 +52,7 @@ class Measured:
     searches: list[dict[str, float]] = field(default_factory=list)
     kills: list[float] = field(default_factory=list)  # seconds since workers were started
     high: dict[str, float] = field(default_factory=dict)
-    claims: list[list[float]] = field(default_factory=list)  # when, seconds, pictures; thinned out
+    claims: list[list[float]] = field(default_factory=list)  # when, seconds, images; thinned out
     records: list[list[float]] = field(default_factory=list)
     seconds: float = 0.0
     export: dict[str, float] = field(default_factory=dict)
@@ -80,11 +80,11 @@ def submit(world: World, folder: Path, measured: Measured, *words: str) -> dict[
     started = time.monotonic()
     before = _registered(world)
     process = world.producer("submit", str(folder), "--json", *words)
-    watched, peak = psutil.Process(process.pid), 0
+    val_limit, peak = psutil.Process(process.pid), 0
     while process.poll() is None:
         time.sleep(0.5)
-        peak = max(peak, resident(watched))
-        sample = {"seconds": time.monotonic() - started, "items": _registered(world), "bytes": resident(watched)}
+        peak = max(peak, resident(val_limit))
+        sample = {"seconds": time.monotonic() - started, "items": _registered(world), "bytes": resident(val_limit)}
         measured.submit.append(sample | {"broker_bytes": world.queue()["broker_bytes"]})
     if process.returncode:
         raise SystemExit(f"the producer ended with {process.returncode}: see {world.folder}/logs/producer.log")
@@ -101,7 +101,7 @@ def _registered(world: World) -> int:
 
 @dataclass
 class Watch:
-    """Looks at a run until it is over; kills, and submits ten pictures in a hurry, when it is time."""
+    """Looks at a run until it is over; kills, and submits ten images in a hurry, when it is time."""
 
     world: World
     measured: Measured
@@ -127,7 +127,7 @@ class Watch:
             if self.seconds - searched > SEARCH_SECONDS:
                 searched = self.seconds
                 self._search(done)
-            if all(p.over for p in progress) and (self.ten is None or self.measured.high):
+            if all(p.is_finished for p in progress) and (self.ten is None or self.measured.high):
                 return
             if self.seconds - moved > STALL_SECONDS:
                 raise SystemExit(f"nothing has moved for {STALL_SECONDS:g} s: see {self.world.folder}/logs")
@@ -148,7 +148,7 @@ class Watch:
 
     def _see_the_high(self, progress: list[jobs.Progress]) -> None:
         high = [p for p in progress if p.priority > 0]
-        if self.hurry is not None and high and high[0].over and "seconds" not in self.measured.high:
+        if self.hurry is not None and high and high[0].is_finished and "seconds" not in self.measured.high:
             self.measured.high = {"seconds": time.monotonic() - self.hurry[0], "at": self.seconds}
             say(f"the ten in a hurry took {self.measured.high['seconds']:.1f} s")
 
@@ -182,12 +182,12 @@ def _newest_word(world: World) -> str:
 # -- afterwards --
 
 
-def check(world: World, measured: Measured, pictures: Pictures, high: int) -> None:
+def check(world: World, measured: Measured, images: Images, high: int) -> None:
     """Compare what the rows say at the end with what must be."""
     chunk = read_settings().chunk_size
     progress = jobs.progress(world.db)
     calls = (world.folder / "place" / "model-calls").stat().st_size
-    distinct, items = pictures.distinct + high, pictures.items + high
+    distinct, items = images.distinct + high, images.items + high
     counted = {name: sum(getattr(p, name) for p in progress) for name in ("captioned", "reused", "failed", "total")}
     rested = _at_rest(world)
     measured.end = counted | {
@@ -198,7 +198,7 @@ def check(world: World, measured: Measured, pictures: Pictures, high: int) -> No
         "model_calls": calls,
         "kills": len(measured.kills),
         "bound": distinct + len(measured.kills) * chunk,
-        "crashes_blamed": world.one("SELECT sum(crashes) FROM items"),
+        "crashes_blamed": world.one("SELECT sum(attempts) FROM items"),
         "running_chunks": world.one("SELECT count(*) FROM chunks WHERE state = 'running'"),
         "broker_at_rest": rested,
     }
@@ -211,7 +211,7 @@ def check(world: World, measured: Measured, pictures: Pictures, high: int) -> No
             "nothing failed": counted["failed"] == 0,
             "a caption a content": end["captions"] == end["contents_with_caption"] == distinct,
             "model runs within kills x chunk": distinct <= calls <= end["bound"] and end["model_runs"] <= end["bound"],
-            "no picture blamed": end["crashes_blamed"] == 0,
+            "no image blamed": end["crashes_blamed"] == 0,
             "no lease held": end["running_chunks"] == 0,
             "the broker at rest": rested,
         }.items()
@@ -231,10 +231,10 @@ def _at_rest(world: World) -> bool:
     return True
 
 
-def ask_at_the_end(world: World, measured: Measured, pictures: Pictures) -> None:
+def ask_at_the_end(world: World, measured: Measured, images: Images) -> None:
     """Time what people ask when everything is done."""
     measured.searches.append(
-        {"seconds": measured.seconds, "done": pictures.items} | searched(world.db, _newest_word(world))
+        {"seconds": measured.seconds, "done": images.items} | searched(world.db, _newest_word(world))
     )
     took, (found, _) = timed(lambda: search.search(world.db, EVERYWHERE, 20))
     measured.end |= {"everywhere_seconds": took, "everywhere": found}
@@ -260,41 +260,41 @@ def timings(world: World, name: str, started: float) -> list[list[float]]:
     return rows[:: max(1, len(rows) // 1000)]
 
 
-def measure(world: World, measured: Measured, pictures: Pictures) -> None:
+def measure(world: World, measured: Measured, images: Images) -> None:
     """Submit, caption, check."""
     options = measured.options
-    for folder in pictures.folders:
+    for folder in images.folders:
         measured.submits.append(submit(world, folder, measured))
         say(f"submitted {folder.name}: {measured.submits[-1]}")
     if options["forward"]:
-        each = pictures.items // len(pictures.folders)
+        each = images.items // len(images.folders)
         took, measured.forward = timed(lambda: put_forward(world, each, options["forward"]))
         say(f"{measured.forward} items put forward in {took:.1f} s")
     for _ in range(options["workers"]):
         world.start_worker()
     clock = time.time()
     ten = make_ten(world.folder) if options["high"] else None
-    watch = Watch(world, measured, pictures.items, options["kill_every"], ten, measured.forward)
+    watch = Watch(world, measured, images.items, options["kill_every"], ten, measured.forward)
     watch.until_over()
     measured.seconds = watch.seconds
     measured.claims, measured.records = (timings(world, name, clock) for name in ("claim", "record"))
-    say(f"done in {measured.seconds:.1f} s, {(pictures.items - measured.forward) / measured.seconds:.0f} a second")
-    check(world, measured, pictures, 10 if options["high"] else 0)
+    say(f"done in {measured.seconds:.1f} s, {(images.items - measured.forward) / measured.seconds:.0f} a second")
+    check(world, measured, images, 10 if options["high"] else 0)
     measured.sizes = world.sizes()
-    ask_at_the_end(world, measured, pictures)
-    measured.again = submit(world, pictures.folders[0], Measured({}, ""))
+    ask_at_the_end(world, measured, images)
+    measured.again = submit(world, images.folders[0], Measured({}, ""))
     say(f"the first folder again: {measured.again}")
 
 
 def main(
-    items: Annotated[int, typer.Option(help="Pictures.")] = 20_000,
+    items: Annotated[int, typer.Option(help="Images.")] = 20_000,
     store: Annotated[str, typer.Option(help="postgresql or sqlite.")] = "postgresql",
     workers: Annotated[int, typer.Option(min=1, help="Workers at a time.")] = 2,
     kill_every: Annotated[float, typer.Option(help="Seconds between kills of a worker; 0: none.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Jobs that share the workers.")] = 1,
-    high: Annotated[bool, typer.Option("--high", help="Submit ten pictures in a hurry in the middle.")] = False,
+    high: Annotated[bool, typer.Option("--high", help="Submit ten images in a hurry in the middle.")] = False,
     forward: Annotated[float, typer.Option(min=0, max=0.999, help="Share that is done before workers start.")] = 0,
-    pictures: Annotated[Path | None, typer.Option(help="Folder that keeps the pictures for the next run.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder that keeps the images for the next run.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the JSON file.")] = Path("docs/scale"),
 ) -> None:
     """Run once, and write what was measured."""
@@ -303,9 +303,9 @@ def main(
     options |= {"high": high, "forward": forward}
     measured = Measured(options, f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total // 10**9} GB, "
                         f"{platform.system()}, Python {platform.python_version()}")  # fmt: skip
-    measured.making_seconds, made = timed(lambda: make_pictures(pictures or place / "pictures", items, jobs))
+    measured.making_seconds, made = timed(lambda: make_images(images or place / "images", items, jobs))
     measured.distinct = made.distinct
-    say(f"{made.items} pictures, {made.distinct} different, made in {measured.making_seconds:.1f} s")
+    say(f"{made.items} images, {made.distinct} different, made in {measured.making_seconds:.1f} s")
     world = World(place, store)
     name = f"{store}-{items}" + (f"-kill-{kill_every:g}s" if kill_every else "") + ("-forward" if forward else "")
     try:

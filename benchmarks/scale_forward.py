@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import sqlalchemy as sa
 
-from benchmarks.scale_pictures import original, png
-from benchmarks.scale_world import World
+from benchmarks.scale_deployment import World
+from benchmarks.scale_images import original, png
 from captioning.store import jobs
 from captioning.values import DecodeOptions
-from tests.faults.stub import oracle
+from tests.faults.stub_captioner import oracle
 
 _PAGE = 20_000
 _TABLE = (

@@ -65,7 +65,7 @@ def _asked(run: Run, samples: str, name: str) -> Points:
 PANELS: dict[str, Callable[[Run], Points]] = {
     "submit, µs a file": _submit,
     "claim of a chunk, ms": lambda run: _noted(run, "claims", lambda took, _: 1000 * took),
-    "commit, ms a picture": lambda run: _noted(run, "records", lambda took, n: 1000 * took / n),
+    "commit, ms an image": lambda run: _noted(run, "records", lambda took, n: 1000 * took / n),
     "status, ms": lambda run: _asked(run, "run", "status_seconds"),
     "search for a word in 6 %, ms": lambda run: _asked(run, "searches", "common_seconds"),
     "search for a rare word, ms": lambda run: _asked(run, "searches", "rare_seconds"),
@@ -116,7 +116,7 @@ def draw_kills(run: Run, path: Path) -> None:
 
 
 def draw_shares(run: Run, path: Path) -> None:
-    """Draw how two jobs get on beside each other, and when ten pictures in a hurry came and were done."""
+    """Draw how two jobs get on beside each other, and when ten images in a hurry came and were done."""
     figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
     start = run["run"][0]["jobs"]
     for job, begun in sorted(start.items()):
@@ -162,8 +162,8 @@ def _save(figure: Any, path: Path) -> None:
 
 def figures(runs: Iterable[tuple[str, Run]]) -> str:
     """Return a table of what each run came to."""
-    names = ["run", "submit, µs a file", "producer, MB", "items/s", "claim, ms", "commit, ms a picture", "status, ms",
-             "search 6 %, ms", "search rare, ms", "broker, MB", "bytes a picture"]  # fmt: skip
+    names = ["run", "submit, µs a file", "producer, MB", "items/s", "claim, ms", "commit, ms an image", "status, ms",
+             "search 6 %, ms", "search rare, ms", "broker, MB", "bytes an image"]  # fmt: skip
     lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     for name, run in runs:
         items = run["options"]["items"]

@@ -14,8 +14,7 @@ from tests.faults import worker  # noqa: F401, installs the stub
 
 database.BUSY_SECONDS = 30
 
-from captioning.store import claims  # noqa: E402, after the suite has put its failpoints around it
-from worker.station import Station  # noqa: E402
+from worker.runner import Runner  # noqa: E402
 
 
 def _timed(owner: Any, name: str, count: Any) -> None:
@@ -27,16 +26,16 @@ def _timed(owner: Any, name: str, count: Any) -> None:
         started = time.perf_counter()
         result = original(*words, **named)
         took = time.perf_counter() - started
-        pictures = count(words, result)
-        if pictures:
+        images = count(words, result)
+        if images:
             with path.open("a") as file:
-                file.write(f"{time.time():.3f} {took:.6f} {pictures}\n")
+                file.write(f"{time.time():.3f} {took:.6f} {images}\n")
         return result
 
     setattr(owner, name, timed)
 
 
-_timed(Station, "claim", lambda _words, claim: 0 if claim is None else len(claim.work))
+_timed(Runner, "claim", lambda _words, claim: 0 if claim is None else len(claim.work))
 _timed(claims, "record", lambda words, _: len(words[2]))
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning.errors import BundleError, UsageError
-from captioning.text import printable
+from captioning.terminal import printable
 
 FORMAT = 1
 BUILT_IN = Path(__file__).parent / "bundled"
@@ -76,12 +76,12 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         text = _read(path)
         description = _parse(text)
-    except OSError as trouble:
+    except OSError as error:
         raise BundleError(
-            f"no model bundle at {folder} ({trouble.strerror}). Make one with `training export`."
-        ) from trouble
-    except (ValueError, RecursionError) as trouble:
-        raise BundleError(f"{path} is not JSON: {trouble}. Reinstall or re-export the bundle.") from trouble
+            f"no model bundle at {folder} ({error.strerror}). Make one with `training export`."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not JSON: {error}. Reinstall or re-export the bundle.") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise BundleError(f"{path} is not a bundle of format {FORMAT}, which this version reads.")
     missing = [key for key in _NEEDED if key not in description]
@@ -167,5 +167,5 @@ def file_digest(path: Path) -> str:
             raise BundleError(f"{path} is not a regular file. Reinstall or re-export the bundle.")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as trouble:
-        raise BundleError(f"can't read {path}: {trouble.strerror}. Reinstall or re-export the bundle.") from trouble
+    except OSError as error:
+        raise BundleError(f"can't read {path}: {error.strerror}. Reinstall or re-export the bundle.") from error

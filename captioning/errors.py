@@ -1,29 +1,35 @@
-"""Every way captionmill fails, as a tree.
+"""Every exception that captionmill defines, as a tree. A test compares this drawing with the code.
 
-CaptioningError              one line for the person, with a remedy; the CLI exits 1
-├── UsageError               the person's input is at fault: the CLI exits 2
-├── ImageError               one picture is at fault: recorded on its row, never retried by itself
-├── BundleError              a model bundle is missing, broken or does not fit
-└── ServiceTrouble           nobody's fault and passing: waited out, blames no picture
-    ├── StoreUnavailable     the database does not answer
-    ├── DeviceFull           the device has no memory left for so many pictures at once
-    ├── DeviceBroken         the device fails for this process from now on
-    └── RootUnavailable      a whole folder is out of sight (unmounted, say)
+CaptioningError                    one line for the person, with a remedy; the command exits 1
+├── UsageError                     the person's input is at fault; the command exits 2
+├── ImageError                     one image is at fault: recorded on its row, not retried by itself
+│   └── FileUnreachable            the file and everything around it is gone; it may come back
+├── BundleError                    a model bundle is missing, damaged or does not fit
+├── LeaseLost                      another worker has the chunk now; nothing was written
+├── TrainingDiverged               the training loss is not finite
+└── ServiceUnavailable             temporary and nobody's fault: waited for, never blamed on an image
+    ├── StoreUnavailable           the database does not answer
+    ├── BrokerUnavailable          the broker does not answer
+    ├── DecodePoolUnavailable      no decode process can be started
+    ├── DeviceOutOfMemory          the device has no memory for a batch of this size
+    ├── DeviceFailed               the device fails for the rest of this process
+    └── RootUnavailable            a root is not visible (unmounted, for example)
+        └── FolderUnavailable      a folder below a root is not visible
 """
 
 from captioning.values import Reason
 
 
 class CaptioningError(Exception):
-    """Something broke; the message says what happened, with the value, and what to do."""
+    """Base class. The message says what happened, with the value, and what to do."""
 
 
 class UsageError(CaptioningError):
-    """The input of the person at the keyboard can't be used."""
+    """The input of the person who runs the command cannot be used."""
 
 
 class ImageError(CaptioningError):
-    """One picture can't be captioned; `reason` is what its row will say."""
+    """One image cannot be captioned. `reason` and `detail` are stored on its item."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -31,25 +37,57 @@ class ImageError(CaptioningError):
         self.detail = detail
 
 
+class FileUnreachable(ImageError):
+    """A file cannot be read, and neither can anything around it: it may come back, as when a disk was unmounted.
+
+    `reason` and `detail` are stored if it does not come back in time. An empty folder looks like the mount point of an
+    unmounted disk; a folder that is gone itself (`folder_gone`) looks more like somebody deleted it.
+    """
+
+    def __init__(self, reason: Reason, detail: str, *, folder_gone: bool = False) -> None:
+        super().__init__(reason, detail)
+        self.folder_gone = folder_gone
+
+
 class BundleError(CaptioningError):
-    """A model bundle can't be found, read or trusted."""
+    """A model bundle cannot be found, read or trusted."""
 
 
-class ServiceTrouble(CaptioningError):
-    """A service that the work stands on is away for now."""
+class LeaseLost(CaptioningError):
+    """The chunk was claimed by another worker, or its job was cancelled. Nothing was written."""
 
 
-class StoreUnavailable(ServiceTrouble):
-    """The database doesn't answer."""
+class TrainingDiverged(CaptioningError):
+    """The training loss became infinite or not a number."""
 
 
-class DeviceFull(ServiceTrouble):
-    """The device has not enough memory for what it was given; less may do."""
+class ServiceUnavailable(CaptioningError):
+    """A service that the work depends on is temporarily unavailable."""
 
 
-class DeviceBroken(ServiceTrouble):
-    """The device answers nothing any more in this process (a "sticky" CUDA error); a new process may do."""
+class StoreUnavailable(ServiceUnavailable):
+    """The database does not answer."""
 
 
-class RootUnavailable(ServiceTrouble):
-    """A folder of pictures can't be seen from this machine."""
+class BrokerUnavailable(ServiceUnavailable):
+    """The broker does not answer."""
+
+
+class DecodePoolUnavailable(ServiceUnavailable):
+    """No decode process can be started, for lack of memory or processes. No image is to blame."""
+
+
+class DeviceOutOfMemory(ServiceUnavailable):
+    """The device has too little memory for the batch; a smaller batch may fit."""
+
+
+class DeviceFailed(ServiceUnavailable):
+    """The device does not work any more in this process (a "sticky" CUDA error); a new process may work."""
+
+
+class RootUnavailable(ServiceUnavailable):
+    """A root is not visible from this machine."""
+
+
+class FolderUnavailable(RootUnavailable):
+    """A folder below a root is not visible; the other images of the chunk are finished."""

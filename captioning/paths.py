@@ -5,11 +5,11 @@ import hashlib
 import os
 
 
-def _percent(trouble: UnicodeError) -> tuple[str, int]:
-    if not isinstance(trouble, UnicodeDecodeError):
-        raise trouble
-    bad = trouble.object[trouble.start : trouble.end]
-    return "".join(f"%{byte:02X}" for byte in bad), trouble.end
+def _percent(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    bad = error.object[error.start : error.end]
+    return "".join(f"%{byte:02X}" for byte in bad), error.end
 
 
 codecs.register_error("captionmill-percent", _percent)

@@ -1,32 +1,34 @@
-"""What the environment may say: every setting has the prefix CAPTIONING_ and a default.
+"""Settings: every one is an environment variable with the prefix CAPTIONING_ and has a default.
 
-Read once at each entry point and passed on as a value. Nothing else reads the environment.
-Passwords are never repeated: not by `repr`, not in what is said of a setting that is wrong.
+Each program reads them once, at its start, and passes them on as a value. This is the only module that reads the
+environment (a test checks it); it also decides what child processes find in theirs. Passwords are never shown: not by
+`repr`, and not in the message about a setting that is wrong.
 """
 
 import hashlib
 import os
 import re
-import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import SplitResult, quote, urlsplit
 
+import platformdirs
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from captioning.errors import UsageError
 
 PREFIX = "CAPTIONING_"
+LEASE_PER_DECODE_TIMEOUT = 1.5  # a lease is at least this many times as long as decoding one image may take
+_SECRET_PREFIXES = (PREFIX, "PG")  # variables that may hold passwords begin like this
 
 
 def _user_data_dir() -> Path:
-    try:
-        if sys.platform == "darwin":
-            return Path.home() / "Library" / "Application Support" / "captionmill"
-        return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "captionmill"
-    except RuntimeError:
-        raise UsageError(f"this user has no home folder: set {PREFIX}DATA_DIR to where the data belongs.") from None
+    folder = platformdirs.user_data_path("captionmill", appauthor=False)
+    if not folder.is_absolute():
+        raise UsageError(f"this user has no home folder: set {PREFIX}DATA_DIR to a folder for the data.")
+    return folder
 
 
 class Settings(BaseSettings):
@@ -36,43 +38,93 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
     )
 
-    data_dir: Path = Field(default_factory=_user_data_dir)  # the SQLite database, locks, derived files
-    broker_url: str = Field(default="", repr=False)  # redis://...; empty runs a private broker and worker a submit
-    broker_password_file: Path | None = None  # holds the password for broker_url, which then has none
-    broker_ca: Path | None = None  # certificates to trust for rediss://, besides the system's
-    broker_certificate: Path | None = None  # of ours, where the broker asks for one; with its key in
-    broker_key: Path | None = None
-    database_url: str = Field(default="", repr=False)  # postgresql+psycopg:// or sqlite:///; empty: SQLite in data_dir
-    database_password_file: Path | None = None  # holds the password for database_url, which then has none
-    model: str = "flickr8k-lstm"  # that captions when nobody names another
-    bundles: Annotated[tuple[Path, ...], NoDecode] = ()  # more folders of model bundles, separated by ':'
-    roots: Annotated[dict[str, Path], NoDecode] = {}  # name=folder,...: where this worker sees which root, and no other
-    worker_name: str = ""  # what the rows of this worker's leases say; empty is host and process
+    # -- where things are --
+    data_dir: Path = Field(
+        default_factory=_user_data_dir, description="Folder for the SQLite database, models, logs and derived files."
+    )
+    broker_url: str = Field(
+        "", repr=False, description="`redis://...`; empty: each `submit` starts a private broker and worker."
+    )
+    broker_password_file: Path | None = Field(
+        None, description="File with the password for `BROKER_URL`, which then contains none."
+    )
+    broker_ca: Path | None = Field(
+        None, description="Certificates to trust for `rediss://`, instead of the system's (PEM)."
+    )
+    broker_certificate: Path | None = Field(None, description="Client certificate for `rediss://` (PEM).")
+    broker_key: Path | None = Field(None, description="Key of the client certificate (PEM).")
+    database_url: str = Field(
+        "",
+        repr=False,
+        description="`postgresql+psycopg://...` or `sqlite:///...`; empty: `captions.sqlite` in the data folder.",
+    )
+    database_password_file: Path | None = Field(
+        None, description="File with the password for `DATABASE_URL`, which then contains none."
+    )
+    model: str = Field("flickr8k-lstm", description="Model that captions when no other is asked for.")
+    bundles: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="More folders with model bundles, separated by `:`."
+    )
+    roots: Annotated[dict[str, Path], NoDecode] = Field(
+        {}, description="`name=folder,...`: where this worker sees which root. It then serves these roots and no others."
+    )
+    worker_name: str = Field("", description="Name of this worker in the database; empty: host and process id.")
 
-    chunk_size: int = Field(default=128, ge=1, le=4096)  # pictures that a worker claims at once
-    batch_size: int = Field(default=32, ge=1, le=1024)  # pictures that go through the model, and are committed, at once
-    lease_seconds: float = Field(default=30.0, gt=0, le=86_400)  # without progress, before another worker may take over
-    sweep_seconds: float = Field(default=2.0, gt=0, le=3600)  # between looks for work that nobody was told of
-    bells: int = Field(default=16, ge=1, le=10_000)  # messages kept in the queue while work is pending
-    outage_seconds: float = Field(default=30.0, ge=0, le=86_400)  # that a task waits for a database that is away
-    gone_seconds: float = Field(default=300.0, ge=0, le=10**7)  # that a folder which has become empty is waited for
+    # -- how the work is divided --
+    chunk_size: int = Field(128, ge=1, le=4096, description="Images that a worker claims at once.")
+    batch_size: int = Field(
+        32, ge=1, le=1024, description="Images that go through the model, and are committed, at once."
+    )
+    lease_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=86_400,
+        description="Seconds without progress after which another worker may take over a chunk. The effective lease is"
+        f" at least {LEASE_PER_DECODE_TIMEOUT:g} x `DECODE_TIMEOUT_SECONDS`; `producer doctor` shows it.",
+    )
+    sweep_seconds: float = Field(
+        2.0, gt=0, le=3600, description="Seconds between two looks for work that no message announced."
+    )
+    queue_window: int = Field(
+        16, ge=1, le=10_000, description="Wake-up messages kept in the queue while work is pending."
+    )
+    database_retry_seconds: float = Field(
+        30.0, ge=0, le=86_400, description="Seconds to wait for a database that does not answer."
+    )
+    missing_grace_seconds: float = Field(
+        300.0, ge=0, le=10**7, description="Seconds to wait for the images of a folder that has become empty."
+    )
 
-    decoders: int = Field(default=0, ge=0, le=256)  # processes that open pictures; 0 is one a core but one
-    picture_seconds: float = Field(default=20.0, gt=0, le=3600)  # that opening one picture may take
-    max_bytes: int = Field(default=256_000_000, gt=0, le=10**12)  # of a picture's file
-    max_pixels: int = Field(default=128_000_000, gt=0, le=10**10)  # of a picture, after reduced-scale decoding
-    max_side: int = Field(default=65_535, gt=0, le=10**7)  # of a picture, in pixels
-    max_frames: int = Field(default=10_000, gt=0, le=10**7)  # of an animation, of which the first is captioned
-    runtime: str = Field(default="auto", pattern="^(auto|torch|openvino)$")
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    # -- limits on one image --
+    decode_processes: int = Field(
+        0, ge=0, le=256, description="Processes that decode images; 0: one per core, less one."
+    )
+    decode_timeout_seconds: float = Field(20.0, gt=0, le=3600, description="Seconds that decoding one image may take.")
+    max_bytes: int = Field(256_000_000, gt=0, le=10**12, description="Largest file, in bytes.")
+    max_pixels: int = Field(
+        128_000_000, gt=0, le=10**10, description="Largest image, in pixels, after reduced-scale decoding."
+    )
+    max_side: int = Field(65_535, gt=0, le=10**7, description="Largest width or height, in pixels.")
+    max_frames: int = Field(10_000, gt=0, le=10**7, description="Most frames of an animation; the first is captioned.")
+
+    # -- how this process runs --
+    runtime: Literal["auto", "torch", "openvino"] = Field("auto", description="Library that computes the encoder.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    log: Literal["console", "json"] = Field(
+        "console", description="Format of the worker's log on standard error: for people, or one JSON object per line."
+    )
+    debug: bool = Field(False, description="Show the traceback of an internal error.")
+    worker_state_dir: Path | None = Field(
+        None, description="Internal: folder that a worker's parent process shares with its pool process."
+    )
 
     @field_validator("data_dir")
     @classmethod
     def _absolute_data_dir(cls, value: Path) -> Path:
         try:
-            return value.expanduser().absolute()  # other processes stand elsewhere
+            return value.expanduser().absolute()  # child processes have other working directories
         except RuntimeError:
-            raise ValueError("there is no such user here") from None
+            raise ValueError("there is no such user on this machine") from None
 
     @field_validator("broker_url", "database_url")
     @classmethod
@@ -80,7 +132,7 @@ class Settings(BaseSettings):
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ValueError("not text in UTF-8; such bytes must be percent-quoted, %FF say") from None
+            raise ValueError("not UTF-8 text; quote such bytes with percent signs, for example %FF") from None
         return value
 
     @field_validator("database_url")
@@ -88,21 +140,21 @@ class Settings(BaseSettings):
     def _absolute_sqlite(cls, value: str) -> str:
         if not value.startswith("sqlite"):
             return value
-        kind, _, path = value.partition(":///")
+        scheme, _, path = value.partition(":///")
         if path in ("", ":memory:"):
             raise ValueError("several processes share the database: name a file, sqlite:////folder/captions.sqlite")
-        return f"{kind}:///{Path(path).absolute()}"
+        return f"{scheme}:///{Path(path).absolute()}"
 
     @field_validator("database_url")
     @classmethod
     def _check_database(cls, value: str) -> str:
-        """Refuse what would be shown as a part of the host, or in clear, when the database is spoken of."""
+        """Refuse a URL of which messages would show a part of the password."""
         if value.startswith("sqlite"):
             return value
         if value.count("@") > 1:
             raise _unquoted("DATABASE")
         if "password" in _parts(value, "DATABASE").query:
-            raise ValueError("its password stands before the host: postgresql+psycopg://user:password@host/name")
+            raise ValueError("write the password before the host: postgresql+psycopg://user:password@host/name")
         return value
 
     @field_validator("broker_url")
@@ -111,7 +163,7 @@ class Settings(BaseSettings):
         parts = _parts(value, "BROKER")
         if value and parts.scheme not in ("redis", "rediss", "redis+socket"):
             raise ValueError("write it as redis://:password@host:6379/0 (or rediss://, redis+socket://)")
-        if ";" in value:  # kombu would take what follows for another URL
+        if ";" in value:  # kombu reads what follows as another URL
             raise _unquoted("BROKER")
         if parts.scheme == "redis+socket":
             if not parts.path.strip("/"):
@@ -119,8 +171,8 @@ class Settings(BaseSettings):
             return value
         if not re.fullmatch("/?[0-9]*/?", parts.path):
             raise ValueError("the database after the host is a number: redis://host:6379/0")
-        if parts.query:  # ?ssl_cert_reqs=none, say
-            raise ValueError("it takes no options after a question mark")
+        if parts.query:  # for example ?ssl_cert_reqs=none
+            raise ValueError("options after a question mark are not supported")
         return value
 
     @field_validator("broker_password_file", "broker_ca", "broker_certificate", "broker_key", "database_password_file")
@@ -145,12 +197,12 @@ class Settings(BaseSettings):
 
     @property
     def embedded(self) -> bool:
-        """Whether this process brings its own broker and worker."""
+        """Whether this process starts its own broker and worker."""
         return not self.broker_url
 
     @property
     def sqlite_file(self) -> Path:
-        """Where the database is when none is configured."""
+        """The database file when no database is configured."""
         return self.data_dir / "captions.sqlite"
 
     @property
@@ -166,17 +218,22 @@ class Settings(BaseSettings):
 
     @property
     def bundle_folders(self) -> tuple[Path, ...]:
-        """Where models are looked for, besides those built in."""
+        """Where models are searched for, besides the built-in ones."""
         return (self.data_dir / "models", *self.bundles)
 
     @property
     def embedded_worker_name(self) -> str:
-        """The name of the worker that belongs to this data folder."""
+        """The name of the embedded worker of this data folder."""
         return "embedded-" + hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
 
-    def environment(self) -> dict[str, str]:
-        """Return what a child process needs in its environment to read these very settings."""
-        said = {
+    @property
+    def effective_lease_seconds(self) -> float:
+        """The lease in use: a lease shorter than decoding one image would be lost while a worker is healthy."""
+        return max(self.lease_seconds, LEASE_PER_DECODE_TIMEOUT * self.decode_timeout_seconds)
+
+    def as_environment(self) -> dict[str, str]:
+        """Return the variables from which a child process reads these settings."""
+        values = {
             "data_dir": str(self.data_dir),
             "broker_url": self.broker_url,
             "broker_password_file": str(self.broker_password_file or ""),
@@ -184,42 +241,67 @@ class Settings(BaseSettings):
             "broker_certificate": str(self.broker_certificate or ""),
             "broker_key": str(self.broker_key or ""),
             "database_url": self.database_url or self.store_url,
-            "database_password_file": str(self.database_password_file or ""),  # not what is in it
+            "database_password_file": str(self.database_password_file or ""),  # its name, not its content
             "worker_name": self.worker_name,
             "bundles": os.pathsep.join(map(str, self.bundles)),
         }
-        return {PREFIX + key.upper(): value for key, value in said.items() if value}
+        return {PREFIX + key.upper(): value for key, value in values.items() if value}
 
 
 def read_settings(**given: object) -> Settings:
-    """Read the environment, `given` first. Raises UsageError that names the variable at fault."""
+    """Read the settings; `given` ones win over the environment. Raises UsageError that names the variable at fault."""
     try:
         settings = Settings(**given)  # type: ignore[arg-type]
-    except ValidationError as wrong:
-        first = wrong.errors()[0]
+    except ValidationError as error:
+        first = error.errors()[0]
         name = PREFIX + str(first["loc"][0]).upper()
         value = "***" if name.endswith("_URL") else first.get("input")  # URLs hold passwords
         raise UsageError(f"{name}={value!s}: {first['msg'].removeprefix('Value error, ')}.") from None
-    _refuse_open_doors(settings)
+    _check_combinations(settings)
     return settings
 
 
-def _refuse_open_doors(settings: Settings) -> None:
-    """Raise UsageError where settings contradict each other, or a file of theirs can't be used."""
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a child process: this process's, with changes."""
+    return {**os.environ, **changes}
+
+
+def child_environment_without_secrets(changes: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a child process that must not learn passwords."""
+    return {k: v for k, v in child_environment(changes).items() if not k.startswith(_SECRET_PREFIXES)}
+
+
+def set_for_children(name: str, value: str) -> None:
+    """Set an environment variable for every process that this one starts from now on."""
+    os.environ[name] = value
+
+
+def debug_enabled() -> bool:
+    """Return whether tracebacks are wanted, also when the settings themselves are wrong."""
+    return os.environ.get(f"{PREFIX}DEBUG", "").lower() in ("1", "true", "yes", "on")
+
+
+def is_spawned_rank() -> bool:
+    """Return whether this process was started by torch's distributed launcher, which sets LOCAL_RANK."""
+    return "LOCAL_RANK" in os.environ
+
+
+def _check_combinations(settings: Settings) -> None:
+    """Raise UsageError where settings contradict each other, or a file that they name cannot be used."""
     _ = settings.store_url
     broker = urlsplit(settings.broker)
     if broker.username and not broker.password:
-        raise UsageError(f"{PREFIX}BROKER_URL: no password. One without a user is redis://:password@host.")
+        raise UsageError(f"{PREFIX}BROKER_URL: a user without a password. Write redis://:password@host when there is no user.")
     trust = (settings.broker_ca, settings.broker_certificate, settings.broker_key)
     if any(trust) and broker.scheme != "rediss":
         names = f"{PREFIX}BROKER_CA, _CERTIFICATE and _KEY"
         raise UsageError(f"{names} are for a {PREFIX}BROKER_URL that begins with rediss://.")
     if any(trust):
-        _try_certificates(*trust)
+        _check_certificates(*trust)
 
 
-def _try_certificates(ca: Path | None, certificate: Path | None, key: Path | None) -> None:
-    """Raise UsageError when the files don't hold what they should; Celery would only say that nobody answers."""
+def _check_certificates(ca: Path | None, certificate: Path | None, key: Path | None) -> None:
+    """Raise UsageError when a file is not what it should be; Celery would only report that nobody answers."""
     import ssl
 
     name = f"{PREFIX}BROKER_CA={ca}"
@@ -228,51 +310,51 @@ def _try_certificates(ca: Path | None, certificate: Path | None, key: Path | Non
         name = f"{PREFIX}BROKER_CERTIFICATE={certificate}, {PREFIX}BROKER_KEY={key}"
         if certificate or key:
             context.load_cert_chain(certificate or "", key or "", password=str)  # never ask at the terminal
-    except OSError as trouble:
-        why = "not as PEM has it" if isinstance(trouble, ssl.SSLError) else trouble.strerror
-        raise UsageError(f"{name}: {why}.") from None
+    except OSError as error:
+        reason = "not a valid PEM file" if isinstance(error, ssl.SSLError) else error.strerror
+        raise UsageError(f"{name}: {reason}.") from None
 
 
 def _sqlite_url(file: Path) -> str:
-    """Return the URL of a file; in its name a question mark begins no options."""
+    """Return the URL of a file, whose name may contain a question mark or a percent sign."""
     return "sqlite:///" + str(file).replace("%", "%25").replace("?", "%3F")
 
 
 def _parts(url: str, of: str) -> SplitResult:
-    """Split a URL. Raises ValueError that repeats nothing of it."""
+    """Split a URL. Raises ValueError whose message repeats nothing of it."""
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises too, when it isn't a number
-    except ValueError:  # whose words may be a part of the password
-        raise ValueError(f"what follows the host's colon is no port; {_unquoted(of)}") from None
-    if parts.fragment:  # a password's second half: what stands before its # was taken for host and port
+        _ = parts.port  # raises too, when it is not a number
+    except ValueError:  # its message may contain a part of the password
+        raise ValueError(f"the port after the host is not a number; {_unquoted(of)}") from None
+    if parts.fragment:  # the second half of a password with a #
         raise _unquoted(of)
     return parts
 
 
 def _unquoted(of: str) -> ValueError:
     return ValueError(
-        "what is neither letter nor digit in its password must be percent-quoted, @ as %40 and / as %2F,"
-        f" or the password be in a file that {PREFIX}{of}_PASSWORD_FILE names"
+        "quote special characters in the password with percent signs, @ as %40 and / as %2F,"
+        f" or put the password into a file and name it in {PREFIX}{of}_PASSWORD_FILE"
     )
 
 
 def _with_password(url: str, file: Path | None, of: str) -> str:
-    """Put the password that is in a file into a URL. Raises UsageError that names the variable and the file."""
+    """Insert the password from a file into a URL. Raises UsageError that names the variable and the file."""
     if file is None:
         return url
     name = f"{PREFIX}{of}_PASSWORD_FILE={file}"
     parts = urlsplit(url)
     if not url or url.startswith("sqlite"):
-        raise UsageError(f"{name}: there is no {PREFIX}{of}_URL that the password would be for.")
+        raise UsageError(f"{name}: {PREFIX}{of}_URL is not set, or needs no password.")
     if parts.password is not None:
-        raise UsageError(f"{name}: {PREFIX}{of}_URL has a password already; take it out of there.")
+        raise UsageError(f"{name}: {PREFIX}{of}_URL contains a password already; remove it from the URL.")
     try:
         password = file.read_bytes().decode().removesuffix("\n").removesuffix("\r")
-    except OSError as trouble:
-        raise UsageError(f"{name}: {trouble.strerror}.") from None
+    except OSError as error:
+        raise UsageError(f"{name}: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{name}: not text in UTF-8.") from None
+        raise UsageError(f"{name}: not UTF-8 text.") from None
     if not password:
         raise UsageError(f"{name}: the file is empty.")
     user, _, host = parts.netloc.rpartition("@")

@@ -1,4 +1,4 @@
-"""The small values that every room speaks in: options, captions, reasons. No I/O, no libraries."""
+"""Small values that every package uses: options, captions, states, reasons. No I/O, no third-party libraries."""
 
 import hashlib
 import json
@@ -7,36 +7,35 @@ from enum import StrEnum
 from typing import Any, Literal
 
 Cell = Literal["lstm", "gru"]
-"""The kinds of recurrent decoder."""
+"""The recurrent cell of a decoder."""
 
 
 class Reason(StrEnum):
-    """Why a picture has no caption."""
+    """Why an image has no caption."""
 
-    UNREADABLE = "unreadable"  # not a picture, or damaged beyond reading
-    TRUNCATED = "truncated"  # the file ends before the picture does
-    UNSUPPORTED = "unsupported"  # a picture in a format that we don't open
+    UNREADABLE = "unreadable"  # not an image, or damaged
+    TRUNCATED = "truncated"  # the file ends before the image does
+    UNSUPPORTED = "unsupported"  # an image in a format that is not decoded
     TOO_LARGE = "too_large"  # more bytes or pixels than the limits allow
-    MISSING = "missing"  # gone since it was registered
-    CHANGED = "changed"  # written to while we read it
+    MISSING = "missing"  # deleted since it was registered
+    CHANGED = "changed"  # modified while it was read
     FORBIDDEN = "forbidden"  # no permission, or a path that leaves its root
     TIMEOUT = "timeout"  # decoding took too long, twice
     CRASHED = "crashed"  # decoding killed its process, twice
 
 
 class ItemState(StrEnum):
-    """Where one picture of a job stands."""
+    """The state of one file in a job."""
 
     PENDING = "pending"
     CAPTIONED = "captioned"  # the model ran on it for this job
-    REUSED = "reused"  # its content had a caption by the same model and options
+    REUSED = "reused"  # the same content already had a caption by this model and these options
     FAILED = "failed"
 
 
 class JobState(StrEnum):
-    """Where a job stands."""
+    """The state of a job."""
 
-    REGISTERING = "registering"  # its folder is still being walked; workers may already begin
     ACTIVE = "active"
     PAUSED = "paused"
     CANCELLED = "cancelled"
@@ -44,7 +43,7 @@ class JobState(StrEnum):
 
 
 class ChunkState(StrEnum):
-    """Where a chunk, the unit that a worker claims, stands."""
+    """The state of a chunk, the unit that a worker claims."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -67,49 +66,49 @@ def digest_of(value: Any) -> str:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How words are chosen from the decoder's scores."""
+    """How beam search chooses words from the decoder's scores."""
 
-    beam_size: int = 3  # sentences kept in parallel; 1 is greedy
+    beam_size: int = 3  # hypotheses kept in parallel; 1 is greedy search
     max_words: int = 22  # longest caption, in words
     min_words: int = 4  # shortest caption, in words
-    length_power: float = 0.7  # a sentence scores sum(log p) / length ** length_power
+    length_power: float = 0.7  # a hypothesis scores sum(log p) / length ** length_power
 
     @property
     def digest(self) -> str:
-        """What tells captions of one model made with different options apart."""
+        """Identify these options: captions of one model with other options are other captions."""
         return digest_of(asdict(self))[:16]
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """A sentence that the search liked less."""
+    """A hypothesis of the beam search that came second or later."""
 
     text: str
-    log_probability: float  # nats, summed over words and the end mark
+    log_probability: float  # nats, summed over words and the end token
 
 
 @dataclass(frozen=True)
 class Caption:
-    """What the model says about one picture."""
+    """A caption with the scores that the model gave it."""
 
     text: str
-    word_log_probabilities: tuple[float, ...]  # nats, one a word, and one for the end mark
+    word_log_probabilities: tuple[float, ...]  # nats, one per word and one for the end token
     alternatives: tuple[Alternative, ...] = ()
-    confidence: float = 0.0  # 0 to 1, as its model's calibration has it
+    confidence: float = 0.0  # 0 to 1, calibrated
 
     @property
     def log_probability(self) -> float:
-        """Nats, summed over the words and the end mark."""
+        """Nats, summed over the words and the end token."""
         return sum(self.word_log_probabilities)
 
     @property
     def mean_log_probability(self) -> float:
-        """Nats a word, the end mark counted as one."""
+        """Nats per word, the end token counted as one."""
         return self.log_probability / max(1, len(self.word_log_probabilities))
 
     @property
     def weakest_word(self) -> str:
-        """The word that the model was least sure of."""
+        """The word with the lowest probability."""
         words = self.text.split()
         if not words:
             return ""
@@ -117,8 +116,8 @@ class Caption:
 
 
 @dataclass(frozen=True)
-class PictureFacts:
-    """What is known of a picture once it is opened; width and height in pixels, as a viewer shows it."""
+class ImageInfo:
+    """Facts about a decoded image. Width and height are in pixels, upright, as a viewer shows it."""
 
     width: int
     height: int

@@ -11,19 +11,20 @@ import typer
 
 import migrations
 from captioning.bundles import find_bundles, named
-from captioning.commands import command_line
+from captioning.cli import command_line
 from captioning.errors import UsageError
 from captioning.paths import text_of
 from captioning.settings import Settings, read_settings
 from captioning.store import captions, jobs
 from captioning.store import search as searching
 from captioning.store.database import Database
-from captioning.text import printable
+from captioning.terminal import printable
 from captioning.values import DecodeOptions, JobState, Reason
-from producer import screen, waiting
+from producer import progress as waiting
+from producer import render as screen
 from producer import submit as submitting
+from producer.dispatch import Dispatcher, diagnose
 from producer.doctor import examine
-from producer.engine import Engine, troubles
 from producer.export import export as write_export
 from producer.export import write_csv
 from producer.sources import Filters, read_list, read_sources
@@ -32,7 +33,7 @@ FAILED_SOME = 3
 _MOST = 2**31 - 1  # jobs and rows that anybody can ask for
 
 app = typer.Typer(
-    help="Caption folders of pictures. The first thing to try: producer submit ./images",
+    help="Caption folders of images. The first thing to try: producer submit ./images",
     epilog="Example: producer submit ./images",
     no_args_is_help=True,
     add_completion=False,
@@ -53,7 +54,7 @@ MaybeJob = Annotated[
 def _open(settings: Settings | None = None) -> tuple[Settings, Database]:
     """Return the settings and the database with its schema in place."""
     settings = settings or read_settings()
-    db = Database(settings.store_url)
+    db = Database.open(settings)
     migrations.ensure_schema(db)
     return settings, db
 
@@ -69,7 +70,7 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be taken.")] = False,
     name: Annotated[str, typer.Option(help="A name for the job.")] = "",
     model: Annotated[str | None, typer.Option(help="The model to caption with (see `producer models`).")] = None,
-    beam_size: Annotated[int, typer.Option(min=1, max=20, help="Sentences searched in parallel; 1 is greedy.")] = 3,
+    beam_size: Annotated[int, typer.Option(min=1, max=20, help="BeamResult searched in parallel; 1 is greedy.")] = 3,
     priority: Annotated[str, typer.Option(help="normal, or high: before all normal jobs.")] = "normal",
     stale: Annotated[bool, typer.Option("--stale", help="Also what an older bundle of the model captioned.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also what has a caption already.")] = False,
@@ -77,7 +78,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Stay until it is done (always so without a broker).")] = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Register pictures and have them captioned. The same again goes on, and skips what is known."""
+    """Register images and have them captioned. The same again goes on, and skips what is known."""
     started = time.monotonic()
     settings = read_settings()
     if priority not in ("normal", "high"):
@@ -90,7 +91,7 @@ def submit(
     listed = read_list(from_file, null=null) if from_file else []
     sources = read_sources([os.fsencode(path) for path in paths or []], listed)
     filters = Filters(tuple(include or ()), tuple(exclude or ()), follow_symlinks)
-    order = submitting.Order(
+    order = submitting.SubmitRequest(
         sources, filters, bundle, DecodeOptions(beam_size=beam_size), text_of(os.fsencode(name)),
         int(priority == "high"), stale, force, limit,
     )  # fmt: skip
@@ -98,7 +99,7 @@ def submit(
         _say_dry_run(order, as_json=as_json)
         return
     _, db = _open(settings)
-    with Engine(db, settings) as engine, waiting.shown() as show:
+    with Dispatcher(db, settings) as engine, waiting.shown() as show:
         progress = _submit(db, settings, order, engine, show, wait=wait or settings.embedded)
     _say_submitted(db, settings, progress, time.monotonic() - started, as_json=as_json)
     if progress.failed:
@@ -106,29 +107,29 @@ def submit(
 
 
 def _submit(
-    db: Database, settings: Settings, order: submitting.Order, engine: Engine, show: waiting.Show, *, wait: bool
+    db: Database, settings: Settings, order: submitting.SubmitRequest, engine: Dispatcher, show: waiting.Show, *, wait: bool
 ) -> jobs.Progress:
     def on_batch(done: submitting.Submitted) -> None:
-        show.update("pictures found", done.scanned, done.scanned)
+        show.update("images found", done.scanned, done.scanned)
         if done.queued:
             engine.begin()
 
     submitted = submitting.submit(db, settings, order, on_batch)
     progress = jobs.progress(db, submitted.job)[0]
-    if progress.over or progress.state == JobState.PAUSED:
+    if progress.is_finished or progress.state == JobState.PAUSED:
         return progress
-    engine.ring(settings.bells)
+    engine.wake_workers(settings.queue_window)
     return waiting.wait_for(db, submitted.job, show, engine) if wait else progress
 
 
-def _say_dry_run(order: submitting.Order, *, as_json: bool) -> None:
+def _say_dry_run(order: submitting.SubmitRequest, *, as_json: bool) -> None:
     count, skipped = submitting.scan(order)
     if as_json:
         screen.say_json({"scanned": count, "skipped": skipped.total(), "skipped_kinds": dict(skipped)})
     else:
-        print(f"{count} pictures would be taken{_skipped_words(dict(skipped))}")
+        print(f"{count} images would be taken{_skipped_words(dict(skipped))}")
     if not count:
-        raise UsageError("no pictures found. Files named explicitly are always taken.")
+        raise UsageError("no images found. Files named explicitly are always taken.")
 
 
 def _skipped_words(skipped: dict[str, int]) -> str:
@@ -158,13 +159,13 @@ def _say_submitted(db: Database, settings: Settings, progress: jobs.Progress, se
         )
         return
     job = progress.job
-    if not progress.over:
+    if not progress.is_finished:
         held = (
             f"it is paused; producer resume {job}"
             if progress.state == JobState.PAUSED
             else f"producer status {job} --watch"
         )
-        print(f"job {job}: {progress.total} pictures queued, {progress.known} known already; {held}")
+        print(f"job {job}: {progress.total} images queued, {progress.known} known already; {held}")
         return
     counts = [
         (progress.captioned, "captioned"),
@@ -179,7 +180,7 @@ def _say_submitted(db: Database, settings: Settings, progress: jobs.Progress, se
     some = captions.samples(db, job, 5)
     if some:
         print()
-        screen.pictures(some, strip=screen.common_folder(some))
+        screen.images(some, strip=screen.common_folder(some))
     where = settings.sqlite_file if not settings.database_url else db.engine.url.render_as_string(hide_password=True)
     print(f"\ncaptions are in {where}\ngo on with")
     print('  producer search "dog"\n  producer export --format jsonl -o captions.jsonl')
@@ -200,23 +201,23 @@ def status(
         with waiting.shown() as show:
             waiting.wait_for(db, number, show, _Watching(db, settings))
     progress = jobs.progress(db, number)[0]
-    standing = troubles(db, settings, progress)
+    standing = diagnose(db, settings, progress)
     if as_json:
         reasons = jobs.reasons(db, number)
-        screen.say_json(screen.progress_json(progress) | {"reasons": reasons, "troubles": standing})
+        screen.say_json(screen.progress_json(progress) | {"reasons": reasons, "diagnose": standing})
         return
     registering = "" if progress.registered else ", its folder is still being read or that was cut short"
     name, model = printable(progress.name), printable(progress.model)
     print(f"job {progress.job} {name}: {progress.state}{registering}, model {model}")
     left = progress.total - progress.done
     parts = {"captioned": progress.captioned, "copies": progress.reused, "failed": progress.failed, "to do": left}
-    print(f"{progress.total} pictures: " + ", ".join(f"{n} {what}" for what, n in parts.items()))
+    print(f"{progress.total} images: " + ", ".join(f"{n} {what}" for what, n in parts.items()))
     if progress.known or progress.skipped:
         print(f"{progress.known} known already{_skipped_words(progress.skipped)}")
     for reason, n in jobs.reasons(db, number).items():
         print(f"  {n} {reason}")
-    for trouble in standing:
-        print(printable(trouble))
+    for error in standing:
+        print(printable(error))
 
 
 class _Watching:
@@ -225,11 +226,11 @@ class _Watching:
     def __init__(self, db: Database, settings: Settings) -> None:
         self._db, self._settings = db, settings
 
-    def keep_up(self) -> None:
+    def ensure_running(self) -> None:
         pass
 
-    def troubles(self, progress: jobs.Progress) -> list[str]:
-        return troubles(self._db, self._settings, progress)
+    def diagnose(self, progress: jobs.Progress) -> list[str]:
+        return diagnose(self._db, self._settings, progress)
 
 
 @app.command(name="jobs", epilog="Example: producer jobs --json")
@@ -256,7 +257,7 @@ def list_jobs(
 def pause(job: JobArgument) -> None:
     """Stop handing out a job's work; what is in hand is finished."""
     _, db = _open()
-    _say_state(job, db.persist(lambda: jobs.pause(db, job), 30), JobState.PAUSED)
+    _say_state(job, db.retry(lambda: jobs.pause(db, job)), JobState.PAUSED)
 
 
 @app.command(epilog="Example: producer resume 3")
@@ -265,7 +266,7 @@ def resume(
 ) -> None:
     """Go on with a paused or cancelled job."""
     settings, db = _open()
-    _say_state(job, db.persist(lambda: jobs.resume(db, job), 30), JobState.ACTIVE)
+    _say_state(job, db.retry(lambda: jobs.resume(db, job)), JobState.ACTIVE)
     _work_on(db, settings, job, wait=wait)
 
 
@@ -273,7 +274,7 @@ def resume(
 def cancel(job: JobArgument) -> None:
     """Stop a job for good; captions that are there stay, and `resume` changes your mind."""
     _, db = _open()
-    _say_state(job, db.persist(lambda: jobs.cancel(db, job), 30), JobState.CANCELLED)
+    _say_state(job, db.retry(lambda: jobs.cancel(db, job)), JobState.CANCELLED)
 
 
 @app.command(epilog="Example: producer retry 3 --failed --reason missing")
@@ -283,15 +284,15 @@ def retry(
     reason: Annotated[str | None, typer.Option(help="Only what failed for this reason.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until it is done.")] = False,
 ) -> None:
-    """Queue a job's failed pictures again."""
+    """Queue a job's failed images again."""
     if not failed:
         raise UsageError(f"say what to retry: producer retry {job} --failed.")
     if reason is not None and reason not in list(Reason):
         raise UsageError(f"there is no reason {reason!r}; reasons are {', '.join(Reason)}.")
     settings, db = _open()
     act = functools.partial(jobs.retry, db, job, Reason(reason) if reason else None, settings.chunk_size)
-    count = db.persist(act, settings.outage_seconds)
-    print(f"job {job}: {count} pictures queued again")
+    count = db.retry(act)
+    print(f"job {job}: {count} images queued again")
     _work_on(db, settings, job, wait=wait)
 
 
@@ -302,11 +303,11 @@ def _say_state(job: int, state: str, wanted: JobState) -> None:
 def _work_on(db: Database, settings: Settings, job: int, *, wait: bool) -> None:
     """See that a job's work is done: here when embedded, else by the workers that are there."""
     progress = jobs.progress(db, job)[0]
-    if progress.over or progress.state != JobState.ACTIVE:
+    if progress.is_finished or progress.state != JobState.ACTIVE:
         return
     started = time.monotonic()
-    with Engine(db, settings) as engine, waiting.shown() as show:
-        engine.ring(settings.bells)
+    with Dispatcher(db, settings) as engine, waiting.shown() as show:
+        engine.wake_workers(settings.queue_window)
         if not (wait or settings.embedded):
             return
         progress = waiting.wait_for(db, job, show, engine)
@@ -321,7 +322,7 @@ def failures(
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Answer in CSV.")] = False,
 ) -> None:
-    """List pictures that have no caption, with the reason; of all jobs without a number."""
+    """List images that have no caption, with the reason; of all jobs without a number."""
     _, db = _open()
     rows = jobs.failures(db, job)
     if as_json:
@@ -342,13 +343,13 @@ def search(
     limit: Annotated[int, typer.Option(min=1, max=_MOST, help="Show no more than so many.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Find pictures by their captions. Endings don't matter: dog finds dogs. Put -- before a leading -word."""
+    """Find images by their captions. Endings don't matter: dog finds dogs. Put -- before a leading -word."""
     _, db = _open()
     total, rows = searching.search(db, " ".join(text), limit)
     if as_json:
         screen.say_json([row.as_export() for row in rows])
     elif rows:
-        screen.pictures(rows)
+        screen.images(rows)
         if total > len(rows):
             many = f"more than {searching.COUNTED}" if total > searching.COUNTED else total
             print(f"{len(rows)} of {many}; --limit shows more", file=sys.stderr)
@@ -357,20 +358,20 @@ def search(
 
 
 @app.command(epilog="Example: producer show images/beach.jpg")
-def show(path: Annotated[str, typer.Argument(help="A picture's path.")], as_json: Json = False) -> None:
-    """Show all that is known of one picture."""
+def show(path: Annotated[str, typer.Argument(help="An image's path.")], as_json: Json = False) -> None:
+    """Show all that is known of one image."""
     _, db = _open()
     found = captions.show(db, os.fsencode(path))
     if found is None:
         raise UsageError(f"{path} is not registered: producer submit it first.")
-    picture, told = found
+    image, told = found
     if as_json:
-        screen.say_json(picture.as_export() | {"captions": [asdict(one) for one in told]})
+        screen.say_json(image.as_export() | {"captions": [asdict(one) for one in told]})
         return
-    size = f"{picture.width} x {picture.height}" if picture.width else ""
-    print(printable(" ".join(part for part in (picture.path, size, picture.status) if part)))
-    if picture.error:
-        print(f"  {printable(picture.error)}")
+    size = f"{image.width} x {image.height}" if image.width else ""
+    print(printable(" ".join(part for part in (image.path, size, image.status) if part)))
+    if image.error:
+        print(f"  {printable(image.error)}")
     for one in told:
         by = f"{one.model} ({(one.model_digest or '')[:12]})" if one.model else one.source
         print(f"\n{printable(one.text)}")

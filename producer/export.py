@@ -10,28 +10,28 @@ from pathlib import Path
 from typing import TextIO
 
 from captioning.errors import UsageError
-from captioning.store.captions import Picture
-from captioning.text import printable
-from producer.screen import json_text
+from captioning.store.captions import FileRow
+from captioning.terminal import printable
+from producer.render import json_text
 
 FIELDS = ("path", "sha256", "caption", "confidence", "model", "width", "height", "status", "error", "captioned_at")
 _FORMULA = tuple("=+-@\t\r\n\0＝＋－＠")  # the wide ones count as well, in some languages
 
 
-def export(rows: Iterable[Picture], kind: str, output: str) -> int:
+def export(rows: Iterable[FileRow], kind: str, output: str) -> int:
     """Write rows; return how many. Raises UsageError when the file can't be written."""
     with _opened(output) as file:
         return (_jsonl if kind == "jsonl" else _csv)(rows, file)
 
 
-def _jsonl(rows: Iterable[Picture], file: TextIO) -> int:
+def _jsonl(rows: Iterable[FileRow], file: TextIO) -> int:
     count = 0
     for count, row in enumerate(rows, start=1):  # noqa: B007, counted for the caller
         file.write(json_text(row.as_export()) + "\n")
     return count
 
 
-def _csv(rows: Iterable[Picture], file: TextIO) -> int:
+def _csv(rows: Iterable[FileRow], file: TextIO) -> int:
     lines = (row.as_export() for row in rows)
     columns = (*FIELDS, "path_b64")
     return write_csv(columns, ([line.get(name) for name in columns] for line in lines), file)
@@ -71,13 +71,13 @@ def _opened(output: str) -> Iterator[TextIO]:
         try:
             with given.open("w", encoding="utf-8", newline="") as file:
                 yield file
-        except OSError as trouble:
-            raise UsageError(f"can't write to {output}: {trouble.strerror}.") from None
+        except OSError as error:
+            raise UsageError(f"can't write to {output}: {error.strerror}.") from None
         return
     try:
         descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".captionmill-")
-    except OSError as trouble:
-        raise UsageError(f"can't write to {path}: {trouble.strerror}.") from None
+    except OSError as error:
+        raise UsageError(f"can't write to {path}: {error.strerror}.") from None
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             yield file
@@ -85,8 +85,8 @@ def _opened(output: str) -> Iterator[TextIO]:
             os.fsync(file.fileno())
         Path(unfinished).chmod(_mode(path))
         Path(unfinished).replace(path)
-    except OSError as trouble:
-        raise UsageError(f"can't write to {path}: {trouble.strerror}.") from None
+    except OSError as error:
+        raise UsageError(f"can't write to {path}: {error.strerror}.") from None
     finally:
         Path(unfinished).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Where pictures come from: folders walked, files named, lists read. Only names and stat; nothing is opened."""
+"""Where images come from: folders walked, files named, lists read. Only names and stat; nothing is opened."""
 
 import contextlib
 import errno
@@ -14,13 +14,13 @@ from pathlib import Path
 
 from captioning.errors import UsageError
 from captioning.paths import absolute, is_below, text_of
-from captioning.store.files import Found
+from captioning.store.files import FoundFile
 
 EXTENSIONS = frozenset(
     b".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .mpo .heic .heif .avif .tif .tiff .jxl .jp2"
     b" .cr2 .cr3 .nef .arw .dng .orf .rw2 .raf".split()
 )
-"""Taken for pictures, in any case. Those that we don't open are queued too, so that they fail with a remedy."""
+"""Taken for images, in any case. Those that we don't open are queued too, so that they fail with a remedy."""
 
 _DEVICE_MOST = 1_000_000  # bytes of a list that is a device: /dev/null has none, /dev/zero no end
 _UNREACHABLE = {
@@ -60,8 +60,8 @@ class Walk:
     sorted_at_once: int = 50_000  # names of one folder: ten million would take gigabytes
     skipped: Counter[str] = field(default_factory=Counter)
 
-    def __iter__(self) -> Iterator[Found]:
-        """Yield the pictures below the folder, each folder's files in the order of their names, so many at once."""
+    def __iter__(self) -> Iterator[FoundFile]:
+        """Yield the images below the folder, each folder's files in the order of their names, so many at once."""
         home = os.path.realpath(self.folder)
         visited = {home}
         stack = [b""]
@@ -72,15 +72,15 @@ class Walk:
                 path = os.path.join(below, entry.name)
                 kind = self._kind(entry, home)
                 if kind == "folder":
-                    self.skipped["folder named like a picture"] += _looks_like_a_picture(entry.name)
+                    self.skipped["folder named like an image"] += _looks_like_a_image(entry.name)
                     real = os.path.realpath(entry.path) if self.filters.follow_symlinks else entry.path
                     if real not in visited:  # links may form a ring
                         visited.update({real} if self.filters.follow_symlinks else ())
                         folders.append(path)
-                elif kind == "picture" and self.filters.accept(path):
+                elif kind == "image" and self.filters.accept(path):
                     yield from self._found(entry.path, path)
                 else:
-                    self.skipped["filtered" if kind == "picture" else kind] += 1
+                    self.skipped["filtered" if kind == "image" else kind] += 1
             stack.extend(reversed(folders))
 
     def _entries(self, folder: bytes) -> Iterator[os.DirEntry[bytes]]:
@@ -89,23 +89,23 @@ class Walk:
             with os.scandir(folder) as entries:
                 while block := sorted(islice(entries, self.sorted_at_once), key=lambda entry: entry.name):
                     yield from block
-        except OSError as trouble:
-            self._pass_over("folder", trouble)
+        except OSError as error:
+            self._pass_over("folder", error)
 
-    def _found(self, full: bytes, path: bytes) -> Iterator[Found]:
-        """Yield the picture, if it can be reached."""
+    def _found(self, full: bytes, path: bytes) -> Iterator[FoundFile]:
+        """Yield the image, if it can be reached."""
         try:
             status = os.stat(full)
-        except OSError as trouble:
-            self._pass_over("picture", trouble)
+        except OSError as error:
+            self._pass_over("image", error)
         else:
             yield _described(path, status)
 
-    def _pass_over(self, what: str, trouble: OSError) -> None:
-        self.skipped[f"{what} {_UNREACHABLE.get(trouble.errno or 0, f'({trouble.strerror})')}"] += 1
+    def _pass_over(self, what: str, error: OSError) -> None:
+        self.skipped[f"{what} {_UNREACHABLE.get(error.errno or 0, f'({error.strerror})')}"] += 1
 
     def _kind(self, entry: os.DirEntry[bytes], home: bytes) -> str:
-        """Return folder, picture, or the kind under which the entry is skipped."""
+        """Return folder, image, or the kind under which the entry is skipped."""
         if entry.name.startswith(b"."):
             return "hidden"
         if entry.is_symlink():
@@ -119,25 +119,25 @@ class Walk:
             is_folder = is_file = False
         if is_folder:
             return "thumbnail folder" if entry.name in _THUMBNAILS else "folder"
-        plain = "picture" if _looks_like_a_picture(entry.name) else "other file"
+        plain = "image" if _looks_like_a_image(entry.name) else "other file"
         return plain if is_file else "special file"
 
 
-def _looks_like_a_picture(name: bytes) -> bool:
+def _looks_like_a_image(name: bytes) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
-def _described(path: bytes, status: os.stat_result) -> Found:
+def _described(path: bytes, status: os.stat_result) -> FoundFile:
     latest = 2**63 - 1  # that the store can hold; a file's time may be any, as a camera without a battery has it
-    return Found(path, status.st_size, max(-latest, min(status.st_mtime_ns, latest)))
+    return FoundFile(path, status.st_size, max(-latest, min(status.st_mtime_ns, latest)))
 
 
-def named_file(path: bytes) -> Found:
+def named_file(path: bytes) -> FoundFile:
     """Return a file that a person named, whatever it is called. Raises UsageError when it isn't a file."""
     try:
         status = os.stat(path)
-    except OSError as trouble:
-        raise UsageError(f"{text_of(path)}: {trouble.strerror}.") from None
+    except OSError as error:
+        raise UsageError(f"{text_of(path)}: {error.strerror}.") from None
     if not stat.S_ISREG(status.st_mode):
         raise UsageError(f"{text_of(path)} is not a regular file.")
     return _described(path, status)
@@ -165,8 +165,8 @@ def read_sources(paths: Sequence[bytes], listed: Sequence[bytes] = ()) -> Source
             is_folder = stat.S_ISDIR(os.stat(full).st_mode)
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{text_of(path)}: no such file or folder.") from None
-        except OSError as trouble:
-            raise UsageError(f"{text_of(path)}: {trouble.strerror}.") from None
+        except OSError as error:
+            raise UsageError(f"{text_of(path)}: {error.strerror}.") from None
         (folders if is_folder else files).append(full)
     if not folders and not files:
         raise UsageError("no paths given: producer submit FOLDER.")
@@ -181,8 +181,8 @@ def read_list(name: str, *, null: bool) -> list[bytes]:
         with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
             endless = stat.S_ISCHR(os.fstat(file.fileno()).st_mode) and not file.isatty()
             data = file.read(_DEVICE_MOST if endless else -1)
-    except OSError as trouble:
-        raise UsageError(f"can't read the list {name}: {trouble.strerror}.") from None
+    except OSError as error:
+        raise UsageError(f"can't read the list {name}: {error.strerror}.") from None
     if endless and len(data) == _DEVICE_MOST:
         raise UsageError(f"the list {name} is a device that never ends.")
     return [line.rstrip(b"\r") if not null else line for line in data.split(b"\0" if null else b"\n") if line.strip()]

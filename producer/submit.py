@@ -13,7 +13,7 @@ from captioning.paths import is_below, text_of
 from captioning.settings import Settings
 from captioning.store import files, jobs
 from captioning.store.database import Database
-from captioning.store.files import Found, Known, RootPlace, SeenFiles
+from captioning.store.files import FileIdSet, FoundFile, ReusePolicy, RootPath
 from captioning.values import DecodeOptions, digest_of
 from producer.sources import Filters, Sources, Walk, named_file
 
@@ -22,7 +22,7 @@ _FOLDERS_KNOWN = 100_000  # whose roots are remembered
 
 
 @dataclass(frozen=True)
-class Order:
+class SubmitRequest:
     """What a person asked for."""
 
     sources: Sources
@@ -51,33 +51,33 @@ class Submitted:
         return self.known + self.queued
 
 
-def scan(order: Order) -> tuple[int, Counter[str]]:
-    """Count what a submit would find, for --dry-run: pictures, and what is skipped by kind."""
+def scan(order: SubmitRequest) -> tuple[int, Counter[str]]:
+    """Count what a submit would find, for --dry-run: images, and what is skipped by kind."""
     walks: list[Walk] = []
     count = sum(1 for _ in islice(_found(order, walks), order.limit))
     return count, _skipped(walks)
 
 
-def submit(db: Database, settings: Settings, order: Order, on_batch: Callable[[Submitted], None]) -> Submitted:
+def submit(db: Database, settings: Settings, order: SubmitRequest, on_batch: Callable[[Submitted], None]) -> Submitted:
     """Register a job's files and close its registration; `on_batch` is called after each commit.
 
-    Raises UsageError when there is no picture to be found.
+    Raises UsageError when there is no image to be found.
     """
     if next(_found(order, []), None) is None:
         walks: list[Walk] = []
         list(_found(order, walks))
-        raise UsageError(f"no pictures found{_passed_over(_skipped(walks))}. Files named explicitly are always taken.")
+        raise UsageError(f"no images found{_passed_over(_skipped(walks))}. Files named explicitly are always taken.")
     model_id = jobs.register_model(db, order.bundle, default=settings.model)
     for folder in _places(order.sources):
         files.ensure_root(db, folder)
-    request = jobs.Request(_key(order), order.name or _name(order), order.options, order.priority, order.force)
+    request = jobs.JobRequest(_key(order), order.name or _name(order), order.options, order.priority, order.force)
     job_id, continued = jobs.open_job(db, request, model_id)
     done = Submitted(job_id, continued)
-    known = Known(model_id, order.bundle.name, order.stale, order.force)
-    walks, seen = [], SeenFiles()
+    known = ReusePolicy(model_id, order.bundle.name, order.stale, order.force)
+    walks, seen = [], FileIdSet()
     for root_id, batch in _by_root(files.roots(db), islice(_found(order, walks), order.limit)):
         act = functools.partial(files.register, db, job_id, root_id, batch, known, settings.chunk_size)
-        registered = db.persist(act, settings.outage_seconds)
+        registered = db.retry(act)
         for file_id in registered.file_ids:
             seen.add(file_id)
         done.known += registered.known
@@ -88,17 +88,17 @@ def submit(db: Database, settings: Settings, order: Order, on_batch: Callable[[S
             files.mark_missing(db, folder, seen)
     done.skipped = _skipped(walks)
     close = functools.partial(jobs.close_registration, db, job_id, done.known, dict(done.skipped))
-    db.persist(close, settings.outage_seconds)
+    db.retry(close)
     return done
 
 
-def _found(order: Order, walks: list[Walk]) -> Iterator[Found]:
-    """Yield every picture, its path absolute; the walks, which count what they skip, are added to `walks`."""
+def _found(order: SubmitRequest, walks: list[Walk]) -> Iterator[FoundFile]:
+    """Yield every image, its path absolute; the walks, which count what they skip, are added to `walks`."""
     for folder in order.sources.folders:
         walk = Walk(folder, order.filters)
         walks.append(walk)
         for found in walk:
-            yield Found(os.path.join(folder, found.path), found.size, found.mtime_ns)
+            yield FoundFile(os.path.join(folder, found.path), found.size, found.mtime_ns)
     for path in order.sources.files:
         yield named_file(path)
 
@@ -112,10 +112,10 @@ def _places(sources: Sources) -> Iterator[bytes]:
         yield from [common] if common != b"/" else sorted(homes)
 
 
-def _by_root(roots: list[RootPlace], found: Iterable[Found]) -> Iterator[tuple[int, list[Found]]]:
+def _by_root(roots: list[RootPath], found: Iterable[FoundFile]) -> Iterator[tuple[int, list[FoundFile]]]:
     """Yield batches of files, paths below their root, each batch of one root: the deepest that holds the file."""
-    waiting: dict[int, list[Found]] = {}
-    homes: dict[bytes, RootPlace] = {}
+    waiting: dict[int, list[FoundFile]] = {}
+    homes: dict[bytes, RootPath] = {}
     for file in found:
         folder = os.path.dirname(file.path)
         if folder not in homes:
@@ -124,7 +124,7 @@ def _by_root(roots: list[RootPlace], found: Iterable[Found]) -> Iterator[tuple[i
             homes[folder] = next(root for root in roots if is_below(folder, root.path))
         root = homes[folder]
         batch = waiting.setdefault(root.id, [])
-        batch.append(Found(file.path[len(root.path.rstrip(b"/")) + 1 :], file.size, file.mtime_ns))
+        batch.append(FoundFile(file.path[len(root.path.rstrip(b"/")) + 1 :], file.size, file.mtime_ns))
         if len(batch) == BATCH:
             yield root.id, waiting.pop(root.id)
     yield from waiting.items()
@@ -139,14 +139,14 @@ def _passed_over(skipped: Counter[str]) -> str:
     return f" (skipped: {kinds})" if kinds else ""
 
 
-def _key(order: Order) -> str:
+def _key(order: SubmitRequest) -> str:
     """Return what makes two submits the same job: places, filters, model, options."""
     places = [sorted(path.hex() for path in paths) for paths in (order.sources.folders, order.sources.files)]
     how = [asdict(order.filters), order.bundle.digest, order.options.digest, order.stale, order.force, order.limit]
     return digest_of([places, how])
 
 
-def _name(order: Order) -> str:
+def _name(order: SubmitRequest) -> str:
     first = (order.sources.folders or order.sources.files)[0]
     more = len(order.sources.folders) + len(order.sources.files) - 1
     return text_of(first).rstrip("/").rpartition("/")[2] + (f" and {more} more" if more else "")

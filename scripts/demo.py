@@ -6,18 +6,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sample_pictures import copy_samples
+from sample_images import copy_samples
 
 
 def main() -> int:
     """Submit the samples, show every caption, try a search; return the exit code of what went wrong first."""
     producer = str(Path(sys.executable).with_name("producer"))
     with tempfile.TemporaryDirectory(prefix="captionmill-demo-") as place:
-        pictures = Path(place) / "images"
-        copy_samples(pictures)
+        images = Path(place) / "images"
+        copy_samples(images)
         kept = {k: v for k, v in os.environ.items() if not k.startswith("CAPTIONING_")}
         environment = kept | {"CAPTIONING_DATA_DIR": f"{place}/data"}
-        for words in (["submit", str(pictures)], ["export", "--format", "csv"], ["search", "man"]):
+        for words in (["submit", str(images)], ["export", "--format", "csv"], ["search", "man"]):
             shown = " ".join(word.replace(place, "...") for word in words)
             print(f"\n$ producer {shown}", flush=True)
             code = subprocess.run([producer, *words], env=environment, check=False).returncode

@@ -10,8 +10,8 @@ import pytest
 
 import migrations
 from captioning.store.database import Database
-from scripts.sample_pictures import copy_samples
-from tests.servers import Postgres, postgres, valkey
+from scripts.sample_images import copy_samples
+from tests.support.servers import Postgres, postgres, valkey
 
 for name in [n for n in os.environ if n.startswith("CAPTIONING_") and not n.startswith("CAPTIONING_TEST_")]:
     del os.environ[name]  # a developer's own settings are no part of a test
@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Give each of several test processes a core: where each computes with all, all take longer."""
     its = getattr(config, "workerinput", None)
-    if its is None:  # for persons who have captioned before: see `Person`
+    if its is None:  # for persons who have captioned before: see `CliRunner`
         os.environ["CAPTIONING_TEST_RUNTIME"] = tempfile.mkdtemp(prefix="cm-runtime-")
     if its is not None and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

@@ -1,1 +1,1 @@
-"""Captioned pictures to a bundle: data, loop, metrics, export. Knows the model, not the queue nor the store."""
+"""Captioned images to a bundle: data, loop, metrics, export. Knows the model, not the queue nor the store."""

@@ -10,12 +10,12 @@ import typer
 
 from captioning.bundles import Bundle, find_bundles, named, read_bundle
 from captioning.calibration import calibration_of
-from captioning.commands import command_line
+from captioning.cli import command_line
 from captioning.settings import read_settings
 from captioning.values import DecodeOptions
 
 app = typer.Typer(
-    help="Build and judge caption models from captioned pictures (Flickr8k, or a folder made like it).",
+    help="Build and judge caption models from captioned images (Flickr8k, or a folder made like it).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -39,7 +39,7 @@ def fetch(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to put it in.")],
 ) -> None:
     """Download a corpus or an encoder, where there is internet; check it and unpack it."""
-    from training.fetch import fetch as fetch_it
+    from training.data.download import fetch as fetch_it
 
     typer.echo(fetch_it(what, output))
 
@@ -52,8 +52,8 @@ def train(
     cell: Annotated[str, typer.Option(help="lstm, gru, or both on one encoder: lstm,gru.")] = "lstm",
     kind: Annotated[str, typer.Option(help="plain, attention or updown.")] = "attention",
     hidden: Annotated[int, typer.Option(min=8, help="Size of the recurrent state.")] = 512,
-    epochs: Annotated[int, typer.Option(min=0, help="Passes over the pictures, learning the next word.")] = 10,
-    critical_epochs: Annotated[int, typer.Option(min=0, help="Passes of self-critical training after them.")] = 0,
+    epochs: Annotated[int, typer.Option(min=0, help="Passes over the images, learning the next word.")] = 10,
+    scst_epochs: Annotated[int, typer.Option(min=0, help="Passes of self-critical training after them.")] = 0,
     learning_rate: Annotated[float, typer.Option(help="Peak of AdamW for the decoder.")] = 1e-3,
     tune_encoder: Annotated[float, typer.Option(help="Peak for stage 5 of the encoder, 1e-4 say; 0 leaves it.")] = 0.0,
     patience: Annotated[int, typer.Option(min=0, help="Epochs without a better CIDEr that end a phase; 0: never.")] = 4,
@@ -63,11 +63,11 @@ def train(
 ) -> None:  # fmt: skip
     """Train a decoder, or several, on an encoder that stays as it is or learns too."""
     from training.config import TrainConfig, with_settings
-    from training.encoders import open_encoder
-    from training.runs import run_training
+    from training.data.encoders import open_encoder
+    from training.fit.train import run_training
 
     config = TrainConfig(
-        cells=tuple(cell.split(",")), kind=kind, hidden_size=hidden, epochs=epochs, critical_epochs=critical_epochs,  # type: ignore[arg-type]
+        cells=tuple(cell.split(",")), kind=kind, hidden_size=hidden, epochs=epochs, scst_epochs=scst_epochs,  # type: ignore[arg-type]
         learning_rate=learning_rate, encoder_learning_rate=tune_encoder, seed=seed, threads=threads,
         patience=patience, start=_started(start),
     )  # fmt: skip
@@ -92,8 +92,8 @@ def tune(
 ) -> None:  # fmt: skip
     """Search learning rate, optimizer and sizes with Optuna; the same words, with more --trials, go on."""
     from training.config import TrainConfig, with_settings
-    from training.encoders import open_encoder
-    from training.tune import search
+    from training.data.encoders import open_encoder
+    from training.fit.tune import search
 
     config = TrainConfig(cells=(cell,), kind=kind, epochs=epochs, seed=seed, threads=threads)  # type: ignore[arg-type]
     config = with_settings(config, settings or ())
@@ -105,15 +105,15 @@ def tune(
 def evaluate(
     model: Model, data: Data, cache: Cache = Path("cache"),
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
-    beam_size: Annotated[int, typer.Option(min=1, max=20, help="Sentences kept in parallel; 1 is greedy.")] = 3,
+    beam_size: Annotated[int, typer.Option(min=1, max=20, help="BeamResult kept in parallel; 1 is greedy.")] = 3,
     spice: Annotated[bool, typer.Option("--spice", help="SPICE too: Java, and 384 MB at its first run.")] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write every caption here, as JSONL.")] = None,
 ) -> None:  # fmt: skip
     """Score a bundle: BLEU-1..4, METEOR (with Java), ROUGE-L, CIDEr-D, habits, calibration; free-running."""
-    from training.confidence import reliability
-    from training.evaluation import evaluate_bundle, habits_of
-    from training.metrics import check_spice
-    from training.runs import open_corpus
+    from training.evaluate.fit_calibration import reliability
+    from training.evaluate.metrics import check_spice
+    from training.evaluate.score_bundle import evaluate_bundle, habits_of
+    from training.fit.train import open_corpus
 
     if split not in ("train", "val", "test"):
         raise typer.BadParameter(f"--split is train, val or test, not {split!r}")
@@ -139,17 +139,17 @@ def compare(
     seeds: Annotated[int, typer.Option(min=2, help="Trainings of each decoder.")] = 5,
     epochs: Annotated[int, typer.Option(min=2, help="Of each training.")] = 5,
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at once, which divide the cores.")] = 1,
-    show: Annotated[Path | None, typer.Option(help="Folder of pictures to show instead of the corpus's.")] = None,
+    show: Annotated[Path | None, typer.Option(help="Folder of images to show instead of the corpus's.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The report, if not RUN/report.html.")] = None,
 ) -> None:  # fmt: skip
     """Ask which decoder is better, LSTM or GRU, fairly; write one HTML report. The same words go on."""
-    from training.compare import QUICK, Plan
-    from training.compare import compare as compare_them
-    from training.encoders import open_encoder
-    from training.report import pictures_in, write_report
+    from training.compare.report import images_in, write_report
+    from training.compare.study import QUICK, Plan
+    from training.compare.study import compare as compare_them
+    from training.data.encoders import open_encoder
 
     if show is not None:
-        pictures_in(show)  # better now than after hours
+        images_in(show)  # better now than after hours
     plan = QUICK if quick else Plan(seeds=seeds, epochs=epochs)
     found = compare_them(data, open_encoder(encoder, stride, cache, _folders()), run, cache, plan, jobs)
     path = write_report(found, output or run / "report.html", show)
@@ -168,8 +168,8 @@ def export(
     data: Annotated[Path | None, typer.Option(help="Score and calibrate the bundle itself on this corpus.")] = None,
 ) -> None:  # fmt: skip
     """Make a bundle of a finished run: int8 weights, digests, calibration, a model card."""
-    from training.encoders import open_encoder
-    from training.export import export_bundle
+    from training.data.encoders import open_encoder
+    from training.export.write_bundle import export_bundle
 
     file = open_encoder(encoder or run, stride, cache, _folders())
     with _progress("captioning") as tick:
@@ -177,12 +177,12 @@ def export(
     typer.echo(f"{bundle.folder}: model {bundle.name}, digest {bundle.digest[:16]}")
 
 
-@app.command(epilog="Example: training calibrate bundles/my-gru --data pictures")
+@app.command(epilog="Example: training calibrate bundles/my-gru --data images")
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")], data: Data, cache: Cache = Path("cache")
 ) -> None:  # fmt: skip
     """Score a bundle on a corpus and make its confidence mean what it says there; it gets a new digest."""
-    from training.export import calibrate_bundle
+    from training.export.write_bundle import calibrate_bundle
 
     read_bundle(bundle).verify()
     with _progress("captioning") as tick:
@@ -192,7 +192,7 @@ def calibrate(
 
 @app.command(epilog="Example: training info flickr8k-lstm")
 def info(model: Model) -> None:
-    """Print what a bundle says of itself, as JSON: sizes, scores, origin, the digest of its pictures' ids."""
+    """Print what a bundle says of itself, as JSON: sizes, scores, origin, the digest of its images' ids."""
     bundle = _bundle(model)
     typer.echo(json.dumps({"digest": bundle.digest, "folder": str(bundle.folder), **bundle.card}, indent=1))
 

@@ -10,13 +10,13 @@ from captioning.values import Cell
 
 OPTIMIZERS = ("adamw", "nadam", "radam")
 _BOUNDS: dict[str, tuple[int, float]] = {
-    **dict.fromkeys(("pictures", "captions", "longest", "hidden_size", "memory_size", "embedding_size"), (1, math.inf)),
+    **dict.fromkeys(("images", "captions", "longest", "hidden_size", "memory_size", "embedding_size"), (1, math.inf)),
     **dict.fromkeys(("learning_rate", "encoder_learning_rate"), (0, math.inf)),
-    **dict.fromkeys(("critical_learning_rate", "critical_encoder_learning_rate"), (0, math.inf)),
-    **dict.fromkeys(("epochs", "critical_epochs", "encoder_rest", "warm_up", "patience"), (0, math.inf)),
-    **dict.fromkeys(("limit", "watched", "threads", "weight_decay", "clip_norm"), (0, math.inf)),
-    **dict.fromkeys(("label_smoothing", "average_decay"), (0, 1)),
-    **dict.fromkeys(("dropout", "critical_dropout"), (0, 1.9)),  # as a share of 0.5 at most
+    **dict.fromkeys(("scst_learning_rate", "scst_encoder_learning_rate"), (0, math.inf)),
+    **dict.fromkeys(("epochs", "scst_epochs", "encoder_freeze_epochs", "warmup_steps", "patience"), (0, math.inf)),
+    **dict.fromkeys(("limit", "val_limit", "threads", "weight_decay", "clip_norm"), (0, math.inf)),
+    **dict.fromkeys(("label_smoothing", "ema_decay"), (0, 1)),
+    **dict.fromkeys(("dropout", "scst_dropout"), (0, 1.9)),  # as a share of 0.5 at most
     "min_count": (1, math.inf),
     "views": (1, 4),
 }
@@ -31,32 +31,32 @@ class TrainConfig:
     hidden_size: int = 512
     memory_size: int = 512
     embedding_size: int = 300
-    epochs: int = 10  # passes over the training pictures, learning each next word
-    pictures: int = 64  # a step
-    captions: int = 5  # of each picture, a step
+    epochs: int = 10  # passes over the training images, learning each next word
+    images: int = 64  # a step
+    captions: int = 5  # of each image, a step
     longest: int = 18  # words of a caption that are learned; the twentieth part of Flickr8k's are longer
-    views: int = 2  # of a picture: whole, mirrored, cropped, cropped and mirrored
+    views: int = 2  # of an image: whole, mirrored, cropped, cropped and mirrored
     learning_rate: float = 1e-3  # of decoders, the peak
     encoder_learning_rate: float = 0.0  # the peak for stage 5; 0 leaves the encoder alone
     optimizer: str = "adamw"  # adamw, nadam or radam
     weight_decay: float = 1e-4
-    warm_up: int = 200  # optimizer steps; then a cosine down to a hundredth
-    encoder_rest: int = 0  # epochs before stage 5 begins to learn
+    warmup_steps: int = 200  # optimizer steps; then a cosine down to a hundredth
+    encoder_freeze_epochs: int = 0  # epochs before stage 5 begins to learn
     clip_norm: float = 5.0  # of the whole gradient
     label_smoothing: float = 0.1
     dropout: float = 1.0  # of features, words and outputs, as a share of the usual 0.3, 0.3 and 0.5
-    average_decay: float = 0.999  # of the running average of weights that is evaluated and exported
+    ema_decay: float = 0.999  # of the running average of weights that is evaluated and exported
     min_count: int = 4  # times a word occurs in the training captions to be in the vocabulary
     patience: int = 0  # epochs without a better val CIDEr after which a phase ends; 0: never
-    critical_epochs: int = 0  # passes of self-critical training after those
-    critical_learning_rate: float = 2e-4
-    critical_encoder_learning_rate: float = 2e-5
-    samples: int = 5  # sentences a picture, self-critical
+    scst_epochs: int = 0  # passes of self-critical training after those
+    scst_learning_rate: float = 2e-4
+    scst_encoder_learning_rate: float = 2e-5
+    samples: int = 5  # sentences an image, self-critical
     temperature: float = 1.0  # of the softmax that they are drawn from and that is improved
-    critical_dropout: float = 0.0  # dropout then, as a share of the usual: sentences are drawn without
+    scst_dropout: float = 0.0  # dropout then, as a share of the usual: sentences are drawn without
     start: str = ""  # folder of a finished run or a bundle whose decoders and words are trained on; empty: none
-    limit: int = 0  # training pictures, the first so many; 0: all
-    watched: int = 0  # val pictures that are scored after each epoch, the first so many; 0: all
+    limit: int = 0  # training images, the first so many; 0: all
+    val_limit: int = 0  # val images that are scored after each epoch, the first so many; 0: all
     keep_last: bool = False  # keep the last epoch's weights, not the best epoch's: nothing is chosen by val
     seed: int = 1
     threads: int = 0  # of torch on a CPU; 0 leaves it to torch
@@ -72,8 +72,8 @@ class TrainConfig:
                 raise UsageError(f"{name} is {said}, not {getattr(self, name)}.")
         if self.optimizer not in OPTIMIZERS:
             raise UsageError(f"optimizer is one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}.")
-        if self.epochs + self.critical_epochs < 1:
-            raise UsageError("epochs and critical_epochs are both 0: there is nothing to train.")
+        if self.epochs + self.scst_epochs < 1:
+            raise UsageError("epochs and scst_epochs are both 0: there is nothing to train.")
         if self.temperature <= 0:
             raise UsageError(f"temperature is above 0, not {self.temperature}.")
         if self.memory_size % 8:

@@ -1,7 +1,7 @@
 """The Celery app as Celery looks for it: the queue of the core with the worker's task and hooks."""
 
 from captioning.errors import CaptioningError
-from captioning.queue import make_celery
+from captioning.queue.celery_app import make_celery
 from captioning.settings import read_settings
 
 try:
@@ -9,5 +9,5 @@ try:
 except CaptioningError as wrong:  # `celery -A worker worker` would show a traceback
     raise SystemExit(f"worker: {wrong}") from None
 app = make_celery(settings)
-app.conf.include = ["worker.tasks", "worker.hooks"]
+app.conf.include = ["worker.tasks", "worker.lifecycle"]
 app.set_default()

@@ -9,7 +9,7 @@ import structlog
 import typer
 
 import migrations
-from captioning.commands import command_line
+from captioning.cli import command_line
 from captioning.errors import CaptioningError, StoreUnavailable
 from captioning.settings import PREFIX, read_settings
 from captioning.store.database import Database
@@ -27,7 +27,7 @@ def work(
     context: typer.Context,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda:N.")] = None,
     runtime: Annotated[str | None, typer.Option(help="auto, torch or openvino.")] = None,
-    batch_size: Annotated[str, typer.Option(help="Pictures that the model sees at once; auto is 32.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="Images that the model sees at once; auto is 32.")] = "auto",
     until_eof: Annotated[bool, typer.Option("--until-eof", help="Stop when standard input closes.")] = False,
 ) -> None:
     """Check that everything is there, then work until stopped."""
@@ -47,22 +47,22 @@ def _stop_at_eof() -> None:
 
 
 def _start() -> int:
+    from worker.environment import available_bundles
     from worker.log import set_up_log
-    from worker.surroundings import bundles_at_hand
 
     settings = read_settings()
     set_up_log()
-    for bundle in bundles_at_hand(settings).values():
+    for bundle in available_bundles(settings).values():
         bundle.verify()
-    db = Database(settings.store_url)
-    _ensure_schema(db, settings.outage_seconds)
+    db = Database.open(settings)
+    _ensure_schema(db, settings.database_retry_seconds)
     db.close()
     if not settings.broker_url:
         raise CaptioningError(
             f"{PREFIX}BROKER_URL is not set: a worker needs the Redis that producers ring on, redis://host:6379/0 say."
             " Without one, `producer submit` brings its own broker and worker."
         )
-    from worker import hooks
+    from worker import lifecycle
     from worker.celery import app as celery
 
     celery.worker_main(
@@ -77,8 +77,8 @@ def _start() -> int:
             "WARNING",
         ]
     )
-    failures, asked_to_stop = hooks.load_failures(), hooks.end()
-    if len(failures) >= hooks.MAX_LOAD_FAILURES:
+    failures, asked_to_stop = lifecycle.load_failures(), lifecycle.end()
+    if len(failures) >= lifecycle.MAX_LOAD_FAILURES:
         raise CaptioningError(f"the model can't be loaded: {failures[-1]}")
     if not asked_to_stop:  # Celery says 0 even then
         typer.echo("worker: something ended it that it can't go on after; it is said above. Start it again.", err=True)
@@ -89,26 +89,26 @@ def _ensure_schema(db: Database, seconds: float) -> None:
     """Check the tables; a database that is just starting is waited for."""
     try:
         migrations.ensure_schema(db)
-    except StoreUnavailable as trouble:
-        structlog.get_logger().warning("waiting_for_database", trouble=str(trouble), seconds=seconds)
-        db.persist(lambda: migrations.ensure_schema(db), seconds)
+    except StoreUnavailable as error:
+        structlog.get_logger().warning("waiting_for_database", error=str(error), seconds=seconds)
+        db.retry(lambda: migrations.ensure_schema(db))
 
 
 @app.command(epilog="Example: worker doctor")
 def doctor() -> None:
     """Say what this machine would work with: runtime, device, models, database, broker."""
     from captioning.model.runtime import choose
-    from worker.surroundings import bundles_at_hand
+    from worker.environment import available_bundles
 
     settings = read_settings()
     chosen = choose(settings.runtime, settings.device)
     typer.echo(f"runtime   {chosen.name} on {chosen.device}, {chosen.precision}: {chosen.why}")
-    for bundle in bundles_at_hand(settings).values():
+    for bundle in available_bundles(settings).values():
         bundle.verify()
         typer.echo(
             f"model     {bundle.name} {bundle.digest[:16]}{' (default)' if bundle.name == settings.model else ''}"
         )
-    typer.echo(f"database  {Database(settings.store_url).engine.url.render_as_string(hide_password=True)}")
+    typer.echo(f"database  {Database.open(settings).engine.url.render_as_string(hide_password=True)}")
     typer.echo(
         f"roots     {', '.join(f'{n}={p}' for n, p in settings.roots.items()) or 'wherever they were submitted'}"
     )

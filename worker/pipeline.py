@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from captioning.errors import ImageError
+from captioning.decoding.pool import DecodedImage, DecodePool
+from captioning.errors import FileUnreachable, FolderUnavailable, ImageError
 from captioning.model.captioner import Captioner
 from captioning.settings import Settings
-from captioning.store import claims
-from captioning.store.claims import Claim, Content, MadeBy, Outcome, Work
+from captioning.store import leases
 from captioning.store.database import Database
+from captioning.store.leases import Claim, ClaimedItem, Content, Outcome, Provenance
 from captioning.values import ItemState
-from worker.device import Portions
-from worker.openers import Opened, Openers
-from worker.reading import FileBytes, FolderUnavailable, OutOfSight, read_file
+from worker.adaptive_batch import AdaptiveBatch
+from worker.reader import FileBytes, read_file
 
 WAVE_BYTES = 128_000_000  # of files in memory at once, above which a micro-batch is cut short
-PATIENCE_SECONDS = 5.0  # that pictures which are open wait for the rest of their micro-batch
-REST_SECONDS = 15.0  # of a chunk that couldn't be worked off, before it is tried again
+PATIENCE_SECONDS = 5.0  # that images which are open wait for the rest of their micro-batch
+BACKOFF_SECONDS = 15.0  # of a chunk that couldn't be worked off, before it is tried again
 MOVED_SECONDS = 30.0  # that a folder which is gone is waited for; for one that is empty, CAPTIONING_GONE_SECONDS
 TURN_SECONDS = 30.0  # with one chunk, after which what is left of it goes to the end of the line
 T = TypeVar("T")
@@ -32,10 +32,10 @@ _AHEAD = 1  # micro-batches that are ready before the model asks
 
 @dataclass(frozen=True)
 class Ready:
-    """A micro-batch before the model: what is decided already, and pictures to caption."""
+    """A micro-batch before the model: what is decided already, and images to caption."""
 
     decided: list[Outcome]
-    to_caption: list[tuple[Outcome, Opened]]
+    to_caption: list[tuple[Outcome, DecodedImage]]
 
 
 class Pipeline:
@@ -46,39 +46,39 @@ class Pipeline:
         db: Database,
         settings: Settings,
         captioner: Captioner,
-        openers: Openers,
-        portions: Portions,
-        made_by: MadeBy,
+        decode_pool: DecodePool,
+        adaptive_batch: AdaptiveBatch,
+        provenance: Provenance,
         root: bytes,
         lease_seconds: float,
     ) -> None:
         self.db = db
         self.settings = settings
         self.captioner = captioner
-        self.openers = openers
-        self.portions = portions
-        self.made_by = made_by
+        self.decode_pool = decode_pool
+        self.adaptive_batch = adaptive_batch
+        self.provenance = provenance
         self.root = root
         self.lease_seconds = lease_seconds
         self._renewed = time.monotonic()
         self._renewing = threading.Lock()
         self._met: dict[str, ImageError | None] = {}  # contents met in this chunk, and why one can't be opened
-        self._unseen: list[OutOfSight] = []  # of files that are not decided, because they may come back
+        self._unseen: list[FileUnreachable] = []  # of files that are not decided, because they may come back
 
     def run(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
-        """Work off a claim; return whether all of it is decided (else: asked to stop, or others' turn).
+        """ClaimedItem off a claim; return whether all of it is decided (else: asked to stop, or others' turn).
 
-        Pictures that take for ever to open take it from their own job only. Raises Fenced and ServiceTrouble, one of
+        Images that take for ever to open take it from their own job only. Raises LeaseLost and ServiceUnavailable, one of
         which is FolderUnavailable; what was committed stays.
         """
         begun = time.monotonic()
         for ready in _read_ahead(self._prepared(claim), _AHEAD):
-            pictures = [opened.pixels for _, opened in ready.to_caption]
-            said = self.portions.caption(self.captioner, pictures, claim.options)
+            images = [opened.pixels for _, opened in ready.to_caption]
+            said = self.adaptive_batch.caption(self.captioner, images, claim.options)
             outcomes = ready.decided + [
-                replace(outcome, said=caption) for (outcome, _), caption in zip(ready.to_caption, said, strict=True)
+                replace(outcome, caption=caption) for (outcome, _), caption in zip(ready.to_caption, said, strict=True)
             ]
-            self._persist(lambda o=outcomes: claims.record(self.db, claim, o, self.made_by, self.lease_seconds))  # type: ignore[misc]
+            self._persist(lambda o=outcomes: leases.commit_batch(self.db, claim, o, self.provenance, self.lease_seconds))  # type: ignore[misc]
             self._renewed = time.monotonic()
             if stopping() or time.monotonic() - begun > TURN_SECONDS:
                 return False
@@ -93,16 +93,16 @@ class Pipeline:
         for wave in self._waves(claim):
             yield from self._prepare(claim, wave)
 
-    def _waves(self, claim: Claim) -> Iterator[list[tuple[Work, FileBytes | ImageError]]]:
+    def _waves(self, claim: Claim) -> Iterator[list[tuple[ClaimedItem, FileBytes | ImageError]]]:
         """Read the files of a chunk, and cut the chunk into micro-batches by count and by bytes."""
-        wave: list[tuple[Work, FileBytes | ImageError]] = []
+        wave: list[tuple[ClaimedItem, FileBytes | ImageError]] = []
         held, begun = 0, time.monotonic()
-        for one in claim.work:
+        for one in claim.items:
             if wave and (len(wave) >= self.settings.batch_size or held + one.size > WAVE_BYTES):
                 yield wave
                 wave, held = [], 0
             read = self._read(one)
-            if isinstance(read, OutOfSight) and self._may_return(claim, read):
+            if isinstance(read, FileUnreachable) and self._may_return(claim, read):
                 self._unseen.append(read)
                 if time.monotonic() - begun > TURN_SECONDS:  # a server that is out of reach may take a minute each time
                     break
@@ -113,27 +113,27 @@ class Pipeline:
         if wave:
             yield wave
 
-    def _may_return(self, claim: Claim, unseen: OutOfSight) -> bool:
-        waited, limit = claim.waits * REST_SECONDS, self.settings.gone_seconds
-        return waited < (min(MOVED_SECONDS, limit) if unseen.moved else limit)
+    def _may_return(self, claim: Claim, unseen: FileUnreachable) -> bool:
+        waited, limit = claim.deferrals * BACKOFF_SECONDS, self.settings.missing_grace_seconds
+        return waited < (min(MOVED_SECONDS, limit) if unseen.folder_gone else limit)
 
-    def _read(self, work: Work) -> FileBytes | ImageError:
+    def _read(self, work: ClaimedItem) -> FileBytes | ImageError:
         try:
             return read_file(self.root, work, self.settings.max_bytes)
         except ImageError as wrong:
             return wrong
 
-    def _prepare(self, claim: Claim, wave: list[tuple[Work, FileBytes | ImageError]]) -> Iterator[Ready]:
+    def _prepare(self, claim: Claim, wave: list[tuple[ClaimedItem, FileBytes | ImageError]]) -> Iterator[Ready]:
         """Decide what needs no model: failures, and content that has a caption or was met before in this chunk.
 
-        Yields a micro-batch, in parts when some of its pictures are slow to open.
+        Yields a micro-batch, in parts when some of its images are slow to open.
         """
         decided = [_failed(work, read) for work, read in wave if isinstance(read, ImageError)]
         good = [(work, read) for work, read in wave if isinstance(read, FileBytes)]
         fresh, again = self._divide(claim, good)
-        to_caption: list[tuple[Outcome, Opened]] = []
+        to_caption: list[tuple[Outcome, DecodedImage]] = []
         begun = time.monotonic()
-        opened = self.openers.map(lambda pair: self._open(claim, *pair), fresh)
+        opened = self.decode_pool.map(lambda pair: self._open(claim, *pair), fresh)
         for (work, read), one in zip(fresh, opened, strict=True):
             if isinstance(one, ImageError):
                 self._met[read.sha256] = one
@@ -151,12 +151,12 @@ class Pipeline:
         yield Ready(decided, to_caption)
 
     def _divide(
-        self, claim: Claim, good: list[tuple[Work, FileBytes]]
-    ) -> tuple[list[tuple[Work, FileBytes]], list[tuple[Work, FileBytes]]]:
+        self, claim: Claim, good: list[tuple[ClaimedItem, FileBytes]]
+    ) -> tuple[list[tuple[ClaimedItem, FileBytes]], list[tuple[ClaimedItem, FileBytes]]]:
         """Tell contents that must be opened from those that have a caption, or will have one by then."""
         known: set[str] = set()
         if not claim.force:
-            known = self._persist(lambda: claims.known_content(self.db, claim, [read.sha256 for _, read in good]))
+            known = self._persist(lambda: leases.captioned_digests(self.db, claim, [read.sha256 for _, read in good]))
         fresh, again = [], []
         for work, read in good:
             if read.sha256 in known or read.sha256 in self._met:
@@ -166,27 +166,27 @@ class Pipeline:
                 fresh.append((work, read))
         return fresh, again
 
-    def _open(self, claim: Claim, work: Work, read: FileBytes) -> Opened | ImageError:
+    def _open(self, claim: Claim, work: ClaimedItem, read: FileBytes) -> DecodedImage | ImageError:
         try:
-            noted = functools.partial(claims.note_crash, self.db, claim, work)
-            return self.openers.open(read.data, work.crashes, lambda: self._persist(noted))
+            noted = functools.partial(leases.count_attempt, self.db, claim, work)
+            return self.decode_pool.open(read.data, work.attempts, lambda: self._persist(noted))
         except ImageError as wrong:
             return wrong
         finally:
             self._renew(claim)
 
     def _renew(self, claim: Claim) -> None:
-        """Lengthen the lease now that a picture is decided, if that is due."""
+        """Lengthen the lease now that an image is decided, if that is due."""
         with self._renewing:
             if time.monotonic() - self._renewed > self.lease_seconds / 4:
-                self._persist(lambda: claims.renew(self.db, claim, self.lease_seconds))
+                self._persist(lambda: leases.renew(self.db, claim, self.lease_seconds))
                 self._renewed = time.monotonic()
 
     def _persist(self, act: Callable[[], T]) -> T:
-        return self.db.persist(act, self.settings.outage_seconds)
+        return self.db.retry(act)
 
 
-def _failed(work: Work, wrong: ImageError) -> Outcome:
+def _failed(work: ClaimedItem, wrong: ImageError) -> Outcome:
     return Outcome(work, ItemState.FAILED, reason=wrong.reason, detail=wrong.detail)
 
 
@@ -210,8 +210,8 @@ def _read_ahead(source: Iterator[Ready], ahead: int) -> Iterator[Ready]:
                 if not put(result):
                     return
             put(None)
-        except BaseException as trouble:
-            put(trouble)
+        except BaseException as error:
+            put(error)
 
     thread = threading.Thread(target=produce, name="read-ahead", daemon=True)
     thread.start()

@@ -11,14 +11,14 @@ import threading
 import structlog
 from celery import Celery
 
-from captioning.errors import ServiceTrouble
-from captioning.queue import ring
+from captioning.errors import ServiceUnavailable
+from captioning.queue.celery_app import wake_workers
+from captioning.queue.transport import DroppedMessages
 from captioning.settings import Settings
-from captioning.store import claims
-from captioning.store.claims import Presence
+from captioning.store import leases, workers
 from captioning.store.database import Database
-from captioning.transport import Dropped
-from worker.surroundings import bundles_at_hand, visible_roots, worker_name
+from captioning.store.workers import WorkerInfo
+from worker.environment import available_bundles, visible_roots, worker_name
 
 log = structlog.get_logger()
 HELLO_SECONDS = 5.0
@@ -31,9 +31,9 @@ class Sweeper(threading.Thread):
         super().__init__(name="sweeper", daemon=True)
         self.app = app
         self.settings = settings
-        self.db = Database(settings.store_url)
-        models = tuple(bundle.digest for bundle in bundles_at_hand(settings).values())
-        self.presence = Presence(worker_name(settings), socket.gethostname(), models, settings.runtime)
+        self.db = Database.open(settings)
+        models = tuple(bundle.digest for bundle in available_bundles(settings).values())
+        self.presence = WorkerInfo(worker_name(settings), socket.gethostname(), models, settings.runtime)
         self._said_dropped = 0
         self._ended = threading.Event()
 
@@ -42,31 +42,31 @@ class Sweeper(threading.Thread):
         self._ended.set()
 
     def run(self) -> None:
-        """Sweep until stopped; trouble is waited out."""
+        """Sweep until stopped; error is waited out."""
         since_hello = HELLO_SECONDS
         while not self._ended.is_set():
             try:
                 if since_hello >= HELLO_SECONDS:
                     places = visible_roots(self.db, self.settings).values()
-                    claims.say_hello(self.db, self.presence, [place.name for place in places], self._dropped())
+                    workers.heartbeat(self.db, self.presence, [place.name for place in places], self._dropped())
                     since_hello = 0.0
                 self.sweep()
-            except ServiceTrouble as trouble:
-                log.warning("service_trouble", trouble=str(trouble))
+            except ServiceUnavailable as error:
+                log.warning("service_trouble", error=str(error))
             except Exception:  # a sweeper that dies leaves a worker deaf to what it wasn't told of
                 log.exception("sweep_failed")
             since_hello += self.settings.sweep_seconds
             self._ended.wait(self.settings.sweep_seconds)
-        with contextlib.suppress(ServiceTrouble):  # the row grows old by itself
-            claims.say_goodbye(self.db, self.presence.name)
+        with contextlib.suppress(ServiceUnavailable):  # the row grows old by itself
+            workers.remove_worker(self.db, self.presence.name)
         self.db.close()
 
     def _dropped(self) -> int:
         """Return how many messages this worker has dropped, and say so when there are more than the last time."""
-        if Dropped.count > self._said_dropped:
-            self._said_dropped = Dropped.count
-            log.warning("messages_dropped", count=Dropped.count, why="they are no bells: who else writes here?")
-        return Dropped.count
+        if DroppedMessages.count > self._said_dropped:
+            self._said_dropped = DroppedMessages.count
+            log.warning("messages_dropped", count=DroppedMessages.count, why="they are no bells: who else writes here?")
+        return DroppedMessages.count
 
     def sweep(self) -> None:
         """Ring for the chunks that this worker could claim now, as far as bells are missing, if it is its turn.
@@ -75,6 +75,6 @@ class Sweeper(threading.Thread):
         one that could.
         """
         roots = list(visible_roots(self.db, self.settings))
-        waiting = claims.count_claimable(self.db, self.presence.models, roots, self.settings.bells)
-        if waiting and claims.my_turn_to_sweep(self.db, self.settings.sweep_seconds) and ring(self.app, waiting):
+        waiting = leases.count_claimable(self.db, self.presence.models, roots, self.settings.queue_window)
+        if waiting and workers.take_sweep_turn(self.db, self.settings.sweep_seconds) and wake_workers(self.app, waiting):
             log.info("rang", chunks=waiting)

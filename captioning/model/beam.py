@@ -20,18 +20,18 @@ _NEVER = float("-inf")
 
 
 @dataclass(frozen=True)
-class Sentences:
-    """What a search found for B pictures, K sentences each, the best first."""
+class BeamResult:
+    """What a search found for B images, K sentences each, the best first."""
 
     words: Tensor  # (B, K, T) ids; END, then PAD, after the last word
     log_probabilities: Tensor  # (B, K, T) nats a word, END too; 0 after it
     scores: Tensor  # (B, K), what they are ranked by
 
 
-def beam_search(step: Step, state: State, options: DecodeOptions) -> Sentences:
-    """Find the `beam_size` sentences with the best sum(log p) / length**length_power for each of B pictures.
+def beam_search(step: Step, state: State, options: DecodeOptions) -> BeamResult:
+    """Find the `beam_size` sentences with the best sum(log p) / length**length_power for each of B images.
 
-    `state` has one row a picture. Marks are never words; no word follows itself and no three words in a
+    `state` has one row an image. Marks are never words; no word follows itself and no three words in a
     row come twice in a sentence: the loops that a recurrent decoder falls into.
     """
     batch, beams, device = state[0].size(1), options.beam_size, state[0].device
@@ -59,7 +59,7 @@ def beam_search(step: Step, state: State, options: DecodeOptions) -> Sentences:
     words = words[..., 1:]
     lengths = (words != PAD).sum(-1).clamp(min=1)
     scores, order = torch.sort(totals / lengths**options.length_power, dim=-1, descending=True, stable=True)
-    return Sentences(_follow(words, order), _follow(spoken, order), scores)
+    return BeamResult(_follow(words, order), _follow(spoken, order), scores)
 
 
 def _follow(history: Tensor, parent: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from captioning.bundles import Bundle
 from captioning.calibration import Calibration
-from captioning.errors import BundleError, DeviceBroken, DeviceFull, ServiceTrouble
-from captioning.model.beam import Sentences, beam_search
+from captioning.errors import BundleError, DeviceFailed, DeviceOutOfMemory, ServiceUnavailable
+from captioning.model.beam import BeamResult, beam_search
 from captioning.model.decoder import CaptionDecoder, DecoderConfig, make_decoder
 from captioning.model.encoder import CHANNELS, PixelsToGrid, ResNetEncoder, Stride
 from captioning.model.pixels import VERSION, Pixels, Preprocessing
@@ -36,23 +36,23 @@ class Captioner:
     preprocessing: Preprocessing
     calibration: Calibration = field(default_factory=Calibration)
 
-    def caption(self, pictures: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
-        """Return one caption a picture, in order; each picture (S, S, 3) uint8 as `open_picture` gives it.
+    def caption(self, images: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
+        """Return one caption an image, in order; each image (S, S, 3) uint8 as `open_image` gives it.
 
-        Raises DeviceFull and DeviceBroken.
+        Raises DeviceOutOfMemory and DeviceFailed.
         """
-        if not pictures:
+        if not images:
             return []
         try:
             with torch.inference_mode():
-                features = self.encode(torch.from_numpy(np.stack(pictures)))
+                features = self.encode(torch.from_numpy(np.stack(images)))
                 return self.describe(features, options)
         except RuntimeError as failed:
-            trouble = device_trouble(failed)
-            if trouble is None:
+            error = device_error(failed)
+            if error is None:
                 raise
         torch.cuda.empty_cache()  # here, where the failed call holds no tensors any more
-        raise trouble
+        raise error
 
     def describe(self, features: Tensor, options: DecodeOptions) -> list[Caption]:
         """Return one caption for each row of grid features (B, N, 2048)."""
@@ -61,23 +61,23 @@ class Captioner:
         return _captions(found, self.vocabulary, self.calibration)
 
 
-def device_trouble(failed: RuntimeError) -> ServiceTrouble | None:
+def device_error(failed: RuntimeError) -> ServiceUnavailable | None:
     """Return what an error of torch says of the device; None when it says nothing of it.
 
     After an error that torch calls an accelerator's, every later call fails the same way: the CUDA context is lost.
     """
     said = (str(failed) or type(failed).__name__).splitlines()[0]
     if isinstance(failed, torch.OutOfMemoryError) or "out of memory" in said or "CUBLAS_STATUS_ALLOC_FAILED" in said:
-        return DeviceFull(said)
+        return DeviceOutOfMemory(said)
     if isinstance(failed, torch.AcceleratorError) or any(sign in said for sign in _BROKEN):
-        return DeviceBroken(said)
+        return DeviceFailed(said)
     return None
 
 
 _BROKEN = ("CUDA error", "CUDNN_STATUS_", "CUBLAS_STATUS_")
 
 
-def _captions(found: Sentences, vocabulary: Vocabulary, calibration: Calibration) -> list[Caption]:
+def _captions(found: BeamResult, vocabulary: Vocabulary, calibration: Calibration) -> list[Caption]:
     captions = []
     for words, logps, scores in zip(
         found.words.tolist(), found.log_probabilities.tolist(), found.scores.tolist(), strict=True
@@ -125,7 +125,7 @@ def load_encoder(bundle: Bundle) -> PixelsToGrid:
 
 
 def preprocessing_of(bundle: Bundle) -> Preprocessing:
-    """Return how pictures are prepared for a bundle. Raises BundleError when this version does it otherwise."""
+    """Return how images are prepared for a bundle. Raises BundleError when this version does it otherwise."""
     described = bundle.description["preprocessing"]
     if described.get("version") != VERSION:
         raise BundleError(

@@ -1,4 +1,4 @@
-"""The outermost structure of picture files: what must be known or put aside before a decoder sets to work.
+"""The outermost structure of image files: what must be known or put aside before a decoder sets to work.
 
 Nothing is decoded. Damage ends the reading and is no error here: the decoder will say what is wrong.
 """
@@ -78,7 +78,7 @@ def _colours(flags: int) -> int:
 
 
 def jpeg_scans(data: bytes, most: int) -> int:
-    """Count the passes over the picture that a JPEG's data make, up to one more than `most`."""
+    """Count the passes over the image that a JPEG's data make, up to one more than `most`."""
     scans, at = 0, 2
     try:
         while scans <= most:

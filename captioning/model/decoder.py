@@ -1,9 +1,9 @@
 """Grid features to next-word scores: recurrent decoders of three kinds, each with LSTM or GRU cells.
 
-plain: the pooled picture is the first "word" and is never seen again (Vinyals et al. 2015, arXiv:1411.4555).
+plain: the pooled image is the first "word" and is never seen again (Vinyals et al. 2015, arXiv:1411.4555).
 attention: every word looks at the grid from the state after it was read (Lu et al. 2017, arXiv:1612.01887,
 "spatial attention"), with several heads and scaled dot products (Vaswani et al. 2017, arXiv:1706.03762). Nothing
-of the picture flows back into the recurrence, so a known sentence is one fused RNN call and one attention.
+of the image flows back into the recurrence, so a known sentence is one fused RNN call and one attention.
 updown: two layers, one that decides where to look and one that speaks (Anderson et al. 2018, arXiv:1707.07998),
 over grid places instead of detected regions. What was said steers where to look next, so training goes word by
 word, several times as slow.
@@ -27,7 +27,7 @@ State = tuple[Tensor, ...]
 """(1, R, H) each, R = rows: per layer, one tensor for a GRU, two for an LSTM."""
 
 Memory = tuple[Tensor, ...]
-"""A batch of pictures, ready to be looked at, one row each: keys and values (B, heads, N, memory/heads) first."""
+"""A batch of images, ready to be looked at, one row each: keys and values (B, heads, N, memory/heads) first."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class DecoderConfig:
 class CaptionDecoder(nn.Module, ABC):
     """Scores the next word of a caption.
 
-    Shapes: B pictures, N grid places, R rows (R = B x captions of each), T words, V vocabulary, H hidden,
-    E embedding. Rows of one picture stand together, so the memory is never repeated for them.
+    Shapes: B images, N grid places, R rows (R = B x captions of each), T words, V vocabulary, H hidden,
+    E embedding. Rows of one image stand together, so the memory is never repeated for them.
     """
 
     def __init__(self, config: DecoderConfig, spoken_size: int) -> None:
@@ -73,7 +73,7 @@ class CaptionDecoder(nn.Module, ABC):
 
     @abstractmethod
     def start(self, features: Tensor) -> tuple[Memory, State]:
-        """Look at the pictures once: (B, N, F) -> what `step` needs, the state with one row a picture."""
+        """Look at the images once: (B, N, F) -> what `step` needs, the state with one row an image."""
 
     @abstractmethod
     def advance(self, embedded: Tensor, state: State, memory: Memory) -> tuple[Tensor, State]:
@@ -117,17 +117,17 @@ class CaptionDecoder(nn.Module, ABC):
 
 
 class PlainDecoder(CaptionDecoder):
-    """Sees the pooled picture once, as the word before the first."""
+    """Sees the pooled image once, as the word before the first."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config, config.hidden_size)
         self.rnn = self.rnn_of(config.embedding_size)
         self.level = nn.LayerNorm(config.memory_size)  # pooled activations are large enough to saturate every gate
-        self.picture = nn.Linear(config.memory_size, config.embedding_size)
+        self.image = nn.Linear(config.memory_size, config.embedding_size)
 
     def start(self, features: Tensor) -> tuple[Memory, State]:
-        """Read the picture into an empty state; there is nothing to look at afterwards."""
-        pooled = self.picture(self.level(self.places(features).mean(1))).unsqueeze(1)  # (B, 1, E)
+        """Read the image into an empty state; there is nothing to look at afterwards."""
+        pooled = self.image(self.level(self.places(features).mean(1))).unsqueeze(1)  # (B, 1, E)
         nothing = pooled.new_zeros(1, pooled.size(0), self.config.hidden_size)
         return (), _recur(self.rnn, pooled, (nothing,) * self.states)[1]
 
@@ -170,7 +170,7 @@ class AttentionDecoder(_LookingDecoder):
         self.initial = nn.Linear(config.memory_size, self.states * config.hidden_size)
 
     def start(self, features: Tensor) -> tuple[Memory, State]:
-        """Begin with a state made of the pooled picture."""
+        """Begin with a state made of the pooled image."""
         places = self.places(features)
         first = torch.tanh(self.initial(places.mean(1))).chunk(self.states, -1)  # (B, H) each
         return self.remember(places), tuple(s.unsqueeze(0).contiguous() for s in first)
@@ -199,7 +199,7 @@ class UpDownDecoder(_LookingDecoder):
         self.initial = nn.Linear(config.memory_size, 2 * self.states * config.hidden_size)
 
     def start(self, features: Tensor) -> tuple[Memory, State]:
-        """Begin with states made of the pooled picture, which the first layer goes on seeing."""
+        """Begin with states made of the pooled image, which the first layer goes on seeing."""
         places = self.places(features)
         pooled = places.mean(1)
         first = torch.tanh(self.initial(pooled)).chunk(2 * self.states, -1)

@@ -1,4 +1,4 @@
-"""Bytes of a picture to the square of pixels that a model sees: the same for training and serving.
+"""Bytes of an image to the square of pixels that a model sees: the same for training and serving.
 
 Pillow and NumPy only: the process that opens untrusted files never loads torch. Colour, orientation and
 transparency come out as a person would see them on a white page.
@@ -23,7 +23,7 @@ from captioning.model.containers import (
     webp_is_cut,
     without_metadata,
 )
-from captioning.values import PictureFacts, Reason
+from captioning.values import ImageInfo, Reason
 
 VERSION = 1
 """Raised when the same file would give other pixels; a bundle made with another version is refused."""
@@ -59,7 +59,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the model's input. The means and deviations are applied inside the model."""
+    """How an image becomes the model's input. The means and deviations are applied inside the model."""
 
     size: int = 224  # side of the square, in pixels; the aspect ratio is not kept, as in the training data
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in 0..1 (ImageNet)
@@ -75,7 +75,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a picture may cost before it is refused."""
+    """What an image may cost before it is refused."""
 
     max_pixels: int = 128_000_000  # in memory after reduced-scale decoding, which only JPEG has
     max_side: int = 65_535  # width or height
@@ -87,8 +87,8 @@ _JPEG_KEPT_MOST = 2  # the same where all blocks are kept in memory, because pas
 _JPEG_PASSES_MOST = 32  # the same for pixels times passes: a dozen are usual, and each goes over all blocks
 
 
-def open_picture(data: bytes, size: int, limits: Limits = Limits()) -> tuple[Pixels, PictureFacts]:
-    """Decode a picture and return its pixels (size, size, 3) and what is known of it.
+def open_image(data: bytes, size: int, limits: Limits = Limits()) -> tuple[Pixels, ImageInfo]:
+    """Decode an image and return its pixels (size, size, 3) and what is known of it.
 
     A JPEG is decoded at the smallest of 1/1, 1/2, 1/4, 1/8 scale that still has twice `size` each way, so
     that a 100-megapixel photograph needs a few megabytes. Of an animation the first frame counts.
@@ -102,12 +102,12 @@ def open_picture(data: bytes, size: int, limits: Limits = Limits()) -> tuple[Pix
         if wrong.reason != Reason.UNREADABLE or bare == data:
             raise
         try:
-            return _open(bare, size, limits)  # a damaged text or profile is no reason to lose a good picture
+            return _open(bare, size, limits)  # a damaged text or profile is no reason to lose a good image
         except ImageError:
             raise wrong from None
 
 
-def _open(data: bytes, size: int, limits: Limits) -> tuple[Pixels, PictureFacts]:
+def _open(data: bytes, size: int, limits: Limits) -> tuple[Pixels, ImageInfo]:
     with _reasons(data), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sizes are checked below; warnings about metadata help nobody
         if (canvas := webp_canvas(data)) is not None:
@@ -127,11 +127,11 @@ def _open(data: bytes, size: int, limits: Limits) -> tuple[Pixels, PictureFacts]
                 width, height = height, width
             turned = _upright(_shrink(_unpacked(image), size), orientation)
             square = _rgb(turned).resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(square, dtype=np.uint8), PictureFacts(width, height, "JPEG" if name == "MPO" else name)
+    return np.asarray(square, dtype=np.uint8), ImageInfo(width, height, "JPEG" if name == "MPO" else name)
 
 
 def _admit(image: Image.Image, full: tuple[int, int], data: bytes, limits: Limits) -> None:
-    """Raise ImageError when a picture, its header read, would cost more than the limits allow."""
+    """Raise ImageError when an image, its header read, would cost more than the limits allow."""
     _admit_pixels(full, image.size, limits.max_pixels)
     if max(full) > limits.max_side:
         raise _too_large(f"{full[0]}x{full[1]} pixels", f"{limits.max_side} a side", "CAPTIONING_MAX_SIDE")
@@ -171,7 +171,7 @@ def _reasons(data: bytes) -> Iterator[None]:
     except UnidentifiedImageError:
         raise _unidentified(data) from None
     except MemoryError:
-        raise ImageError(Reason.TOO_LARGE, "decoding needs more memory than a picture may take") from None
+        raise ImageError(Reason.TOO_LARGE, "decoding needs more memory than an image may take") from None
     except OSError as damage:
         cut = "truncated" in str(damage).lower() or "unexpected end" in str(damage).lower() or webp_is_cut(data)
         raise ImageError(Reason.TRUNCATED if cut else Reason.UNREADABLE, str(damage)) from None
@@ -182,14 +182,14 @@ def _reasons(data: bytes) -> Iterator[None]:
 def _unidentified(data: bytes) -> ImageError:
     head = data[:32].lstrip()
     if data[4:8] == b"ftyp":
-        return ImageError(Reason.UNSUPPORTED, f"{_iso_brand(data)} pictures are not opened; convert it to JPEG")
+        return ImageError(Reason.UNSUPPORTED, f"{_iso_brand(data)} images are not opened; convert it to JPEG")
     for signature, name in _SIGNATURES:
         if head.startswith(signature) or data.startswith(signature):
-            return ImageError(Reason.UNSUPPORTED, f"{name} pictures are not opened; convert it to JPEG or PNG")
+            return ImageError(Reason.UNSUPPORTED, f"{name} images are not opened; convert it to JPEG or PNG")
     for signature, name in _OURS:
         if data.startswith(signature):
             return ImageError(Reason.UNREADABLE, f"damaged: it begins like a {name}, but its header makes no sense")
-    return ImageError(Reason.UNREADABLE, f"not a picture that can be read ({', '.join(FORMATS)})")
+    return ImageError(Reason.UNREADABLE, f"not an image that can be read ({', '.join(FORMATS)})")
 
 
 def _iso_brand(data: bytes) -> str:
@@ -220,7 +220,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(0x0112, 1)
         return value if isinstance(value, int) else 1
-    except Exception:  # damaged metadata is no reason to lose a good picture
+    except Exception:  # damaged metadata is no reason to lose a good image
         return 1
 
 
@@ -243,7 +243,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Return the picture as RGB on white; 16-bit and float greys are scaled, not clipped."""
+    """Return the image as RGB on white; 16-bit and float greys are scaled, not clipped."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _grey8(image).convert("RGB")
     if image.mode in ("RGBA", "LA"):

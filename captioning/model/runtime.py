@@ -114,7 +114,7 @@ def _openvino(network: PixelsToGrid, choice: Runtime, cache: Path | None) -> Gri
 
 
 def _converted(network: PixelsToGrid) -> Any:
-    """Return the encoder as an OpenVINO graph for any number of pictures."""
+    """Return the encoder as an OpenVINO graph for any number of images."""
     import openvino
 
     example = torch.zeros(2, 224, 224, 3, dtype=torch.uint8)

@@ -34,9 +34,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     try:
         packed = load_file(path)
         return {name: _restore(name, packed) for name in packed if not name.endswith(_SCALE)}
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as trouble:
-        said = " ".join(str(trouble).split())
-        raise BundleError(f"can't read the weights {path}: {said}. Reinstall or re-export the bundle.") from trouble
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        raise BundleError(f"can't read the weights {path}: {said}. Reinstall or re-export the bundle.") from error
 
 
 def _quantise(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Which caption of a picture counts, and rows of pictures with theirs: for showing, exporting and searching."""
+"""Which caption of an image counts, and rows of images with theirs: for showing, exporting and searching."""
 
 import base64
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _PAGE = 2000  # rows fetched at once
 
 
 @dataclass(frozen=True)
-class Picture:
+class FileRow:
     """One file with what is known of it, as exports and tables show it."""
 
     path: str
@@ -54,8 +54,8 @@ class Picture:
         return line
 
 
-def the_caption(image_id: Any, model: str | None) -> sa.ScalarSelect[int]:
-    """Return, as SQL, the id of *the* caption of a picture. The view `caption_export` says the same.
+def preferred_caption_id(image_id: Any, model: str | None) -> sa.ScalarSelect[int]:
+    """Return, as SQL, the id of *the* caption of an image. The view `caption_export` says the same.
 
     The newest human one, else the newest imported, else the asked model's (the default one's when none is
     asked), else the newest machine one.
@@ -75,7 +75,7 @@ def the_caption(image_id: Any, model: str | None) -> sa.ScalarSelect[int]:
     )
 
 
-def _pictures(model: str | None) -> sa.Select[Any]:
+def select_file_rows(model: str | None) -> sa.Select[Any]:
     other = aliased(Item)
     last_item = sa.select(sa.func.max(other.id)).where(other.file_id == File.id).correlate(File).scalar_subquery()
     columns: tuple[Any, ...] = (
@@ -99,16 +99,16 @@ def _pictures(model: str | None) -> sa.Select[Any]:
         .select_from(File)
         .join(Root, Root.id == File.root_id)
         .outerjoin(Image, Image.id == File.image_id)
-        .outerjoin(Caption, Caption.id == the_caption(File.image_id, model))
+        .outerjoin(Caption, Caption.id == preferred_caption_id(File.image_id, model))
         .outerjoin(Model, Model.id == Caption.model_id)
         .outerjoin(Item, Item.id == last_item)
     )
 
 
-def _picture(row: sa.Row[Any]) -> Picture:
+def to_file_row(row: sa.Row[Any]) -> FileRow:
     failed = row.text is None and row.state == ItemState.FAILED
     path = row.root.rstrip(b"/") + b"/" + row.path_bytes
-    return Picture(
+    return FileRow(
         path=text_of(path),
         path_bytes=path,
         sha256=row.sha256,
@@ -130,9 +130,9 @@ def _iso(seconds: float) -> str:
 
 def export_rows(
     db: Database, job_id: int | None = None, model: str | None = None, min_confidence: float | None = None
-) -> Iterator[Picture]:
+) -> Iterator[FileRow]:
     """Yield every file that is still there, or those of a job's items, a page at a time, in a stable order."""
-    query = _pictures(model).order_by(File.id)
+    query = select_file_rows(model).order_by(File.id)
     query = query.where(File.missing_since.is_(None))
     if job_id is not None:
         query = query.where(sa.exists().where(Item.file_id == File.id, Item.job_id == job_id).correlate(File))
@@ -142,26 +142,26 @@ def export_rows(
     while True:  # by key, not by offset: a page costs the same at the ten-millionth row
         with db.reading() as connection:
             rows = connection.execute(query.where(File.id > last).limit(_PAGE)).all()
-        yield from map(_picture, rows)
+        yield from map(to_file_row, rows)
         if len(rows) < _PAGE:
             return
         last = rows[-1].file_id
 
 
-def samples(db: Database, job_id: int, count: int) -> list[Picture]:
-    """Return a few captioned pictures of a job, spread over it."""
+def samples(db: Database, job_id: int, count: int) -> list[FileRow]:
+    """Return a few captioned images of a job, spread over it."""
     done = (ItemState.CAPTIONED, ItemState.REUSED)
     with db.reading() as connection:
         mine = sa.select(Item.file_id).where(Item.job_id == job_id, Item.state.in_(done)).order_by(Item.file_id)
         ids = list(connection.execute(mine.limit(10_000)).scalars())
         some = ids[:: max(1, -(-len(ids) // count))]
-        rows = connection.execute(_pictures(None).where(File.id.in_(some)).order_by(File.id)).all()
-    return [_picture(row) for row in rows]
+        rows = connection.execute(select_file_rows(None).where(File.id.in_(some)).order_by(File.id)).all()
+    return [to_file_row(row) for row in rows]
 
 
 @dataclass(frozen=True)
-class Told:
-    """One of the captions of a picture."""
+class CaptionDetails:
+    """One of the captions of an image."""
 
     text: str
     source: str
@@ -177,7 +177,7 @@ class Told:
     created_at: str
 
 
-def show(db: Database, path: bytes) -> tuple[Picture, list[Told]] | None:
+def show(db: Database, path: bytes) -> tuple[FileRow, list[CaptionDetails]] | None:
     """Return a file by its path with all captions of its content, the counting one first; None if unknown."""
     path = absolute(path)
     with db.reading() as connection:
@@ -187,16 +187,16 @@ def show(db: Database, path: bytes) -> tuple[Picture, list[Told]] | None:
                 continue
             below = path[len(root.path_bytes.rstrip(b"/")) + 1 :]
             where = (File.root_id == root.id, File.path_hash == hash_of(below))
-            row = connection.execute(_pictures(None).add_columns(File.image_id).where(*where)).one_or_none()
+            row = connection.execute(select_file_rows(None).add_columns(File.image_id).where(*where)).one_or_none()
             if row is not None:
-                return _picture(row), _told(connection, row.image_id)
+                return to_file_row(row), _told(connection, row.image_id)
     return None
 
 
-def _told(connection: sa.Connection, image_id: int | None) -> list[Told]:
+def _told(connection: sa.Connection, image_id: int | None) -> list[CaptionDetails]:
     if image_id is None:
         return []
-    first = Caption.id == the_caption(sa.literal(image_id), None)
+    first = Caption.id == preferred_caption_id(sa.literal(image_id), None)
     rows = connection.execute(
         sa.select(Caption, Model.name.label("model"), Model.digest, Model.card)
         .outerjoin(Model, Model.id == Caption.model_id)
@@ -204,7 +204,7 @@ def _told(connection: sa.Connection, image_id: int | None) -> list[Told]:
         .order_by(first.desc(), Caption.created_at.desc(), Caption.id.desc())
     ).all()
     return [
-        Told(r.text, r.source, r.model, r.digest, r.confidence, r.weakest_word, _words(r), r.alternatives or [],
+        CaptionDetails(r.text, r.source, r.model, r.digest, r.confidence, r.weakest_word, _words(r), r.alternatives or [],
              r.runtime, r.precision, r.software, _iso(r.created_at))
         for r in rows
     ]  # fmt: skip

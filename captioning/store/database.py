@@ -1,21 +1,26 @@
-"""The way to the database: engines, transactions, the database's clock, and what counts as trouble."""
+"""Access to the database: engines, transactions, the database's clock, and which of its errors are temporary."""
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+import tenacity
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.functions import FunctionElement
 
 from captioning.errors import CaptioningError, StoreUnavailable, UsageError
+from captioning.settings import Settings
 
-BUSY_SECONDS = 30
+BUSY_SECONDS = 30  # that SQLite waits for another writer
+CLOCK_STEP_SECONDS = 5.0  # a time further in the future than this shows that the database's clock was set back
 _BEGIN = "captionmill_begin"
 T = TypeVar("T")
 
@@ -37,51 +42,73 @@ def _now_postgresql(_element: object, _compiler: object, **_: Any) -> str:
     return "extract(epoch from clock_timestamp())::double precision"
 
 
-class Database:
-    """One process's way to the database. `reading` and `writing` are its two kinds of transaction."""
+def insert_or_ignore(connection: Connection, table: type[DeclarativeBase], rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows; rows that exist already stay as they are."""
+    if rows:
+        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        connection.execute(insert(table).on_conflict_do_nothing(), rows)
 
-    def __init__(self, url: str) -> None:
+
+class Database:
+    """One process's access to the database, with two kinds of transaction: `reading` and `writing`.
+
+    `retry_seconds` is how long `retry` waits for a database that does not answer.
+    """
+
+    def __init__(self, url: str, retry_seconds: float = 30.0) -> None:
         self.engine = make_engine(url)
+        self.retry_seconds = retry_seconds
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Database":
+        """Return the database that the settings name. Nothing is connected yet."""
+        return cls(settings.store_url, settings.database_retry_seconds)
 
     @property
     def is_sqlite(self) -> bool:
-        return self.engine.dialect.name == "sqlite"
+        return bool(self.engine.dialect.name == "sqlite")
+
+    @property
+    def url(self) -> str:
+        """The URL without its password."""
+        return str(self.engine.url.render_as_string(hide_password=True))
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that only reads. Raises StoreUnavailable when the database is away."""
-        with _trouble(self.engine), self.engine.connect() as connection, connection.begin():
+        """Open a read-only transaction. Raises StoreUnavailable when the database does not answer."""
+        with _translate_errors(self.engine), self.engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that writes: committed at its end, or not at all. Raises StoreUnavailable."""
-        with _trouble(self.engine), self.engine.connect() as connection:
-            connection.info[_BEGIN] = "BEGIN IMMEDIATE"  # SQLite: wait for the turn now, not at the first write
+        """Open a transaction that is committed at the end, or rolled back on an exception. Raises StoreUnavailable."""
+        with _translate_errors(self.engine), self.engine.connect() as connection:
+            connection.info[_BEGIN] = "BEGIN IMMEDIATE"  # SQLite takes the write lock now, not at the first write
             try:
                 with connection.begin():
                     yield connection
             finally:
                 connection.info.pop(_BEGIN, None)
 
-    def persist(self, act: Callable[[], T], seconds: float) -> T:
-        """Do a whole transaction, again with growing pauses while the database is away, for some seconds."""
-        deadline, pause = time.monotonic() + seconds, 0.1
-        while True:
-            try:
-                return act()
-            except StoreUnavailable:
-                if time.monotonic() + pause > deadline:
-                    raise
-            time.sleep(pause)
-            pause = min(2 * pause, 5.0)
+    def retry(self, transaction: Callable[[], T]) -> T:
+        """Run a whole transaction, again with growing pauses while the database does not answer.
+
+        Gives up after `retry_seconds` and raises StoreUnavailable.
+        """
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(StoreUnavailable),
+            wait=tenacity.wait_exponential(multiplier=0.1, max=5.0),
+            stop=tenacity.stop_before_delay(self.retry_seconds),
+            reraise=True,
+        )
+        return retrying(transaction)
 
     def close(self) -> None:
         self.engine.dispose()
 
 
 def make_engine(url: str) -> Engine:
-    """Return an engine set up as the store needs it. Raises UsageError for a URL that we can't use."""
+    """Return an engine configured for the store. Raises UsageError for a URL that cannot be used."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -100,13 +127,13 @@ def _sqlite(url: URL) -> Engine:
     if url.database and url.database != ":memory:":
         try:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as trouble:
-            raise UsageError(f"can't make the folder of the database {url.database}: {trouble.strerror}.") from None
+        except OSError as error:
+            raise UsageError(f"cannot create the folder of the database {url.database}: {error.strerror}.") from None
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
 
     @sa.event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves
+        connection.isolation_level = None  # `_begin` below sends BEGIN
         _open_wal(connection)
         connection.execute("PRAGMA synchronous=FULL")  # a commit survives a power cut
         connection.execute("PRAGMA foreign_keys=ON")
@@ -119,15 +146,15 @@ def _sqlite(url: URL) -> Engine:
 
 
 def _open_wal(connection: sqlite3.Connection) -> None:
-    """Switch to a write-ahead log and read once. SQLite doesn't wait by itself when another does this just now."""
+    """Switch to write-ahead logging and read once, waiting while another process does the same: SQLite does not wait."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             return
-        except sqlite3.OperationalError as trouble:
-            if "locked" not in str(trouble) or time.monotonic() > deadline:
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
         time.sleep(0.02)
 
@@ -138,59 +165,49 @@ def _postgresql(url: URL) -> Engine:
     if url.drivername not in ("postgresql", "postgresql+psycopg"):
         raise UsageError(f"CAPTIONING_DATABASE_URL: write postgresql+psycopg:// for {url.drivername}://.")
     url = url.set(drivername="postgresql+psycopg")
-    # A link that drops packets without a word is noticed at both ends within half a minute: what a lost client had
-    # locked must not hold up the others, and a client must not wait for an answer that never comes.
+    # Both ends notice a connection that silently drops packets within half a minute: locks of a lost client must not
+    # block the others, and a client must not wait for an answer that never comes.
     keep = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
     options = "-c lock_timeout=30s -c idle_in_transaction_session_timeout=60s" + "".join(
         f" -c tcp_{name}={value}" for name, value in keep.items()
     )
     keep |= {"tcp_user_timeout": 20_000}  # milliseconds
     connect = {"connect_timeout": 5, "application_name": "captionmill", "options": options}
-    _try_options(url)
+    _check_options(url)
     return sa.create_engine(url, pool_pre_ping=True, pool_size=3, connect_args=connect | keep)
 
 
-def _try_options(url: URL) -> None:
-    """Raise UsageError when a URL says what PostgreSQL's client library doesn't know."""
+def _check_options(url: URL) -> None:
+    """Raise UsageError when a URL has options that PostgreSQL's client library does not know."""
     import psycopg
 
     try:
         _, options = url.get_dialect()().create_connect_args(url)
         if "\0" in psycopg.conninfo.make_conninfo(**options):
-            raise UsageError("CAPTIONING_DATABASE_URL: %00 stands for nothing that PostgreSQL takes.")
+            raise UsageError("CAPTIONING_DATABASE_URL: PostgreSQL accepts no %00.")
     except (ArgumentError, psycopg.ProgrammingError) as wrong:
         raise UsageError(f"CAPTIONING_DATABASE_URL: {str(wrong).strip()}.") from None
 
 
-_PASSING = (
-    "25006",
-    "40001",
-    "40P01",
-    "55P03",
-    "57P01",
-    "57P02",
-    "57P03",
-    "53",
-    "08",
-)  # SQLSTATEs that go away by themselves
+_TEMPORARY_SQLSTATES = ("25006", "40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53", "08")  # prefixes
 
 
 @contextmanager
-def _trouble(engine: Engine) -> Iterator[None]:
-    """Tell a database that is away from a statement that is wrong."""
+def _translate_errors(engine: Engine) -> Iterator[None]:
+    """Raise StoreUnavailable for errors that pass by themselves; errors of a wrong statement stay as they are."""
     try:
         yield
-    except (OperationalError, InterfaceError) as trouble:
-        raise StoreUnavailable(_said(engine, trouble)) from trouble
-    except DBAPIError as trouble:
-        state = getattr(trouble.orig, "sqlstate", None) or ""
-        if trouble.connection_invalidated or state.startswith(_PASSING):
-            raise StoreUnavailable(_said(engine, trouble)) from trouble
-        if isinstance(trouble.orig, sqlite3.DatabaseError) and not isinstance(trouble.orig, sqlite3.IntegrityError):
-            raise CaptioningError(_said(engine, trouble, "is damaged: restore a copy, or move it away")) from trouble
+    except (OperationalError, InterfaceError) as error:
+        raise StoreUnavailable(_message(engine, error)) from error
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if error.connection_invalidated or state.startswith(_TEMPORARY_SQLSTATES):
+            raise StoreUnavailable(_message(engine, error)) from error
+        if isinstance(error.orig, sqlite3.DatabaseError) and not isinstance(error.orig, sqlite3.IntegrityError):
+            raise CaptioningError(_message(engine, error, "is damaged: restore a copy, or move it away")) from error
         raise
 
 
-def _said(engine: Engine, trouble: DBAPIError, what: str = "doesn't answer") -> str:
-    first = str(trouble.orig).strip().splitlines()[0] if str(trouble.orig).strip() else type(trouble.orig).__name__
+def _message(engine: Engine, error: DBAPIError, what: str = "does not answer") -> str:
+    first = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
     return f"the database {engine.url.render_as_string(hide_password=True)} {what}: {first}"

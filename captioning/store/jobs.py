@@ -4,22 +4,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Row
 
 from captioning.bundles import Bundle
 from captioning.errors import UsageError
-from captioning.store.database import Database, now
-from captioning.store.files import insert_or_nothing, lock_job, requeue
-from captioning.store.schema import Chunk, File, Item, Job, Model, Root, Worker, is_failed, is_open
+from captioning.store.chunks import complete_job_if_done, lock_job, requeue
+from captioning.store.database import Database, insert_or_ignore, now
+from captioning.store.schema import Chunk, File, Item, Job, Model, Root, is_failed, is_open
 from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, Reason
 
 _UNFINISHED = (JobState.ACTIVE, JobState.PAUSED)
-FATAL_CRASHES = 4  # workers that died with a picture alone in hand, before people are told
-WORKER_ALIVE_SECONDS = 30.0  # since a worker last said that it is there
+FATAL_ATTEMPTS = 4  # workers that died with an image alone in hand, before people are told
 
 
 @dataclass(frozen=True)
-class Request:
+class JobRequest:
     """What a `submit` asks for."""
 
     key: str
@@ -31,7 +30,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is, in pictures."""
+    """How far a job is, in images."""
 
     job: int
     name: str
@@ -55,7 +54,7 @@ class Progress:
         return self.captioned + self.reused + self.failed
 
     @property
-    def over(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether no worker will touch it any more, unless somebody says so."""
         return self.state in (JobState.DONE, JobState.CANCELLED)
 
@@ -65,13 +64,13 @@ def register_model(db: Database, bundle: Bundle, *, default: str) -> int:
     with db.writing() as connection:
         at = connection.execute(sa.select(now())).scalar_one()
         row = {"digest": bundle.digest, "name": bundle.name, "card": bundle.card, "created_at": at}
-        insert_or_nothing(connection, Model, [row])
+        insert_or_ignore(connection, Model, [row])
         wrong = Model.is_default != (Model.name == default)
         connection.execute(sa.update(Model).where(wrong).values(is_default=Model.name == default))
         return connection.execute(sa.select(Model.id).where(Model.digest == bundle.digest)).scalar_one()
 
 
-def open_job(db: Database, request: Request, model_id: int) -> tuple[int, bool]:
+def open_job(db: Database, request: JobRequest, model_id: int) -> tuple[int, bool]:
     """Return the unfinished job of the same key, else a new one; and whether it is continued."""
     with db.writing() as connection:
         alone = sa.select(Model.id).where(Model.id == model_id).with_for_update(key_share=True)  # two submits at once
@@ -102,15 +101,7 @@ def close_registration(db: Database, job_id: int, known: int, skipped: dict[str,
     with db.writing() as connection:
         values = {"registered": True, "known": known, "skipped": skipped}
         connection.execute(sa.update(Job).where(Job.id == job_id).values(**values))
-        settle(connection, job_id)
-
-
-def settle(connection: Connection, job_id: int) -> None:
-    """Call a job done when it has no open chunk. The row is locked: of two last chunks, one sees the other."""
-    lock_job(connection, job_id)
-    open_chunk = sa.exists().where(Chunk.job_id == Job.id, is_open())
-    finished = sa.update(Job).where(Job.id == job_id, Job.registered, Job.state == JobState.ACTIVE, ~open_chunk)
-    connection.execute(finished.values(state=JobState.DONE, finished_at=now()))
+        complete_job_if_done(connection, job_id)
 
 
 def progress(db: Database, job_id: int | None = None, limit: int | None = None) -> list[Progress]:
@@ -149,7 +140,7 @@ def _progress(row: Row[Any]) -> Progress:
 
 
 def count_decided(db: Database) -> int:
-    """Return how many pictures are decided, in all jobs."""
+    """Return how many images are decided, in all jobs."""
     decided = sa.func.sum(Chunk.captioned + Chunk.reused + Chunk.failed)
     with db.reading() as connection:
         return int(connection.execute(sa.select(decided)).scalar() or 0)
@@ -190,7 +181,7 @@ def _move(db: Database, job_id: int, sources: tuple[JobState, ...], target: JobS
             mine = sa.update(Chunk).where(Chunk.job_id == job_id, Chunk.state == ChunkState.RUNNING)
             connection.execute(mine.values(state=ChunkState.PENDING, fence=Chunk.fence + 1, lease_until=None))
         if target == JobState.ACTIVE:
-            settle(connection, job_id)
+            complete_job_if_done(connection, job_id)
         state = connection.execute(sa.select(Job.state).where(Job.id == job_id)).scalar()
     if state is None:
         raise UsageError(f"there is no job {job_id}; `producer jobs` lists them.")
@@ -222,7 +213,7 @@ def retry(db: Database, job_id: int, reason: Reason | None, chunk_size: int) -> 
 
 @dataclass(frozen=True)
 class Failure:
-    """A picture without a caption, and why."""
+    """An image without a caption, and why."""
 
     job: int
     path: str
@@ -255,29 +246,6 @@ def reasons(db: Database, job_id: int) -> dict[str, int]:
     return {str(reason): n for reason, n in rows}
 
 
-@dataclass(frozen=True)
-class WorkerSeen:
-    """A worker that said lately that it is there."""
-
-    name: str
-    host: str
-    runtime: str
-    models: list[str]
-    roots: list[str]
-    dropped: int  # messages in its queue that were no bells
-    seen_at: float
-    seconds_ago: float
-
-
-def workers(db: Database) -> list[WorkerSeen]:
-    """Return the workers that are alive, as far as rows can tell."""
-    ago = sa.func.abs(now() - Worker.seen_at)  # the clock may have been set back since
-    query = sa.select(Worker, ago.label("ago")).where(ago < WORKER_ALIVE_SECONDS).order_by(Worker.name)
-    with db.reading() as connection:
-        rows = connection.execute(query).all()
-    return [WorkerSeen(r.name, r.host, r.runtime, r.models, r.roots, r.dropped, r.seen_at, float(r.ago)) for r in rows]
-
-
 def waiting_roots(db: Database, job_id: int) -> list[str]:
     """Return the names of the roots in which a job still has work."""
     waiting = sa.exists().where(Chunk.root_id == Root.id, Chunk.job_id == job_id, is_open())
@@ -285,27 +253,27 @@ def waiting_roots(db: Database, job_id: int) -> list[str]:
         return list(connection.execute(sa.select(Root.name).where(waiting).order_by(Root.name)).scalars())
 
 
-def obstacles(db: Database, job_id: int) -> list[tuple[str, int]]:
-    """Return why open chunks of a job were given back, as workers said it, and how many pictures each keeps waiting."""
+def last_errors(db: Database, job_id: int) -> list[tuple[str, int]]:
+    """Return why open chunks of a job were given back, as workers said it, and how many images each keeps waiting."""
     left = sa.func.sum(Chunk.size - Chunk.captioned - Chunk.reused - Chunk.failed)
-    query = sa.select(Chunk.trouble, left).where(Chunk.job_id == job_id, is_open(), Chunk.trouble.is_not(None))
-    query = query.group_by(Chunk.trouble).order_by(left.desc()).limit(3)
+    query = sa.select(Chunk.last_error, left).where(Chunk.job_id == job_id, is_open(), Chunk.last_error.is_not(None))
+    query = query.group_by(Chunk.last_error).order_by(left.desc()).limit(3)
     with db.reading() as connection:
-        return [(str(trouble), int(n)) for trouble, n in connection.execute(query)]
+        return [(str(error), int(n)) for error, n in connection.execute(query)]
 
 
-def fatal_pictures(db: Database, job_id: int) -> list[tuple[str, int]]:
-    """Return open pictures that had a chunk to themselves when worker after worker died, and how many did."""
+def fatal_images(db: Database, job_id: int) -> list[tuple[str, int]]:
+    """Return open images that had a chunk to themselves when worker after worker died, and how many did."""
     left = Chunk.size - Chunk.captioned - Chunk.reused - Chunk.failed
     query = (
-        sa.select(Root.path.label("root"), File.path, Chunk.crashes)
+        sa.select(Root.path.label("root"), File.path, Chunk.attempts)
         .join(Item, Item.chunk_id == Chunk.id)
         .join(File, File.id == Item.file_id)
         .join(Root, Root.id == File.root_id)
-        .where(Chunk.job_id == job_id, is_open(), left == 1, Chunk.crashes >= FATAL_CRASHES)
+        .where(Chunk.job_id == job_id, is_open(), left == 1, Chunk.attempts >= FATAL_ATTEMPTS)
         .where(Item.state == ItemState.PENDING)
         .order_by(Chunk.seq)
         .limit(10)
     )
     with db.reading() as connection:
-        return [(f"{r.root.rstrip('/')}/{r.path}", r.crashes) for r in connection.execute(query)]
+        return [(f"{r.root.rstrip('/')}/{r.path}", r.attempts) for r in connection.execute(query)]

@@ -1,7 +1,8 @@
-"""The tables. How they came to be, the export view and the search index are in `migrations/`.
+"""The tables. The migration, the export view and the search index are in `migrations/`.
 
-Times are seconds since 1970 in UTC by the database's clock, so that leases of machines with different clocks
-agree. Paths are kept as bytes, the truth, and as text for people.
+Times are seconds since 1970 in UTC by the database's clock, so that machines whose clocks differ agree on leases.
+Paths are stored as bytes, which are exact, and as text for people. `python -m scripts.reference` turns the docstrings
+and the comments of columns into docs/reference/schema.md.
 """
 
 from typing import Any
@@ -31,12 +32,12 @@ _FAILED = text("state = 'failed'")
 
 
 def is_open() -> ColumnElement[bool]:
-    """Tell, of a chunk, whether it isn't done: spelled as the indexes of open chunks are, or they would not be used."""
+    """Return the condition for a chunk to be open, written exactly as in the partial indexes, or they are not used."""
     return Chunk.state != literal_column("'done'")
 
 
 def is_failed() -> ColumnElement[bool]:
-    """Tell, of an item, whether it failed: spelled as the index of the few that did is, for the same reason."""
+    """Return the condition for an item to have failed, written exactly as in its partial index, for the same reason."""
     return Item.state == literal_column("'failed'")
 
 
@@ -52,7 +53,7 @@ class Base(DeclarativeBase):
 
 
 class Root(Base):
-    """A folder as it was submitted; workers elsewhere map its name to their own mount."""
+    """A folder as it was submitted. Workers on other machines map its name to their own mount."""
 
     __tablename__ = "roots"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -63,13 +64,13 @@ class Root(Base):
 
 
 class Image(Base):
-    """A picture's content, wherever it lies."""
+    """The content of an image, however many files hold it."""
 
     __tablename__ = "images"
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     sha256: Mapped[str] = mapped_column(Text, unique=True)
     width: Mapped[int] = mapped_column(Integer)  # pixels, upright
-    height: Mapped[int] = mapped_column(Integer)
+    height: Mapped[int] = mapped_column(Integer)  # pixels, upright
     format: Mapped[str] = mapped_column(Text)
     bytes: Mapped[int] = mapped_column(BigInteger)
 
@@ -81,51 +82,51 @@ class File(Base):
     __table_args__ = (UniqueConstraint("root_id", "path_hash"),)
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     root_id: Mapped[int] = mapped_column(ForeignKey("roots.id"))
-    path: Mapped[str] = mapped_column(Text)  # below the root; bytes that aren't UTF-8 are %XX
+    path: Mapped[str] = mapped_column(Text)  # below the root; bytes that are not UTF-8 are %XX
     path_bytes: Mapped[bytes] = mapped_column(LargeBinary)
-    path_hash: Mapped[bytes] = mapped_column(LargeBinary)  # 16 bytes: PostgreSQL can't index a long path itself
+    path_hash: Mapped[bytes] = mapped_column(LargeBinary)  # 16 bytes: PostgreSQL cannot index a long path itself
     size: Mapped[int] = mapped_column(BigInteger)  # bytes
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
-    image_id: Mapped[int | None] = mapped_column(ForeignKey("images.id"), index=True)  # of the size and mtime above
+    image_id: Mapped[int | None] = mapped_column(ForeignKey("images.id"), index=True)  # content at that size and time
     missing_since: Mapped[float | None] = mapped_column(Double)
 
 
 class Model(Base):
-    """A bundle that captioned, or will."""
+    """A model bundle that made captions, or will."""
 
     __tablename__ = "models"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     digest: Mapped[str] = mapped_column(Text, unique=True)
     name: Mapped[str] = mapped_column(Text, index=True)
-    is_default: Mapped[bool] = mapped_column(server_default=text("false"))  # whose captions stand when nobody asks
+    is_default: Mapped[bool] = mapped_column(server_default=text("false"))  # its captions are shown unless asked otherwise
     card: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[float] = mapped_column(Double)
 
 
 class Job(Base):
-    """One `submit`: what was asked for, with which model, and where it stands."""
+    """One `submit`: what to caption, with which model, and its state."""
 
     __tablename__ = "jobs"
     __table_args__ = (Index("ix_jobs_key_state", "key", "state"),)
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    key: Mapped[str] = mapped_column(Text)  # digest of roots and options: the same again continues
+    key: Mapped[str] = mapped_column(Text)  # digest of roots and options: the same submit continues the job
     name: Mapped[str] = mapped_column(Text)
     options: Mapped[dict[str, Any]] = mapped_column(JSON)  # DecodeOptions
     options_digest: Mapped[str] = mapped_column(Text)
     model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
-    force: Mapped[bool] = mapped_column(server_default=text("false"))  # caption even what has a caption
+    force: Mapped[bool] = mapped_column(server_default=text("false"))  # caption images that have a caption too
     priority: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # higher first
     state: Mapped[str] = mapped_column(Text)
-    registered: Mapped[bool] = mapped_column(server_default=text("false"))  # the walk has ended
-    known: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    skipped: Mapped[dict[str, Any]] = mapped_column(JSON)  # files passed over, by kind
-    served_at: Mapped[float] = mapped_column(Double, server_default=text("0"))  # when a chunk was last claimed
+    registered: Mapped[bool] = mapped_column(server_default=text("false"))  # the walk of its folders is complete
+    known: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # files that needed no work
+    skipped: Mapped[dict[str, Any]] = mapped_column(JSON)  # counts of skipped files, by kind
+    last_claimed_at: Mapped[float] = mapped_column(Double, server_default=text("0"))  # later after a long turn
     created_at: Mapped[float] = mapped_column(Double)
     finished_at: Mapped[float | None] = mapped_column(Double)
 
 
 class Chunk(Base):
-    """What a worker claims at once: some items of a job, all below one root."""
+    """The unit that a worker claims: some items of a job, all below one root."""
 
     __tablename__ = "chunks"
     __table_args__ = (
@@ -136,18 +137,16 @@ class Chunk(Base):
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"))
     root_id: Mapped[int] = mapped_column(ForeignKey("roots.id"))
-    seq: Mapped[int] = mapped_column(Integer)
+    seq: Mapped[int] = mapped_column(Integer)  # order within the job
     state: Mapped[str] = mapped_column(Text)
-    fence: Mapped[int] = mapped_column(
-        Integer, server_default=text("0")
-    )  # counts claims; a late commit is refused by it
-    crashes: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # workers that died of it, since progress
+    fence: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # fencing token, raised by every claim
+    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # workers that died of it, since progress
+    deferrals: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # releases in a row, files unreachable
     worker: Mapped[str | None] = mapped_column(Text)
-    lease_until: Mapped[float | None] = mapped_column(Double)  # of a chunk that is pending: until when it rests
-    leased_at: Mapped[float | None] = mapped_column(Double)  # when that was last said
-    waits: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # times in a row that files were out of sight
-    trouble: Mapped[str | None] = mapped_column(Text)  # why it was given back, until there is progress
-    size: Mapped[int] = mapped_column(Integer)
+    leased_at: Mapped[float | None] = mapped_column(Double)  # when the lease, or the backoff, was last set
+    lease_until: Mapped[float | None] = mapped_column(Double)  # of a pending chunk: the end of its backoff
+    last_error: Mapped[str | None] = mapped_column(Text)  # why it was released, until there is progress
+    size: Mapped[int] = mapped_column(Integer)  # items
     captioned: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     reused: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     failed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
@@ -155,7 +154,7 @@ class Chunk(Base):
 
 
 class Item(Base):
-    """One file's place in a job's work."""
+    """One file's place in a job."""
 
     __tablename__ = "items"
     __table_args__ = (
@@ -169,12 +168,12 @@ class Item(Base):
     state: Mapped[str] = mapped_column(Text)
     reason: Mapped[str | None] = mapped_column(Text)
     detail: Mapped[str | None] = mapped_column(Text)
-    crashes: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # decoders that died with it in hand
+    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # decode processes that died of it
     finished_at: Mapped[float | None] = mapped_column(Double)
 
 
 class Caption(Base):
-    """A sentence about a picture, and who said it how."""
+    """A caption of an image, who wrote it, and how."""
 
     __tablename__ = "captions"
     __table_args__ = (
@@ -191,14 +190,14 @@ class Caption(Base):
     )
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id"))
-    source: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(Text)  # machine, human or imported
     model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
     options_digest: Mapped[str | None] = mapped_column(Text)
     text: Mapped[str] = mapped_column(Text)
     confidence: Mapped[float | None] = mapped_column(Double)  # 0 to 1
     log_probability: Mapped[float | None] = mapped_column(Double)  # nats
     weakest_word: Mapped[str | None] = mapped_column(Text)
-    word_log_probabilities: Mapped[list[float] | None] = mapped_column(JSON)
+    word_log_probabilities: Mapped[list[float] | None] = mapped_column(JSON)  # nats, the end token last
     alternatives: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON)
     runtime: Mapped[str | None] = mapped_column(Text)
     precision: Mapped[str | None] = mapped_column(Text)
@@ -207,20 +206,20 @@ class Caption(Base):
 
 
 class Worker(Base):
-    """A worker that is, or was, at work."""
+    """A worker that is running, or was."""
 
     __tablename__ = "workers"
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     host: Mapped[str] = mapped_column(Text)
-    seen_at: Mapped[float] = mapped_column(Double)
+    heartbeat_at: Mapped[float] = mapped_column(Double)
     models: Mapped[list[str]] = mapped_column(JSON)  # digests
-    roots: Mapped[list[str]] = mapped_column(JSON)  # names of those with work that it sees
+    roots: Mapped[list[str]] = mapped_column(JSON)  # names of the roots with work that it sees
     runtime: Mapped[str] = mapped_column(Text)
-    dropped: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # messages in its queue that were no bells
+    dropped_messages: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # that were no wake-up messages
 
 
 class Sweep(Base):
-    """One row: when a worker may next look for forgotten work. Whoever moves it on, looks."""
+    """One row: when a worker may next look for forgotten work."""
 
     __tablename__ = "sweeps"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)

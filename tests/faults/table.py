@@ -7,7 +7,7 @@ import pytest
 
 BEGIN, END = "<!-- cells -->", "<!-- end of cells -->"
 GROUPS = "PWMBDTXG"
-"""Producer, worker, messages, broker, database, time, pictures, device: the order of the table."""
+"""Producer, worker, messages, broker, database, time, images, device: the order of the table."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.proxy import Proxy
 from tests.faults.world import World
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 pytestmark = pytest.mark.stores("postgresql")
 
@@ -202,7 +202,7 @@ def test_a_slow_broker_only_slows(world: World) -> None:
         world.struck()
         world.worker()
         world.submit()
-        wait_until(world.is_over, 180, "every picture to be decided over a slow link")
+        wait_until(world.is_over, 180, "every image to be decided over a slow link")
         proxy.delay = proxy.bytes_a_second = 0  # or the dozen bells that are left would take minutes
         world.recover()
 

@@ -15,9 +15,9 @@ def test_leases_and_rests_from_before_the_clock_was_set_back_are_void(world: Wor
     world.wait_done(8)
     world.kill(worker)
     raw(world, "UPDATE chunks SET lease_until = lease_until + 3600, leased_at = leased_at + 3600")
-    raw(world, "UPDATE jobs SET served_at = served_at + 3600")
+    raw(world, "UPDATE jobs SET last_claimed_at = last_claimed_at + 3600")
     raw(world, "UPDATE sweeps SET next_at = next_at + 3600")
-    raw(world, "UPDATE workers SET seen_at = seen_at + 3600")
+    raw(world, "UPDATE workers SET heartbeat_at = heartbeat_at + 3600")
     assert "no worker is at work" in world.producer("status").stdout
     world.struck()
     world.worker()

@@ -1,4 +1,4 @@
-"""Databases that crash, cut links, lock, fill up, turn read-only or are away: nothing twice, no picture blamed."""
+"""Databases that crash, cut links, lock, fill up, turn read-only or are away: nothing twice, no image blamed."""
 
 import shutil
 import sqlite3
@@ -15,7 +15,7 @@ import pytest
 from tests.faults.proxy import Proxy
 from tests.faults.servers import PostgresServer
 from tests.faults.world import CHUNK, ITEMS, World
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 on_postgresql = pytest.mark.stores("postgresql")
 on_sqlite = pytest.mark.stores("sqlite")
@@ -33,8 +33,8 @@ def server(world: World) -> PostgresServer:
     return world.postgres
 
 
-def no_picture_is_blamed(world: World) -> None:
-    assert world.one("SELECT sum(crashes) FROM items") == 0
+def no_image_is_blamed(world: World) -> None:
+    assert world.one("SELECT sum(attempts) FROM items") == 0
 
 
 @on_postgresql
@@ -52,7 +52,7 @@ def test_a_database_that_crashes_is_waited_for(slow: World) -> None:
     slow.struck()
     slow.faults = 6
     slow.recover()
-    no_picture_is_blamed(slow)
+    no_image_is_blamed(slow)
 
 
 @on_postgresql
@@ -68,7 +68,7 @@ def test_sessions_that_are_ended_are_opened_again(slow: World) -> None:
     slow.struck()
     slow.faults = 12
     slow.recover()
-    no_picture_is_blamed(slow)
+    no_image_is_blamed(slow)
 
 
 @on_postgresql
@@ -89,7 +89,7 @@ def test_a_commit_of_unknown_outcome_is_looked_up_not_believed(slow: World, befo
     slow.struck()
     slow.faults = 5
     slow.recover()
-    no_picture_is_blamed(slow)
+    no_image_is_blamed(slow)
     captioned, runs = (slow.one(f"SELECT sum({n}) FROM chunks") for n in ("captioned", "model_runs"))
     assert captioned == runs
     proxy.close()
@@ -107,7 +107,7 @@ def test_a_locked_table_is_waited_for(slow: World) -> None:
     slow.struck()
     slow.faults = 3
     slow.recover()
-    no_picture_is_blamed(slow)
+    no_image_is_blamed(slow)
 
 
 @on_postgresql
@@ -128,7 +128,7 @@ def test_a_deadlock_is_tried_again(slow: World) -> None:
     wait_until(lambda: deadlocks(slow) >= before + 3, 20, "three deadlocks to be counted, none of them ours")
     slow.faults = 3
     slow.recover()
-    no_picture_is_blamed(slow)
+    no_image_is_blamed(slow)
 
 
 def deadlocks(world: World) -> int:
@@ -181,7 +181,7 @@ def test_a_full_disk_is_waited_for(slow: World) -> None:
         slow.struck()
         slow.faults = 5
         slow.recover()
-        no_picture_is_blamed(slow)
+        no_image_is_blamed(slow)
 
 
 @contextmanager
@@ -217,7 +217,7 @@ def test_a_read_only_database_is_waited_for(slow: World) -> None:
     slow.struck()
     slow.faults = 3
     slow.recover()
-    no_picture_is_blamed(slow)
+    no_image_is_blamed(slow)
 
 
 @on_postgresql
@@ -235,7 +235,7 @@ def test_a_database_without_a_free_connection_is_waited_for(slow: World) -> None
     slow.struck()
     slow.faults = 3
     slow.recover()
-    no_picture_is_blamed(slow)
+    no_image_is_blamed(slow)
 
 
 @on_postgresql
@@ -267,7 +267,7 @@ def test_a_long_outage_burns_no_attempt(slow: World) -> None:
     slow.faults = 2
     slow.recover()
     assert slow.alive(worker)
-    no_picture_is_blamed(slow)
+    no_image_is_blamed(slow)
 
 
 @on_sqlite
@@ -285,7 +285,7 @@ def test_a_locked_file_is_waited_for(slow: World) -> None:
     slow.faults = 3
     slow.recover()
     assert slow.alive(worker)
-    no_picture_is_blamed(slow)
+    no_image_is_blamed(slow)
 
 
 @on_sqlite
@@ -317,7 +317,7 @@ def test_a_full_disk_under_sqlite_is_waited_for(slow: World) -> None:
     slow.faults = 3
     slow.recover()
     assert slow.alive(worker)
-    no_picture_is_blamed(slow)
+    no_image_is_blamed(slow)
 
 
 @on_postgresql

@@ -7,12 +7,12 @@ import pytest
 
 from captioning.bundles import BUILT_IN
 from tests.faults.world import World
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 pytestmark = pytest.mark.stores("postgresql")
 
 
-@pytest.mark.cell("G1a", "the device has memory for one picture at a time")
+@pytest.mark.cell("G1a", "the device has memory for one image at a time")
 def test_a_full_device_gets_half_as_much(world: World) -> None:
     worker = world.worker(FAULTS_DEVICE_HOLDS="1")
     pool = world.pool_process(worker).pid

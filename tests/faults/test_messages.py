@@ -11,7 +11,7 @@ import pytest
 from captioning.store import jobs
 from tests.faults.servers import KEYS
 from tests.faults.world import World
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 QUEUE = f"{KEYS}captions"
 pytestmark = pytest.mark.stores("postgresql")
@@ -134,7 +134,7 @@ def strange(bell: bytes, mark: Path) -> dict[str, bytes]:
 @pytest.mark.cell("M3", "garbage, pickles, other tasks, futures, 5 MB and the like lie in the queue", quick=True)
 def test_what_is_no_bell_is_dropped_and_counted_and_nothing_of_it_runs(world: World) -> None:
     worker = world.worker()
-    wait_until(lambda: jobs.workers(world.db), 40, "the worker")
+    wait_until(lambda: workers.live_workers(world.db), 40, "the worker")
     pool = world.pool_process(worker).pid
     mark = world.folder / "executed"
     bell = sample_bell(world)
@@ -143,7 +143,7 @@ def test_what_is_no_bell_is_dropped_and_counted_and_nothing_of_it_runs(world: Wo
         for message in messages.values():
             client.lpush(QUEUE, message)
     world.struck()
-    wait_until(lambda: jobs.workers(world.db)[0].dropped == len(messages), 30, "all of them to be counted")
+    wait_until(lambda: workers.live_workers(world.db)[0].dropped == len(messages), 30, "all of them to be counted")
     world.submit()
     world.recover()
     assert not mark.exists()
@@ -169,7 +169,7 @@ def test_what_no_worker_can_have_had_in_hand_is_dropped(world: World) -> None:
 
 def sample_bell(world: World) -> bytes:
     """Return a bell as `ring` makes it."""
-    from captioning.queue import make_celery
+    from captioning.queue.celery_app import make_celery
     from captioning.settings import read_settings
 
     app = make_celery(read_settings(broker_url=world.broker.url))

@@ -45,7 +45,7 @@ def test_after_the_commit_workers_finish_without_the_producer(world: World, wher
 
 
 @pytest.mark.cell("P3", "one folder is submitted twice at the same moment", quick=True, sqlite=True)
-def test_two_submits_at_once_make_one_caption_a_picture(world: World) -> None:
+def test_two_submits_at_once_make_one_caption_a_image(world: World) -> None:
     world.worker()
     both = [
         subprocess.Popen(

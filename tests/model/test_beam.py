@@ -17,12 +17,12 @@ State = tuple[Tensor, ...]
 
 
 def table_step(table: Tensor) -> Step:
-    """A step whose scores depend on the last two words and the picture: table (B, V, V, V)."""
+    """A step whose scores depend on the last two words and the image: table (B, V, V, V)."""
 
     def step(words: Tensor, state: State) -> tuple[Tensor, State]:
-        before, picture = state
-        scores = table[picture[0, :, 0].long(), before[0, :, 0].long(), words]
-        return scores, (words.float().view(1, -1, 1), picture)
+        before, image = state
+        scores = table[image[0, :, 0].long(), before[0, :, 0].long(), words]
+        return scores, (words.float().view(1, -1, 1), image)
 
     return step
 
@@ -52,11 +52,11 @@ def test_beam_search_finds_what_brute_force_finds(seed: int, words: int) -> None
     table = torch.randn(2, WORDS, WORDS, WORDS).log_softmax(-1)
     options = DecodeOptions(beam_size=200, max_words=words, min_words=1)
     found = beam_search(table_step(table), start(2), options)  # so many beams that nothing is ever dropped
-    for picture in range(2):
-        expected = brute_force(table[picture], options)[:5]
+    for image in range(2):
+        expected = brute_force(table[image], options)[:5]
         for k, (score, sentence) in enumerate(expected):
-            assert float(found.scores[picture, k]) == pytest.approx(score, abs=1e-4)
-            ids = [w for w in found.words[picture, k].tolist() if w not in (END, PAD)]
+            assert float(found.scores[image, k]) == pytest.approx(score, abs=1e-4)
+            ids = [w for w in found.words[image, k].tolist() if w not in (END, PAD)]
             assert ids == sentence
 
 
@@ -65,10 +65,10 @@ def test_one_beam_takes_the_best_word_each_time() -> None:
     table = torch.randn(3, WORDS, WORDS, WORDS).log_softmax(-1)
     options = DecodeOptions(beam_size=1, max_words=5, min_words=0)
     found = beam_search(table_step(table), start(3), options)
-    for picture in range(3):
+    for image in range(3):
         before, last, said = START, START, []
         while len(said) < 5:
-            scores = table[picture, before, last].clone()
+            scores = table[image, before, last].clone()
             scores[[PAD, START, UNKNOWN, last]] = float("-inf")
             for a, b, c in zip(said, said[1:], said[2:], strict=False):
                 if (a, b) == (before, last):
@@ -78,7 +78,7 @@ def test_one_beam_takes_the_best_word_each_time() -> None:
                 break
             said.append(word)
             before, last = last, word
-        assert [w for w in found.words[picture, 0].tolist() if w not in (END, PAD)] == said
+        assert [w for w in found.words[image, 0].tolist() if w not in (END, PAD)] == said
 
 
 @settings(max_examples=50, deadline=None)

@@ -7,7 +7,7 @@ import pytest
 
 from captioning.bundles import find_bundles
 from captioning.model.captioner import Captioner, load_decoder, load_encoder, preprocessing_of
-from captioning.model.pixels import Limits, Pixels, open_picture
+from captioning.model.pixels import Limits, Pixels, open_image
 from captioning.model.runtime import choose, make_grid_encoder
 from captioning.values import DecodeOptions
 
@@ -23,7 +23,7 @@ def captioner(name: str, runtime: str) -> Captioner:
 
 @pytest.fixture(scope="module")
 def pixels(photographs: Path) -> dict[str, Pixels]:
-    return {p.name: open_picture(p.read_bytes(), 224, Limits())[0] for p in sorted(photographs.iterdir())}
+    return {p.name: open_image(p.read_bytes(), 224, Limits())[0] for p in sorted(photographs.iterdir())}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -42,7 +42,7 @@ def test_it_sees_what_is_there(name: str, pixels: dict[str, Pixels]) -> None:
         assert "<" not in caption.text
 
 
-def test_the_same_picture_gets_the_same_caption_alone_and_in_company(pixels: dict[str, Pixels]) -> None:
+def test_the_same_image_gets_the_same_caption_alone_and_in_company(pixels: dict[str, Pixels]) -> None:
     model = captioner("flickr8k-gru", "torch")
     together = model.caption(list(pixels.values()), DecodeOptions())
     assert model.caption([next(iter(pixels.values()))], DecodeOptions())[0].text == together[0].text

@@ -19,7 +19,7 @@ def small(kind: Kind, cell: Cell) -> CaptionDecoder:
 @each
 def test_one_word_at_a_time_equals_teacher_forcing(kind: Kind, cell: Cell) -> None:
     decoder = small(kind, cell)
-    features, words = torch.randn(3, 9, 24), torch.randint(0, 40, (6, 7))  # two captions a picture
+    features, words = torch.randn(3, 9, 24), torch.randint(0, 40, (6, 7))  # two captions an image
     at_once = decoder(features, words).log_softmax(-1)
     memory, state = decoder.start(features)
     state = tuple(s.repeat_interleave(2, 1) for s in state)
@@ -38,7 +38,7 @@ def test_a_caption_does_not_depend_on_its_neighbours(kind: Kind, cell: Cell) -> 
 
 
 @each
-def test_it_looks_at_the_picture(kind: Kind, cell: Cell) -> None:
+def test_it_looks_at_the_image(kind: Kind, cell: Cell) -> None:
     decoder = small(kind, cell)
     words = torch.randint(0, 40, (2, 5))
     one, other = decoder(torch.randn(2, 9, 24), words), decoder(torch.randn(2, 9, 24), words)

@@ -19,7 +19,7 @@ def encoder(stride: Stride) -> ResNetEncoder:
 
 
 @pytest.mark.parametrize("stride", ["1x1", "3x3"])
-def test_a_picture_becomes_a_grid_of_49_places(stride: Stride) -> None:
+def test_a_image_becomes_a_grid_of_49_places(stride: Stride) -> None:
     with torch.inference_mode():
         assert encoder(stride)(torch.randn(2, 3, 224, 224)).shape == (2, 49, 2048)
 

@@ -1,4 +1,4 @@
-"""A file that means harm costs little and gets a reason; a good picture among damage gets its pixels."""
+"""A file that means harm costs little and gets a reason; a good image among damage gets its pixels."""
 
 import io
 import itertools
@@ -15,9 +15,9 @@ from PIL import Image
 
 from captioning.errors import ImageError
 from captioning.model.containers import gif_frames, jpeg_scans, webp_first_frame, without_metadata
-from captioning.model.pixels import Limits, Pixels, open_picture
+from captioning.model.pixels import Limits, Pixels, open_image
 from captioning.values import Reason
-from scripts.hostile_pictures import bases, gif, make_corpus, png, saved, scene, webp_canvas, webp_frames
+from scripts.hostile_images import bases, gif, make_corpus, png, saved, scene, webp_canvas, webp_frames
 
 SIZE = 224
 LIMITS = Limits()
@@ -26,12 +26,12 @@ PATIENT = [HealthCheck.too_slow]  # a busy machine is no failure
 
 
 def pixels(data: bytes, limits: Limits = LIMITS) -> Pixels:
-    return open_picture(data, SIZE, limits)[0]
+    return open_image(data, SIZE, limits)[0]
 
 
 def refusal(data: bytes, limits: Limits = LIMITS) -> ImageError:
     with pytest.raises(ImageError) as caught:
-        open_picture(data, SIZE, limits)
+        open_image(data, SIZE, limits)
     return caught.value
 
 
@@ -43,7 +43,7 @@ def opened(data: bytes, limits: Limits) -> Pixels | ImageError:
         return wrong
 
 
-def test_of_the_corpus_the_good_pictures_open_and_the_others_have_a_reason_if_not(tmp_path: Path) -> None:
+def test_of_the_corpus_the_good_images_open_and_the_others_have_a_reason_if_not(tmp_path: Path) -> None:
     for name, kind in make_corpus(tmp_path / "corpus").items():
         path = tmp_path / "corpus" / name
         if kind.startswith("skipped") or "holes" in kind:
@@ -78,7 +78,7 @@ def test_what_is_too_large_says_how_large_what_the_limit_is_and_where_to_set_it(
 def test_what_is_just_within_the_limits_opens(kind: str) -> None:
     width, height = (21, 13) if "interlaced" in kind else (160, 120)
     frames = 3 if "animated" in kind else 2 if "pair" in kind else 1
-    open_picture(BASES[kind][1], SIZE, Limits(width * height, max(width, height), frames))
+    open_image(BASES[kind][1], SIZE, Limits(width * height, max(width, height), frames))
 
 
 def test_a_jpeg_may_be_eight_times_as_large_because_it_is_read_at_an_eighth() -> None:
@@ -99,11 +99,11 @@ def test_a_jpeg_of_endless_passes_is_refused_by_what_they_cost() -> None:
     many = whole[:last] + whole[last:-2] * 91 + whole[-2:]  # 100 passes over 160 x 120
     assert pixels(many, Limits(max_pixels=60_000)).shape == (SIZE, SIZE, 3)
     assert "100 passes or more over 160x120 pixels; the limit is 1919968 in all" in refusal(many, Limits(59_999)).detail
-    behind = BASES["JPEG"][1] + whole[last:-2] * 200  # a film, say: no part of the picture
+    behind = BASES["JPEG"][1] + whole[last:-2] * 200  # a film, say: no part of the image
     assert (pixels(behind, Limits(60_000)) == pixels(BASES["JPEG"][1])).all()
 
 
-def test_passes_are_counted_up_to_the_end_of_the_picture() -> None:
+def test_passes_are_counted_up_to_the_end_of_the_image() -> None:
     assert jpeg_scans(BASES["JPEG"][1], 100) == 1
     assert jpeg_scans(BASES["progressive JPEG"][1], 100) == 10
     assert jpeg_scans(BASES["progressive JPEG"][1], 3) == 4
@@ -122,7 +122,7 @@ def test_frames_are_counted_as_pillow_counts_them() -> None:
         assert gif_frames(BASES["animated GIF"][1], 100) == getattr(image, "n_frames", 0) == 3
 
 
-# -- good pictures among damage --
+# -- good images among damage --
 
 
 @pytest.mark.parametrize("kind", ["animated GIF", "animated WebP", "animated PNG", "camera pair"])
@@ -137,7 +137,7 @@ def test_damage_in_later_frames_neither_loses_nor_changes_the_first(kind: str) -
 
 @settings(max_examples=100, deadline=None, suppress_health_check=PATIENT)
 @given(junk=st.binary(max_size=60))
-def test_whatever_follows_a_picture_does_not_matter(junk: bytes) -> None:
+def test_whatever_follows_a_image_does_not_matter(junk: bytes) -> None:
     for kind in ("JPEG", "PNG", "GIF", "WebP"):
         assert (pixels(BASES[kind][1] + junk) == pixels(BASES[kind][1])).all()
 
@@ -163,19 +163,19 @@ BOMB = zlib.compress(bytes(64_000_000), 9)
     ],
     ids=["recipe", "packed recipe", "text", "translation", "profile", "odd profile", "wrong sum", "many"],
 )
-def test_no_text_or_profile_of_a_png_loses_its_picture(metadata: bytes) -> None:
+def test_no_text_or_profile_of_a_png_loses_its_image(metadata: bytes) -> None:
     whole = BASES["PNG"][1]
     assert (pixels(whole[:33] + metadata + whole[33:]) == pixels(whole)).all()
 
 
 @pytest.mark.parametrize("segment", [b"\xff\xe2\0\x0eICC_PROFILE\0", b"\xff\xed\0\x10Photoshop 3.0\0", b"\xff\xfe\0\2"])
-def test_no_profile_or_comment_of_a_jpeg_loses_its_picture(segment: bytes) -> None:
+def test_no_profile_or_comment_of_a_jpeg_loses_its_image(segment: bytes) -> None:
     whole = BASES["JPEG"][1]
     assert (pixels(whole[:2] + segment + whole[2:]) == pixels(whole)).all()
 
 
 @pytest.mark.parametrize("kind", sorted(BASES))
-def test_a_picture_without_its_metadata_is_the_same(kind: str) -> None:
+def test_a_image_without_its_metadata_is_the_same(kind: str) -> None:
     whole = BASES[kind][1]
     assert (pixels(without_metadata(whole)) == pixels(whole)).all()
 
@@ -277,5 +277,5 @@ def test_a_file_bent_by_hand_gives_pixels_or_a_reason_and_nothing_else(data: byt
 
 @settings(max_examples=1000, deadline=None, suppress_health_check=PATIENT)
 @given(head=st.sampled_from((b"", *(data[:n] for _, data in BASES.values() for n in (4, 16, 40)))), junk=st.binary())
-def test_anything_behind_the_head_of_a_picture_gives_pixels_or_a_reason(head: bytes, junk: bytes) -> None:
+def test_anything_behind_the_head_of_a_image_gives_pixels_or_a_reason(head: bytes, junk: bytes) -> None:
     assert_pixels_or_a_reason(head + junk)

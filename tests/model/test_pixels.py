@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captioning.errors import ImageError
-from captioning.model.pixels import Limits, open_picture
+from captioning.model.pixels import Limits, open_image
 from captioning.values import Reason
 
 SIZE = 224
@@ -37,7 +37,7 @@ def quarters(width: int = 400, height: int = 200) -> Image.Image:
 
 def colours(data: bytes) -> list[tuple[int, ...]]:
     """The colours in the middle of the four quarters, to the nearest 0 or 255."""
-    pixels, _ = open_picture(data, SIZE, LIMITS)
+    pixels, _ = open_image(data, SIZE, LIMITS)
     assert pixels.shape == (SIZE, SIZE, 3)
     assert pixels.dtype == np.uint8
     return [tuple(int(v > 127) * 255 for v in pixels[y, x]) for y in (56, 168) for x in (56, 168)]
@@ -45,7 +45,7 @@ def colours(data: bytes) -> list[tuple[int, ...]]:
 
 def reason(data: bytes, limits: Limits = LIMITS) -> Reason:
     with pytest.raises(ImageError) as caught:
-        open_picture(data, SIZE, limits)
+        open_image(data, SIZE, limits)
     assert caught.value.detail
     return caught.value.reason
 
@@ -61,7 +61,7 @@ def test_every_orientation_is_turned_upright(orientation: int, kind: str) -> Non
     options = {"quality": 95} if kind != "PNG" else {}
     data = saved(stored, kind, exif=exif, **options)
     assert colours(data) == [RED, GREEN, BLUE, WHITE]
-    _, facts = open_picture(data, SIZE, LIMITS)
+    _, facts = open_image(data, SIZE, LIMITS)
     assert (facts.width, facts.height, facts.format) == (400, 200, kind)
 
 
@@ -73,7 +73,7 @@ def test_transparent_parts_are_white() -> None:
 
 
 def test_half_transparent_red_is_pink() -> None:
-    pixels, _ = open_picture(saved(Image.new("RGBA", (50, 50), (255, 0, 0, 128)), "PNG"), SIZE, LIMITS)
+    pixels, _ = open_image(saved(Image.new("RGBA", (50, 50), (255, 0, 0, 128)), "PNG"), SIZE, LIMITS)
     assert np.abs(pixels[100, 100].astype(int) - (255, 127, 127)).max() <= 1
 
 
@@ -95,7 +95,7 @@ def test_cmyk_has_its_colours() -> None:
 
 def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     ramp = np.tile(np.linspace(0, 65535, 400).astype(np.uint16), (200, 1))
-    pixels, _ = open_picture(saved(Image.fromarray(ramp), "PNG"), SIZE, LIMITS)
+    pixels, _ = open_image(saved(Image.fromarray(ramp), "PNG"), SIZE, LIMITS)
     middle = pixels[112, :, 0].astype(int)
     assert abs(middle[112] - 128) < 4
     assert (np.diff(middle) >= 0).all()
@@ -105,7 +105,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
 
 def test_sixteen_bit_grey_with_a_colour_key_is_white_there_alone() -> None:
     levels = Image.fromarray(np.repeat(np.array([[0, 30000], [60000, 60000]], np.uint16), 100, 0).repeat(100, 1))
-    pixels, _ = open_picture(saved(levels, "PNG", transparency=60000), SIZE, LIMITS)
+    pixels, _ = open_image(saved(levels, "PNG", transparency=60000), SIZE, LIMITS)
     assert [int(pixels[y, x, 0]) for y, x in ((56, 56), (56, 168), (168, 56))] == [0, 117, 255]
 
 
@@ -124,7 +124,7 @@ def png(width: int, height: int, depth: int, colour: int, raw: bytes) -> bytes:
 
 def test_grey_black_and_white_and_bitmaps_open() -> None:
     for mode in ("L", "1", "LA"):
-        pixels, _ = open_picture(saved(quarters().convert(mode), "PNG"), SIZE, LIMITS)
+        pixels, _ = open_image(saved(quarters().convert(mode), "PNG"), SIZE, LIMITS)
         assert pixels[168, 168].tolist() == [255, 255, 255]
     assert colours(saved(quarters(), "BMP")) == [RED, GREEN, BLUE, WHITE]
 
@@ -136,30 +136,30 @@ def test_of_an_animation_the_first_frame_counts() -> None:
         assert colours(data) == [RED, GREEN, BLUE, WHITE]
 
 
-def test_of_a_camera_pair_the_first_picture_counts() -> None:
+def test_of_a_camera_pair_the_first_image_counts() -> None:
     pair = saved(quarters(), "MPO", save_all=True, append_images=[Image.new("RGB", (400, 200), "black")], quality=95)
     assert colours(pair) == [RED, GREEN, BLUE, WHITE]
-    assert open_picture(pair, SIZE, LIMITS)[1].format == "JPEG"
+    assert open_image(pair, SIZE, LIMITS)[1].format == "JPEG"
 
 
-def test_a_small_picture_is_enlarged_and_a_narrow_one_squeezed() -> None:
+def test_a_small_image_is_enlarged_and_a_narrow_one_squeezed() -> None:
     assert colours(saved(quarters(2, 2), "PNG"))[0] == RED
     assert colours(saved(quarters(2000, 3), "PNG"))[0] == RED
-    assert open_picture(saved(Image.new("RGB", (1, 1), RED), "PNG"), SIZE, LIMITS)[1].width == 1
+    assert open_image(saved(Image.new("RGB", (1, 1), RED), "PNG"), SIZE, LIMITS)[1].width == 1
 
 
 def test_the_same_pixels_come_from_any_lossless_format() -> None:
     rng = np.random.default_rng(1)
     image = Image.fromarray(rng.integers(0, 256, (300, 500, 3), dtype=np.uint8))
-    first = open_picture(saved(image, "PNG"), SIZE, LIMITS)[0]
-    assert (open_picture(saved(image, "BMP"), SIZE, LIMITS)[0] == first).all()
-    assert (open_picture(saved(image, "WEBP", lossless=True), SIZE, LIMITS)[0] == first).all()
+    first = open_image(saved(image, "PNG"), SIZE, LIMITS)[0]
+    assert (open_image(saved(image, "BMP"), SIZE, LIMITS)[0] == first).all()
+    assert (open_image(saved(image, "WEBP", lossless=True), SIZE, LIMITS)[0] == first).all()
 
 
-def test_training_and_serving_see_a_square_picture_as_it_is() -> None:
+def test_training_and_serving_see_a_square_image_as_it_is() -> None:
     rng = np.random.default_rng(2)
     pixels = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-    assert (open_picture(saved(Image.fromarray(pixels), "PNG"), SIZE, LIMITS)[0] == pixels).all()
+    assert (open_image(saved(Image.fromarray(pixels), "PNG"), SIZE, LIMITS)[0] == pixels).all()
 
 
 def test_a_large_jpeg_needs_little_memory() -> None:
@@ -167,10 +167,10 @@ def test_a_large_jpeg_needs_little_memory() -> None:
     data = saved(quarters(12000, 9000), "JPEG", quality=50)
     code = """
 import resource, sys
-from captioning.model.pixels import Limits, open_picture
+from captioning.model.pixels import Limits, open_image
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 250_000_000,) * 2)
-pixels, facts = open_picture(sys.stdin.buffer.read(), 224, Limits())
+pixels, facts = open_image(sys.stdin.buffer.read(), 224, Limits())
 print(facts.width, facts.height, pixels[56, 56].tolist())
 """
     done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
@@ -187,11 +187,11 @@ def test_a_bomb_is_refused_by_its_header() -> None:
 def test_limits_can_be_set() -> None:
     data = saved(quarters(), "PNG")
     assert reason(data, Limits(max_pixels=400 * 200 - 1)) is Reason.TOO_LARGE
-    assert open_picture(data, SIZE, Limits(max_pixels=400 * 200))[1].width == 400
+    assert open_image(data, SIZE, Limits(max_pixels=400 * 200))[1].width == 400
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
-def test_a_picture_cut_short_has_a_reason(kind: str) -> None:
+def test_a_image_cut_short_has_a_reason(kind: str) -> None:
     rng = np.random.default_rng(3)
     data = saved(Image.fromarray(rng.integers(0, 256, (200, 300, 3), dtype=np.uint8)), kind)
     assert reason(data[: len(data) // 2]) in (Reason.TRUNCATED, Reason.UNREADABLE)
@@ -215,7 +215,7 @@ def test_a_jpeg_cut_short_is_called_truncated() -> None:
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", Reason.UNSUPPORTED),
     ],
 )
-def test_what_is_no_picture_of_ours_has_its_reason(data: bytes, expected: Reason) -> None:
+def test_what_is_no_image_of_ours_has_its_reason(data: bytes, expected: Reason) -> None:
     assert reason(data) is expected
 
 
@@ -228,7 +228,7 @@ def test_damage_anywhere_gives_pixels_or_a_reason_and_nothing_else(kind: str, at
     whole = PLAIN[kind]
     place = int(at * len(whole))
     try:
-        pixels, _ = open_picture(whole[:place] + junk + whole[place + len(junk) :], SIZE, LIMITS)
+        pixels, _ = open_image(whole[:place] + junk + whole[place + len(junk) :], SIZE, LIMITS)
     except ImageError:
         return
     assert pixels.shape == (SIZE, SIZE, 3)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from captioning.store import claims
+from captioning.store import leases
 from captioning.store.database import Database
-from captioning.text import printable
+from captioning.terminal import printable
 from producer.export import export
-from tests.journeys.people import Person
+from tests.journeys.cli_runner import CliRunner
 from tests.store.helpers import LSTM, World, captioned
 
 COMMANDS = (
@@ -23,12 +23,12 @@ COMMANDS = (
 
 
 @pytest.fixture
-def person(tmp_path: Path) -> Person:
-    return Person(tmp_path / "data")
+def person(tmp_path: Path) -> CliRunner:
+    return CliRunner(tmp_path / "data")
 
 
 @pytest.fixture
-def served(person: Person, photographs: Path) -> Person:
+def served(person: CliRunner, photographs: Path) -> CliRunner:
     """A person whose photographs have captions, without a model having run."""
     import migrations
     from captioning.settings import read_settings
@@ -37,21 +37,21 @@ def served(person: Person, photographs: Path) -> Person:
     from producer.sources import Filters, read_sources
 
     settings = read_settings(data_dir=person.data)
-    db = Database(settings.store_url)
+    db = Database.open(settings)
     migrations.ensure_schema(db)
-    order = submit.Order(read_sources([os.fsencode(photographs)]), Filters(), LSTM, DecodeOptions())
+    order = submit.SubmitRequest(read_sources([os.fsencode(photographs)]), Filters(), LSTM, DecodeOptions())
     submit.submit(db, settings, order, lambda _: None)
     world = World(db, os.fsencode(photographs))
     claim = world.claim()
     assert claim is not None
-    world.record(claim, [captioned(work, f"two dogs run past picture {i}") for i, work in enumerate(claim.work)])
-    claims.finish(db, claim)
+    world.record(claim, [captioned(work, f"two dogs run past image {i}") for i, work in enumerate(claim.work)])
+    leases.complete(db, claim)
     db.close()
     return person
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_that_ends_with_an_example(person: Person, command: str) -> None:
+def test_every_command_has_help_that_ends_with_an_example(person: CliRunner, command: str) -> None:
     said = person.producer(*command.split(), "--help")
     assert said.code == 0
     assert command == "db" or "Example: producer" in said.out
@@ -72,8 +72,8 @@ def test_every_command_has_help_that_ends_with_an_example(person: Person, comman
         (["submit", ".", "--model", "blip"], 2, "no model named 'blip'"),
         (["submit", ".", "--beam-size", "0"], 2, "beam-size"),
         (["submit", "--from-file", "/no/list"], 2, "can't read the list /no/list"),
-        (["submit", "EMPTY"], 2, "no pictures found"),
-        (["submit", "EMPTY", "--dry-run"], 2, "no pictures found"),
+        (["submit", "EMPTY"], 2, "no images found"),
+        (["submit", "EMPTY", "--dry-run"], 2, "no images found"),
         (["submitt"], 2, "No such command"),
         (["status"], 2, "there are no jobs yet"),
         (["status", "7"], 2, "there is no job 7"),
@@ -95,7 +95,7 @@ def test_every_command_has_help_that_ends_with_an_example(person: Person, comman
     ],
 )
 def test_a_mistake_gets_one_line_and_the_right_exit_code(
-    person: Person, tmp_path: Path, words: list[str], code: int, says: str
+    person: CliRunner, tmp_path: Path, words: list[str], code: int, says: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "README.txt").touch()
@@ -137,7 +137,7 @@ def test_a_mistake_gets_one_line_and_the_right_exit_code(
         ("CAPTIONING_DATABASE_URL", "postgresql://nobody:pw@127.0.0.1:9/x", "doesn't answer"),
     ],
 )
-def test_a_wrong_setting_is_named(person: Person, photographs: Path, name: str, value: str, says: str) -> None:
+def test_a_wrong_setting_is_named(person: CliRunner, photographs: Path, name: str, value: str, says: str) -> None:
     person.environment[name] = value
     said = person.producer("jobs")
     assert said.code in (1, 2)
@@ -146,7 +146,7 @@ def test_a_wrong_setting_is_named(person: Person, photographs: Path, name: str, 
     assert "pw@" not in said.err
 
 
-def test_reading_works_without_torch(served: Person, photographs: Path, tmp_path: Path) -> None:
+def test_reading_works_without_torch(served: CliRunner, photographs: Path, tmp_path: Path) -> None:
     broken = tmp_path / "without"
     for name in ("torch", "torchvision", "openvino"):
         (broken / name).mkdir(parents=True)
@@ -163,7 +163,7 @@ def test_reading_works_without_torch(served: Person, photographs: Path, tmp_path
     assert served.run("worker", "--help").code == 0
 
 
-def test_search_finds_other_endings_and_json_is_an_export_line(served: Person) -> None:
+def test_search_finds_other_endings_and_json_is_an_export_line(served: CliRunner) -> None:
     rows = served.producer("search", "dog", "--json").json
     assert len(rows) == 10
     assert {
@@ -178,36 +178,36 @@ def test_search_finds_other_endings_and_json_is_an_export_line(served: Person) -
         "error",
         "captioned_at",
     } == set(rows[0])
-    assert "two dogs run past picture" in served.producer("search", "dog", "--limit", "2").out
+    assert "two dogs run past image" in served.producer("search", "dog", "--limit", "2").out
     assert served.producer("search", "zebra").code == 0
 
 
-def test_dry_run_counts_and_writes_nothing(person: Person, photographs: Path) -> None:
+def test_dry_run_counts_and_writes_nothing(person: CliRunner, photographs: Path) -> None:
     said = person.producer("submit", "--dry-run", "--json", str(photographs))
     assert said.json == {"scanned": 10, "skipped": 0, "skipped_kinds": {}}
-    assert person.producer("submit", "--dry-run", "--limit", "3", str(photographs)).out.startswith("3 pictures")
+    assert person.producer("submit", "--dry-run", "--limit", "3", str(photographs)).out.startswith("3 images")
     assert not person.data.exists()
 
 
-def test_names_and_filters_may_be_any_bytes(person: Person, photographs: Path) -> None:
+def test_names_and_filters_may_be_any_bytes(person: CliRunner, photographs: Path) -> None:
     person.environment["CAPTIONING_BROKER_URL"] = "redis://127.0.0.1:9/0"
     said = person.producer("submit", str(photographs), "--name", b"caf\xe9", "--exclude", b"\xff*")
     assert said.code == 0
     assert [job["name"] for job in person.producer("jobs", "--json").json] == ["caf%E9"]
 
 
-def test_paths_come_from_a_list_on_standard_input(person: Person, photographs: Path) -> None:
+def test_paths_come_from_a_list_on_standard_input(person: CliRunner, photographs: Path) -> None:
     listed = "\n".join(str(p) for p in sorted(photographs.iterdir())[:4])
     said = person.producer("submit", "--from-file", "-", "--dry-run", "--json", stdin=listed)
     assert said.json["scanned"] == 4
 
 
-def test_status_jobs_and_show_tell_the_same_story(served: Person, photographs: Path) -> None:
+def test_status_jobs_and_show_tell_the_same_story(served: CliRunner, photographs: Path) -> None:
     status = served.producer("status", "--json").json
     assert (status["state"], status["new"], status["captioned"]) == ("done", 10, 10)
     assert [job["job"] for job in served.producer("jobs", "--json").json] == [1]
     shown = served.producer("show", str(photographs / "coffee.png"))
-    assert "two dogs run past picture" in shown.out
+    assert "two dogs run past image" in shown.out
     assert "flickr8k-lstm" in shown.out
     assert "word by word: two " in shown.out
     words = served.producer("show", str(photographs / "coffee.png"), "--json").json["captions"][0]["words"]
@@ -216,7 +216,7 @@ def test_status_jobs_and_show_tell_the_same_story(served: Person, photographs: P
     assert served.producer("pause", "1").out == "job 1 is done already: nothing changed\n"
 
 
-def test_exports_to_a_file_appear_whole(served: Person, tmp_path: Path) -> None:
+def test_exports_to_a_file_appear_whole(served: CliRunner, tmp_path: Path) -> None:
     out = tmp_path / "captions.csv"
     assert served.producer("export", "--format", "csv", "-o", str(out)).code == 0
     lines = out.read_text().splitlines()
@@ -226,16 +226,16 @@ def test_exports_to_a_file_appear_whole(served: Person, tmp_path: Path) -> None:
 
 
 def test_a_cell_that_a_spreadsheet_would_run_is_made_harmless(tmp_path: Path) -> None:
-    from captioning.store.captions import Picture
+    from captioning.store.captions import Image
 
-    bad = Picture("=cmd()", b"=cmd()", None, "@SUM(A1)", 0.5, "m", "machine", 1, 1, "captioned", None, None)
+    bad = Image("=cmd()", b"=cmd()", None, "@SUM(A1)", 0.5, "m", "machine", 1, 1, "captioned", None, None)
     export([bad], "csv", str(tmp_path / "x.csv"))
     assert (tmp_path / "x.csv").read_text().splitlines()[1].startswith("'=cmd(),,'@SUM(A1),0.5")
     export([bad], "jsonl", str(tmp_path / "x.jsonl"))
     assert json.loads((tmp_path / "x.jsonl").read_text())["path"] == "=cmd()"
 
 
-def test_a_reader_that_stops_reading_is_no_error(served: Person) -> None:
+def test_a_reader_that_stops_reading_is_no_error(served: CliRunner) -> None:
     producer = Path(sys.executable).with_name("producer")
     done = subprocess.run(
         f"{producer} export | head -n 1", shell=True, env=served.env, capture_output=True, text=True, check=False
@@ -248,7 +248,7 @@ def test_control_characters_in_names_never_reach_the_terminal() -> None:
     assert printable("a\x1b[31mb\nc\x07") == "a\\x1b[31mb\\nc\\x07"
 
 
-def test_the_doctor_finds_a_spoilt_model(person: Person, tmp_path: Path) -> None:
+def test_the_doctor_finds_a_spoilt_model(person: CliRunner, tmp_path: Path) -> None:
     assert person.producer("doctor").code == 0
     from captioning.bundles import BUILT_IN
 
@@ -260,7 +260,7 @@ def test_the_doctor_finds_a_spoilt_model(person: Person, tmp_path: Path) -> None
     assert [f["what"] for f in said.json if not f["good"]] == ["model"]
 
 
-def test_a_damaged_database_says_so(person: Person) -> None:
+def test_a_damaged_database_says_so(person: CliRunner) -> None:
     person.data.mkdir()
     (person.data / "captions.sqlite").write_bytes(b"not a database, whatever its name says" * 100)
     said = person.producer("jobs")
@@ -270,7 +270,7 @@ def test_a_damaged_database_says_so(person: Person) -> None:
     assert "BAD" in person.producer("doctor").out
 
 
-def test_one_broken_bundle_does_not_take_the_others_away(person: Person) -> None:
+def test_one_broken_bundle_does_not_take_the_others_away(person: CliRunner) -> None:
     for name, text in (("cut", "{"), ("odd", '{"format": 1, "name": "odd"}')):
         (person.data / "models" / name).mkdir(parents=True)
         (person.data / "models" / name / "bundle.json").write_text(text)
@@ -279,7 +279,7 @@ def test_one_broken_bundle_does_not_take_the_others_away(person: Person) -> None
     assert said.err.count("left out:") == 2
 
 
-def test_a_folder_inside_a_later_root_keeps_one_row_a_file(person: Person, photographs: Path, tmp_path: Path) -> None:
+def test_a_folder_inside_a_later_root_keeps_one_row_a_file(person: CliRunner, photographs: Path, tmp_path: Path) -> None:
     shutil.copytree(photographs, tmp_path / "photos" / "sub")
     shutil.copy(photographs / "coffee.png", tmp_path / "photos" / "top.png")
     person.environment["CAPTIONING_BROKER_URL"] = "redis+socket:///none"  # rows are committed, nobody comes
@@ -289,7 +289,7 @@ def test_a_folder_inside_a_later_root_keeps_one_row_a_file(person: Person, photo
     assert len(paths) == len(set(paths)) == 11
 
 
-def test_an_export_goes_through_a_link_and_into_a_pipe(served: Person, tmp_path: Path) -> None:
+def test_an_export_goes_through_a_link_and_into_a_pipe(served: CliRunner, tmp_path: Path) -> None:
     (tmp_path / "real.jsonl").write_text("old")
     (tmp_path / "link.jsonl").symlink_to("real.jsonl")
     assert served.producer("export", "-o", str(tmp_path / "link.jsonl")).code == 0
@@ -300,14 +300,14 @@ def test_an_export_goes_through_a_link_and_into_a_pipe(served: Person, tmp_path:
     assert len(served.producer("export", "-o", "/dev/stdout").lines) == 10
 
 
-def test_an_export_over_a_private_file_stays_private_and_its_name_may_be_long(served: Person, tmp_path: Path) -> None:
+def test_an_export_over_a_private_file_stays_private_and_its_name_may_be_long(served: CliRunner, tmp_path: Path) -> None:
     path = tmp_path / ("l" * 249 + ".jsonl")
     path.touch(mode=0o600)
     assert served.producer("export", "-o", str(path)).code == 0
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_closed_streams_and_full_disks_are_no_internal_errors(served: Person) -> None:
+def test_closed_streams_and_full_disks_are_no_internal_errors(served: CliRunner) -> None:
     producer = Path(sys.executable).with_name("producer")
     for line, code in ((f"{producer} jobs >&-", 0), (f"{producer} export > /dev/full", 1)):
         done = subprocess.run(line, shell=True, env=served.env, capture_output=True, text=True, check=False)

@@ -19,15 +19,15 @@ import migrations
 from captioning.bundles import find_bundles
 from captioning.paths import text_of
 from captioning.settings import read_settings
-from captioning.store import claims, jobs
-from captioning.store.claims import Outcome, Presence
+from captioning.store import jobs, leases
 from captioning.store.database import Database
-from captioning.store.files import Found
-from captioning.text import printable
+from captioning.store.files import FoundFile
+from captioning.store.leases import Outcome, WorkerInfo
+from captioning.terminal import printable
 from captioning.values import ItemState, Reason
 from producer.export import harmless, write_csv
-from producer.screen import json_text
-from tests.journeys.people import Person
+from producer.render import json_text
+from tests.journeys.cli_runner import CliRunner
 from tests.store.helpers import World, captioned
 
 ROOT = b"/=roots\x1b[31m\n\xff[/bold]"
@@ -43,14 +43,14 @@ PATHS = [ROOT + b"/" + name for name in NAMES]
 
 
 @pytest.fixture(scope="module")
-def person(tmp_path_factory: pytest.TempPathFactory) -> Person:
-    """Somebody with hostile rows: every other picture captioned, the others failed but for the last."""
-    someone = Person(tmp_path_factory.mktemp("hostile") / "data", {"TERM": "dumb", "COLUMNS": "100"})
+def person(tmp_path_factory: pytest.TempPathFactory) -> CliRunner:
+    """Somebody with hostile rows: every other image captioned, the others failed but for the last."""
+    someone = CliRunner(tmp_path_factory.mktemp("hostile") / "data", {"TERM": "dumb", "COLUMNS": "100"})
     db = Database(read_settings(data_dir=someone.data).store_url)
     migrations.ensure_schema(db)
     world = World(db, ROOT)
     job = world.job("=job\x1b[2J\u202e\n")
-    world.register(job, [Found(name, 100 + i, 1) for i, name in enumerate(NAMES)], chunk=len(NAMES))
+    world.register(job, [FoundFile(name, 100 + i, 1) for i, name in enumerate(NAMES)], chunk=len(NAMES))
     jobs.close_registration(db, job, 0, {})
     claim = world.claim()
     assert claim is not None
@@ -59,7 +59,7 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Person:
         for i, work in enumerate(claim.work[:-1])
     ]
     world.record(claim, outcomes)
-    claims.release(db, claim, 0.0)
+    leases.release(db, claim, 0.0)
     db.close()
     return someone
 
@@ -69,7 +69,7 @@ def exact(cells: list[dict[str, str]]) -> list[bytes]:
     return [base64.b64decode(row["path_b64"]) if row.get("path_b64") else row["path"].encode() for row in cells]
 
 
-def test_json_lines_name_every_file_to_the_byte(person: Person) -> None:
+def test_json_lines_name_every_file_to_the_byte(person: CliRunner) -> None:
     rows = person.producer("export").lines
     found = [base64.b64decode(row["path_b64"]) if "path_b64" in row else row["path"].encode() for row in rows]
     assert sorted(found) == sorted(PATHS)
@@ -77,7 +77,7 @@ def test_json_lines_name_every_file_to_the_byte(person: Person) -> None:
     assert {row["error"] for row in rows} == {f"unreadable: {DETAIL}", None}
 
 
-def test_csv_names_every_file_to_the_byte_and_no_cell_is_a_formula(person: Person, tmp_path: Path) -> None:
+def test_csv_names_every_file_to_the_byte_and_no_cell_is_a_formula(person: CliRunner, tmp_path: Path) -> None:
     said = person.producer("export", "--format", "csv", "-o", str(tmp_path / "out.csv"))
     assert said.code == 0
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
@@ -89,7 +89,7 @@ def test_csv_names_every_file_to_the_byte_and_no_cell_is_a_formula(person: Perso
         assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for cell in row.values())
 
 
-def test_failures_are_the_same_in_csv_and_json(person: Person) -> None:
+def test_failures_are_the_same_in_csv_and_json(person: CliRunner) -> None:
     told = person.producer("failures", "--json").json
     path = Path(sys.executable).with_name("producer")
     raw = subprocess.run([path, "failures", "--csv"], env=person.env, capture_output=True, check=True).stdout
@@ -102,7 +102,7 @@ def test_failures_are_the_same_in_csv_and_json(person: Person) -> None:
     assert {row["detail"] for row in told} == {DETAIL}
 
 
-def on_a_terminal(person: Person, *words: str | bytes) -> str:
+def on_a_terminal(person: CliRunner, *words: str | bytes) -> str:
     """Run `producer` at a real terminal; return what the terminal got, errors too."""
     ours, theirs = pty.openpty()
     path = Path(sys.executable).with_name("producer")
@@ -136,7 +136,7 @@ def on_a_terminal(person: Person, *words: str | bytes) -> str:
     ],
     ids=lambda words: " ".join(printable(word) for word in words)[:40],
 )
-def test_nothing_that_a_terminal_obeys_reaches_one(person: Person, words: tuple[str, ...]) -> None:
+def test_nothing_that_a_terminal_obeys_reaches_one(person: CliRunner, words: tuple[str, ...]) -> None:
     assert_harmless(on_a_terminal(person, *words))
 
 
@@ -147,19 +147,19 @@ def assert_harmless(shown: str) -> None:
     assert "Traceback" not in shown
 
 
-def test_a_line_feed_in_a_name_makes_no_row_of_its_own(person: Person) -> None:
+def test_a_line_feed_in_a_name_makes_no_row_of_its_own(person: CliRunner) -> None:
     assert len(person.producer("failures").out.splitlines()) == 1 + len(NAMES) // 2
     assert len(person.producer("export").out.splitlines()) == len(NAMES)
 
 
-def test_a_job_that_stands_still_names_its_root_harmlessly(person: Person) -> None:
+def test_a_job_that_stands_still_names_its_root_harmlessly(person: CliRunner) -> None:
     db = Database(read_settings(data_dir=person.data).store_url)
     digests = tuple(bundle.digest for bundle in find_bundles().values())
-    claims.say_hello(db, Presence("w", "host", digests, "torch"), roots=[])
+    workers.heartbeat(db, WorkerInfo("w", "host", digests, "torch"), roots=[])
     shown = on_a_terminal(person, "status")
     assert_harmless(shown)
     assert "no worker sees the root" in shown
-    claims.say_hello(db, Presence("w", "host", (), "torch"), roots=[])
+    workers.heartbeat(db, WorkerInfo("w", "host", (), "torch"), roots=[])
     db.close()
     assert "no worker has the job's model, flickr8k-lstm" in on_a_terminal(person, "status")
 

@@ -24,7 +24,7 @@ def walk(folder: Path, **filters: object) -> tuple[list[str], dict[str, int]]:
     return found, {kind: n for kind, n in made.skipped.items() if n}
 
 
-def test_pictures_are_found_at_any_depth_and_in_any_case(tmp_path: Path) -> None:
+def test_images_are_found_at_any_depth_and_in_any_case(tmp_path: Path) -> None:
     make(tmp_path, "b.JPG", "a.jpeg", "sub/deep/c.PnG", "sub/d.heic", "e.TIFF", "raw.CR2")
     assert walk(tmp_path) == (["a.jpeg", "b.JPG", "e.TIFF", "raw.CR2", "sub/d.heic", "sub/deep/c.PnG"], {})
 
@@ -40,7 +40,7 @@ def test_a_folder_with_very_many_names_is_taken_in_blocks_each_in_order(tmp_path
     assert found[:-1] == [name for i in (0, 3, 6) for name in sorted(listed[i : i + 3]) if name != "sub"]
 
 
-def test_what_is_no_picture_is_counted_by_kind(tmp_path: Path) -> None:
+def test_what_is_no_image_is_counted_by_kind(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg", "README.txt", ".hidden.jpg", ".git/b.jpg", "@eaDir/c.jpg", "folder.jpg/d.png")
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "link.jpg").symlink_to("/etc/passwd")
@@ -52,7 +52,7 @@ def test_what_is_no_picture_is_counted_by_kind(tmp_path: Path) -> None:
         "thumbnail folder": 1,
         "special file": 1,
         "link": 1,
-        "folder named like a picture": 1,
+        "folder named like an image": 1,
     }
 
 
@@ -88,7 +88,7 @@ def test_what_lies_too_deep_for_the_system_is_counted(tmp_path: Path) -> None:
         os.close(os.open(name, os.O_CREAT, dir_fd=here))
     os.close(here)
     found, skipped = walk(tmp_path)
-    assert ([Path(path).name for path in found], skipped) == (["short.jpg"], {"picture too deep": 1})
+    assert ([Path(path).name for path in found], skipped) == (["short.jpg"], {"image too deep": 1})
 
 
 @pytest.mark.parametrize("year", [1901, 2300])

@@ -28,16 +28,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from captioning.store import claims, files, jobs
-from captioning.store.claims import Claim, Content, Fenced, Outcome, Work
+from captioning.store import files, jobs, leases
 from captioning.store.database import Database
-from captioning.store.files import Found, Known, SeenFiles
+from captioning.store.files import FileIdSet, FoundFile, ReusePolicy
+from captioning.store.leases import Claim, Content, LeaseLost, Outcome, ClaimedItem
 from captioning.store.schema import Base, Chunk, Job
-from captioning.values import Caption as Said
-from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, PictureFacts, Reason
-from tests.store.helpers import GRU, LEASE, LSTM, MADE_BY
-from tests.store.plain import CaptionKey, Order, PlainChunk, PlainJob, PlainStore
-from tests.store.rows import DECIDED, Rows, as_row, clock, read_rows
+from captioning.values import Caption as CliResult
+from captioning.values import ChunkState, DecodeOptions, ImageInfo, ItemState, JobState, Reason
+from tests.store.helpers import GRU, LEASE, LSTM, PROVENANCE
+from tests.store.reference_model import CaptionKey, PlainChunk, PlainJob, PlainStore, SubmitRequest
+from tests.store.table_snapshot import DECIDED, Rows, as_row, clock, read_rows
 
 EXAMPLES = os.environ.get("CAPTIONING_TEST_EXAMPLES")
 RUNS = settings(
@@ -91,7 +91,7 @@ class Hand:
     worker: str
     claim: Claim
     chunk: PlainChunk
-    ahead: list[Work]
+    ahead: list[ClaimedItem]
     decided: list[list[Outcome]] = field(default_factory=list)
     committed: list[Outcome] = field(default_factory=list)  # the last micro-batch
     met: set[str] = field(default_factory=set)
@@ -125,11 +125,11 @@ class StoreMachine(RuleBasedStateMachine):
         lstm, gru = self.models
         digests = {model: bundle.digest for model, bundle in self.models.items()}
         self.orders = [
-            Order((photos,), lstm),
-            Order((photos, scans), lstm),
-            Order((scans,), gru),
-            Order((photos,), lstm, DecodeOptions(beam_size=1)),
-            Order((photos, scans), lstm, force=True),
+            SubmitRequest((photos,), lstm),
+            SubmitRequest((photos, scans), lstm),
+            SubmitRequest((scans,), gru),
+            SubmitRequest((photos,), lstm, DecodeOptions(beam_size=1)),
+            SubmitRequest((photos, scans), lstm, force=True),
         ]
         self.workers = [
             Able("all-round", digests, [photos, scans]),
@@ -186,15 +186,15 @@ class StoreMachine(RuleBasedStateMachine):
                 return
             self._check_rows()
 
-    def _submitting(self, order: Order, priority: int, chunk_size: int) -> Iterator[None]:
+    def _submitting(self, order: SubmitRequest, priority: int, chunk_size: int) -> Iterator[None]:
         """Do one transaction at a time, of the folders as they are at first; the producer may die at each."""
         walks = {
-            root: [Found(path, it.size, it.mtime_ns) for (home, path), it in sorted(self.disk.items()) if home == root]
+            root: [FoundFile(path, it.size, it.mtime_ns) for (home, path), it in sorted(self.disk.items()) if home == root]
             for root in order.roots
         }
         job = self._open(order, priority)
         yield
-        known, seen = 0, SeenFiles()
+        known, seen = 0, FileIdSet()
         for root, walk in walks.items():
             for start in range(0, len(walk), BATCH):
                 known += self._register(job, root, walk[start : start + BATCH], chunk_size, seen)
@@ -206,16 +206,16 @@ class StoreMachine(RuleBasedStateMachine):
         jobs.close_registration(self.db, job.id, known, {})
         self.plain.close_registration(job, known)
 
-    def _open(self, order: Order, priority: int) -> PlainJob:
+    def _open(self, order: SubmitRequest, priority: int) -> PlainJob:
         going = self.plain.going(order)
-        request = jobs.Request(repr(order), "job", order.options, priority, order.force)
+        request = jobs.JobRequest(repr(order), "job", order.options, priority, order.force)
         number, continued = jobs.open_job(self.db, request, order.model)
         assert continued == (going is not None)
         assert number == going.id if going else number not in self.plain.jobs
         return self.plain.open_job(number, order, priority)
 
-    def _register(self, job: PlainJob, root: int, found: list[Found], chunk_size: int, seen: SeenFiles) -> int:
-        terms = Known(job.order.model, self.models[job.order.model].name, stale=False, force=job.order.force)
+    def _register(self, job: PlainJob, root: int, found: list[FoundFile], chunk_size: int, seen: FileIdSet) -> int:
+        terms = ReusePolicy(job.order.model, self.models[job.order.model].name, stale=False, force=job.order.force)
         registered = files.register(self.db, job.id, root, found, terms, chunk_size)
         assert (registered.new, registered.known) == self.plain.register(job, root, found, chunk_size)
         for file_id in registered.file_ids:
@@ -238,7 +238,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(which=ONE, worker=WORKERS)
     def sweep(self, which: int, worker: int) -> None:
         able = self.workers[worker]
-        counted = claims.count_claimable(self.db, list(able.models.values()), able.roots, BELLS)
+        counted = leases.count_claimable(self.db, list(able.models.values()), able.roots, BELLS)
         free = [len(self.plain.claimable(able.models, able.roots, at)) for at in (self.at, clock(self.db))]
         assert min(free[0], BELLS) <= counted <= min(free[1], BELLS)  # some may just have rested enough
         while len(self.bells) < counted:
@@ -257,7 +257,7 @@ class StoreMachine(RuleBasedStateMachine):
             self._work(hand, batches)
 
     def _claim(self, able: Able) -> Hand | None:
-        taken = claims.claim(self.db, able.name, list(able.models.values()), able.roots, LEASE)
+        taken = leases.claim(self.db, able.name, list(able.models.values()), able.roots, LEASE)
         best = [next(iter(self.plain.claimable(able.models, able.roots, at)), None) for at in (self.at, clock(self.db))]
         if taken is None:
             assert None in best
@@ -269,8 +269,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert (taken.job_id, taken.root_id, taken.fence) == (chunk.job.id, chunk.root, chunk.fence)
         assert (taken.model_id, taken.model_digest) == (order.model, able.models[order.model])
         assert (taken.options, taken.force) == (order.options, order.force)
-        assert [(w.path, w.size, w.mtime_ns, w.crashes, w.was_missed) for w in taken.work] == [
-            (i.file.path, i.file.size, i.file.mtime_ns, i.crashes, i.file.missing) for i in chunk.pending
+        assert [(w.path, w.size, w.mtime_ns, w.attempts, w.was_missed) for w in taken.work] == [
+            (i.file.path, i.file.size, i.file.mtime_ns, i.attempts, i.file.missing) for i in chunk.pending
         ]
         assert (taken.chunk_id, taken.fence) not in self.given
         self.given.add((taken.chunk_id, taken.fence))
@@ -283,7 +283,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(hand.ahead for hand in self.hands))
     @rule(which=ONE, size=FEW)
     def decide(self, which: int, size: int) -> None:
-        """Read some pictures and caption them; nothing is committed yet."""
+        """Read some images and caption them; nothing is committed yet."""
         self._decide_some(nth_last([hand for hand in self.hands if hand.ahead], which), size)
 
     def _decide_some(self, hand: Hand, size: int) -> None:
@@ -291,21 +291,21 @@ class StoreMachine(RuleBasedStateMachine):
         if batch:
             hand.decided.append([self._decide(hand, work) for work in batch])
 
-    def _decide(self, hand: Hand, work: Work) -> Outcome:
+    def _decide(self, hand: Hand, item: ClaimedItem) -> Outcome:
         claim = hand.claim
         on_disk = self.disk.get((claim.root_id, work.path))
         reason = Reason.MISSING if on_disk is None else BAD.get(on_disk.content)
         if on_disk is None or reason:
-            return Outcome(work, ItemState.FAILED, reason=reason, detail="as told")
+            return Outcome(item, ItemState.FAILED, reason=reason, detail="as told")
         sha256 = on_disk.sha256
         key = hand.chunk.job.key(sha256)
-        known = claims.known_content(self.db, claim, [sha256]) == {sha256}
+        known = leases.captioned_digests(self.db, claim, [sha256]) == {sha256}
         assert known == (key in self.plain.captions)
         if sha256 in hand.met or (known and not claim.force):
-            return Outcome(work, ItemState.REUSED, Content(sha256, on_disk.size, None))
+            return Outcome(item, ItemState.REUSED, Content(sha256, on_disk.size, None))
         hand.met.add(sha256)
-        content = Content(sha256, on_disk.size, PictureFacts(640, 480, "JPEG"))
-        return Outcome(work, ItemState.CAPTIONED, content, Said(says(key), (-0.5,)))
+        content = Content(sha256, on_disk.size, ImageInfo(640, 480, "JPEG"))
+        return Outcome(item, ItemState.CAPTIONED, content, CliResult(says(key), (-0.5,)))
 
     @precondition(lambda self: any(hand.mine for hand in self.hands))
     @rule(which=ONE, batches=st.integers(1, 4))
@@ -313,7 +313,7 @@ class StoreMachine(RuleBasedStateMachine):
         self._work(nth_last([hand for hand in self.hands if hand.mine], which), batches)
 
     def _work(self, hand: Hand, batches: int) -> None:
-        """Decide and commit two pictures at a time, and finish when nothing is left and there is a turn to."""
+        """Decide and commit two images at a time, and finish when nothing is left and there is a turn to."""
         for _ in range(batches):
             if hand.ahead or hand.decided:
                 self._decide_some(hand, 2)
@@ -324,7 +324,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: any(hand.decided for hand in self.hands))
     @rule(which=ONE)
-    def record(self, which: int) -> None:
+    def commit_batch(self, which: int) -> None:
         self._record_next(nth_last([hand for hand in self.hands if hand.decided], which))
 
     @precondition(lambda self: any(hand.committed for hand in self.hands))
@@ -342,25 +342,25 @@ class StoreMachine(RuleBasedStateMachine):
         self._record(hand)
 
     def _record(self, hand: Hand) -> None:
-        if self._allowed(hand, lambda: claims.record(self.db, hand.claim, hand.committed, MADE_BY, LEASE)):
-            self.plain.record(hand.chunk, hand.committed, self.at + LEASE)
+        if self._allowed(hand, lambda: leases.commit_batch(self.db, hand.claim, hand.committed, PROVENANCE, LEASE)):
+            self.plain.commit_batch(hand.chunk, hand.committed, self.at + LEASE)
 
     @precondition(lambda self: self.hands)
     @rule(which=ONE)
     def renew(self, which: int) -> None:
         hand = nth_last(self.hands, which)
-        if self._allowed(hand, lambda: claims.renew(self.db, hand.claim, LEASE)):
+        if self._allowed(hand, lambda: leases.renew(self.db, hand.claim, LEASE)):
             hand.chunk.lease = self.at + LEASE
 
     @precondition(lambda self: any(hand.ahead for hand in self.hands))
     @rule(which=ONE)
-    def note_crash(self, which: int) -> None:
-        """A decoder dies of the next picture."""
+    def count_attempt(self, which: int) -> None:
+        """A decoder dies of the next image."""
         hand = nth_last([hand for hand in self.hands if hand.ahead], which)
         work = hand.ahead[0]
-        if self._allowed(hand, lambda: claims.note_crash(self.db, hand.claim, work)):
+        if self._allowed(hand, lambda: leases.count_attempt(self.db, hand.claim, work)):
             for item in hand.chunk.items:  # unless a change has put it elsewhere
-                item.crashes += item.file.path == work.path
+                item.attempts += item.file.path == work.path
 
     @precondition(lambda self: any(not hand.ahead and not hand.decided for hand in self.hands))
     @rule(which=ONE, held=TURNS)
@@ -368,7 +368,7 @@ class StoreMachine(RuleBasedStateMachine):
         self._finish(nth_last([hand for hand in self.hands if not hand.ahead and not hand.decided], which), held)
 
     def _finish(self, hand: Hand, held: float) -> None:
-        if self._allowed(hand, lambda: claims.finish(self.db, hand.after(held))):
+        if self._allowed(hand, lambda: leases.complete(self.db, hand.after(held))):
             self.plain.finish(hand.chunk, self.at, held)
 
     @precondition(lambda self: self.hands)
@@ -376,8 +376,8 @@ class StoreMachine(RuleBasedStateMachine):
     def release(self, which: int, held: float, rest: float, crashed: bool) -> None:
         """It is asked to stop, its root has gone, or the work makes it fail."""
         hand = nth_last(self.hands, which)
-        if self._allowed(hand, lambda: claims.release(self.db, hand.after(held), rest, crashed=crashed)):
-            self.plain.release(hand.chunk, self.at, held, rest, crashed=crashed)
+        if self._allowed(hand, lambda: leases.release(self.db, hand.after(held), rest, counts_as_attempt=crashed)):
+            self.plain.release(hand.chunk, self.at, held, rest, counts_as_attempt=crashed)
 
     @precondition(lambda self: self.hands)
     @rule(which=ONE, how=st.sampled_from(["hangs", "is gone", "is gone", "died at work"]))
@@ -393,8 +393,8 @@ class StoreMachine(RuleBasedStateMachine):
             hand.chunk.lease -= LEASE + 1
 
     def _give_back_all_of(self, worker: str, *, crashed: bool) -> None:
-        given_back = claims.release_all_of(self.db, worker, crashed=crashed)
-        assert given_back == self.plain.release_all_of(worker, self.at, crashed=crashed)
+        given_back = leases.release_held_by(self.db, worker, counts_as_attempt=crashed)
+        assert given_back == self.plain.release_held_by(worker, self.at, counts_as_attempt=crashed)
 
     @rule(worker=WORKERS, times=FEW)
     def die_again_and_again(self, worker: int, times: int) -> None:
@@ -403,7 +403,7 @@ class StoreMachine(RuleBasedStateMachine):
             if self._claim(self.workers[worker]) is None:
                 return
             self._check_rows()
-            self._give_back_all_of(self.workers[worker].name, crashed=True)
+            self._give_back_all_of(self.workers[worker].name, counts_as_attempt=True)
             self._check_rows()
             self.let_time_pass(700.0)
         self._claim(self.workers[worker])
@@ -413,7 +413,7 @@ class StoreMachine(RuleBasedStateMachine):
         if hand.mine:
             act()
             return True
-        with pytest.raises(Fenced):
+        with pytest.raises(LeaseLost):
             act()
         return False
 
@@ -423,7 +423,7 @@ class StoreMachine(RuleBasedStateMachine):
     def let_time_pass(self, seconds: float) -> None:
         with self.db.writing() as connection:
             connection.execute(sa.update(Chunk).values(lease_until=Chunk.lease_until - seconds))
-            connection.execute(sa.update(Job).values(served_at=Job.served_at - seconds))
+            connection.execute(sa.update(Job).values(last_claimed_at=Job.last_claimed_at - seconds))
         for job in self.plain.jobs.values():
             job.served -= seconds
         for chunk in self.plain.chunks:
@@ -463,7 +463,7 @@ class StoreMachine(RuleBasedStateMachine):
         self._check_times(rows)
         assert [tuple(chunk[2:]) for chunk in rows.chunks] == [as_row(chunk) for chunk in self.plain.chunks]
         assert [tuple(item) for item in rows.items] == [
-            (chunk.job.id, chunk.seq, item.file.root, item.file.path, item.state, item.reason, item.crashes)
+            (chunk.job.id, chunk.seq, item.file.root, item.file.path, item.state, item.reason, item.attempts)
             for chunk in self.plain.chunks
             for item in chunk.items
         ]
@@ -493,7 +493,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.by_id[row.id] = chunk
             chunk.lease = agreed(row.lease_until, chunk.lease)
         for row, job in zip(rows.served, self.plain.jobs.values(), strict=True):
-            job.served = agreed(row.served_at, job.served) or 0.0
+            job.served = agreed(row.last_claimed_at, job.served) or 0.0
 
     def _check_progress(self) -> None:
         for seen, job in zip(jobs.progress(self.db), reversed(self.plain.jobs.values()), strict=True):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.sample_pictures import copy_samples
+from scripts.sample_images import copy_samples
 from training.config import TrainConfig
-from training.encoders import EncoderFile, open_encoder
+from training.data.encoders import EncoderFile, open_encoder
 
 SAID = {
     "astronaut.png": "A woman in an orange suit smiles at the camera .",
@@ -21,11 +21,11 @@ VAL = tuple(f"val-{name}" for name in SAID)
 MEMORISING = TrainConfig(
     epochs=40,
     learning_rate=1e-2,
-    warm_up=5,
+    warmup_steps=5,
     min_count=1,
     hidden_size=64,
     memory_size=64,
-    average_decay=0.8,
+    ema_decay=0.8,
     label_smoothing=0.0,
     captions=2,
 )
@@ -33,13 +33,13 @@ MEMORISING = TrainConfig(
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four pictures with five captions each, all twice: to learn from and to judge by, with the usual flaws."""
+    """Four images with five captions each, all twice: to learn from and to judge by, with the usual flaws."""
     folder = tmp_path_factory.mktemp("corpus")
     copy_samples(folder / "Images")
     for name in SAID:
         shutil.copy(folder / "Images" / name, folder / "Images" / f"val-{name}")
     lines = [f'{start}{name},"{text}"' for start in ("", "val-") for name, text in SAID.items() for _ in range(5)]
-    lines += ["2258277193_586949ec62.jpg.1,A caption without a picture .", "flower.jpg,"]
+    lines += ["2258277193_586949ec62.jpg.1,A caption without an image .", "flower.jpg,"]
     (folder / "captions.txt").write_text("image,caption\n" + "\n".join(lines) + "\n")
     (folder / "Flickr_8k.trainImages.txt").write_text("\n".join(SAID) + "\n")
     (folder / "Flickr_8k.devImages.txt").write_text("\n".join(VAL) + "\nnobody.jpg\n")

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from captioning.errors import CaptioningError, UsageError
-from training.compare import LSTM, PLAIN_GRU, SAME_BUDGET, SAME_WIDTH, Plan, compare, same_budget
+from training.compare.report import write_report
+from training.compare.significance import difference
+from training.compare.study import LSTM, PLAIN_GRU, SAME_BUDGET, SAME_WIDTH, Plan, compare, same_budget
 from training.config import TrainConfig
-from training.encoders import EncoderFile
-from training.report import write_report
-from training.statistics import difference
+from training.data.encoders import EncoderFile
 
-PLAN = Plan(seeds=2, epochs=2, rates=(1e-3,), tuning_epochs=1, size=64, min_count=1, watched=4)
+PLAN = Plan(seeds=2, epochs=2, rates=(1e-3,), tuning_epochs=1, size=64, min_count=1, val_limit=4)
 
 
 @pytest.mark.slow
@@ -40,7 +40,7 @@ def test_a_comparison_trains_every_cell_once_and_reports(
     assert {run.name: (run / "run.json").stat().st_mtime_ns for run in runs} == before
     page = write_report(found, tmp_path / "report.html").read_text()
     _well_formed(page)
-    assert page.count("data:image/jpeg") >= 4 + 3  # pictures, and maps of three
+    assert page.count("data:image/jpeg") >= 4 + 3  # images, and maps of three
     assert "a person: A cup of coffee" in page
     assert not re.search(r'(src|href)="(?!data:)', page), "the report is one file"
     other = write_report(found, tmp_path / "own.html", corpus / "Images").read_text()
@@ -73,7 +73,7 @@ def test_a_cell_that_fails_says_why(corpus: Path, encoder: EncoderFile, cache: P
 @pytest.mark.parametrize("size", [256, 384, 512])
 def test_the_same_budget_is_the_same_within_a_percent(size: int) -> None:
     from captioning.model.decoder import make_decoder
-    from training.runs import shape_of
+    from training.fit.train import shape_of
 
     config = TrainConfig(hidden_size=size, memory_size=size)
 
@@ -86,13 +86,13 @@ def test_the_same_budget_is_the_same_within_a_percent(size: int) -> None:
     assert count("gru", wide) == pytest.approx(count("lstm", size), rel=0.01)
 
 
-def test_a_winner_is_named_only_when_neither_seeds_nor_pictures_explain_it() -> None:
+def test_a_winner_is_named_only_when_neither_seeds_nor_images_explain_it() -> None:
     chance = random.Random(1)
-    pictures = {str(i): chance.uniform(0, 1) for i in range(300)}
+    images = {str(i): chance.uniform(0, 1) for i in range(300)}
 
     def run(better: float, luck: float) -> dict[str, float]:
         own = chance.gauss(0, luck)
-        return {n: v + better + own + chance.gauss(0, 0.2) for n, v in pictures.items()}
+        return {n: v + better + own + chance.gauss(0, 0.2) for n, v in images.items()}
 
     first = [run(0, 0.01) for _ in range(5)]
     assert difference(first, [run(0.2, 0.01) for _ in range(5)]).verdict == "the GRU is better"
@@ -102,4 +102,4 @@ def test_a_winner_is_named_only_when_neither_seeds_nor_pictures_explain_it() -> 
     assert "luck" in difference(noisy, [run(0.05, 0.2) for _ in range(5)]).verdict
     same = difference(first, first)
     assert same.mean == 0
-    assert same.over_pictures == (0.0, 0.0)
+    assert same.over_images == (0.0, 0.0)

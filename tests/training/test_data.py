@@ -1,4 +1,4 @@
-"""Captioned pictures come in several forms and in all their flaws; nothing is lost without being listed."""
+"""Captioned images come in several forms and in all their flaws; nothing is lost without being listed."""
 
 import json
 import os
@@ -13,12 +13,12 @@ import torch
 from captioning.errors import UsageError
 from captioning.model.weights import load_weights
 from tests.training.conftest import SAID, VAL
-from training.batches import choose_sentences
-from training.dataset import read_corpus
-from training.encoders import EncoderFile, open_encoder
-from training.features import cached_features, view_of
-from training.runs import open_corpus
-from training.text import words_of
+from training.data.batches import choose_sentences
+from training.data.corpus import read_corpus
+from training.data.encoders import EncoderFile, open_encoder
+from training.data.features import cached_features, view_of
+from training.data.tokens import words_of
+from training.fit.train import open_corpus
 
 
 def karpathy(corpus: Path, folder: Path, **flaws: object) -> Path:
@@ -38,12 +38,12 @@ def test_both_texts_of_flickr8k_give_the_same_corpus(corpus: Path, tmp_path: Pat
     shutil.copytree(corpus, other)
     (other / "captions.txt").unlink()
     lines = [f"{start}{name}#{i}\t{text}" for start in ("", "val-") for name, text in SAID.items() for i in range(5)]
-    (other / "Flickr8k.token.txt").write_text("\n".join([*lines, "gone.jpg.1#0\tNo picture .", "no tab"]) + "\n")
+    (other / "Flickr8k.token.txt").write_text("\n".join([*lines, "gone.jpg.1#0\tNo image .", "no tab"]) + "\n")
     one, two = read_corpus(corpus), read_corpus(other)
     assert (one.captions, one.train, one.val) == (two.captions, two.train, two.val)
-    assert two.left_out == ("gone.jpg.1: no such picture", "nobody.jpg: in the val split, but without a caption")
+    assert two.left_out == ("gone.jpg.1: no such image", "nobody.jpg: in the val split, but without a caption")
     assert set(one.left_out) == {
-        "2258277193_586949ec62.jpg.1: no such picture",
+        "2258277193_586949ec62.jpg.1: no such image",
         "flower.jpg: an empty caption",
         "nobody.jpg: in the val split, but without a caption",
     }
@@ -63,7 +63,7 @@ def test_a_damaged_data_set_says_so_in_a_line(corpus: Path, tmp_path: Path, flaw
         read_corpus(folder)
 
 
-def test_without_split_files_pictures_are_divided_by_their_names(corpus: Path, tmp_path: Path) -> None:
+def test_without_split_files_images_are_divided_by_their_names(corpus: Path, tmp_path: Path) -> None:
     other = tmp_path / "mine"
     shutil.copytree(corpus, other)
     for path in other.glob("Flickr_8k*"):
@@ -89,17 +89,17 @@ def test_captions_that_are_not_text_say_so(corpus: Path, tmp_path: Path) -> None
         read_corpus(tmp_path / "bad")
 
 
-def test_pictures_that_cannot_be_opened_are_left_out_and_listed_once(
+def test_images_that_cannot_be_opened_are_left_out_and_listed_once(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(corpus, data)
-    (data / "Images" / "coffee.png").write_bytes(b"not a picture")
+    (data / "Images" / "coffee.png").write_bytes(b"not an image")
     found = open_corpus(data, tmp_path)
     assert set(found.train) == set(SAID) - {"coffee.png"}
     assert set(found.val) == set(VAL)
     said = capsys.readouterr().err.strip()
-    assert said.startswith("left out 4 lines and pictures of ")
+    assert said.startswith("left out 4 lines and images of ")
     listed = Path(said.strip().rpartition(" ")[2]).read_text()
     assert "coffee.png: " in listed
     assert "nobody.jpg: in the val split" in listed
@@ -117,7 +117,7 @@ def test_a_crop_is_the_same_every_time_and_odd_views_are_mirrored(corpus: Path) 
     assert not np.array_equal(view_of(data, 2, "tea.png"), views[2])
 
 
-def test_features_are_computed_once_and_again_for_a_changed_picture(
+def test_features_are_computed_once_and_again_for_a_changed_image(
     corpus: Path, encoder: EncoderFile, tmp_path: Path
 ) -> None:
     names = tuple(SAID)[:2]
@@ -154,7 +154,7 @@ def test_a_bare_backbone_must_say_where_its_stride_sits(encoder: EncoderFile, tm
         open_encoder(tmp_path / "none", "1x1", tmp_path)
 
 
-def test_a_mirrored_picture_is_never_taught_left_and_right() -> None:
+def test_a_mirrored_image_is_never_taught_left_and_right() -> None:
     captions = ["a dog on the left", "a dog runs", "it turns right", "a ball"]
     for seed in range(20):
         words = choose_sentences(captions, True, 5, random.Random(seed))
@@ -180,12 +180,12 @@ def test_what_is_judged_by_is_never_learned_from(corpus: Path, tmp_path: Path) -
     assert found.val
 
 
-def test_a_corpus_without_val_pictures_says_so(corpus: Path, tmp_path: Path) -> None:
+def test_a_corpus_without_val_images_says_so(corpus: Path, tmp_path: Path) -> None:
     other = tmp_path / "few"
     shutil.copytree(corpus, other)
     for name in VAL:
         (other / "Images" / name).write_bytes(b"")
-    with pytest.raises(UsageError, match="4 pictures to learn from and 0 to choose by"):
+    with pytest.raises(UsageError, match="4 images to learn from and 0 to choose by"):
         open_corpus(other, tmp_path)
 
 

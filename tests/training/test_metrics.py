@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.habits import habits
-from training.metrics import cider_of_each, has_java, more_scores, score
-from training.selfcritical import CiderReward
+from training.evaluate.diversity import habits
+from training.evaluate.metrics import cider_of_each, has_java, more_scores, score
+from training.fit.self_critical import CiderReward
 
 WORDS = [chr(97 + i) * 2 for i in range(12)]
 
 
-def made_up(seed: int, pictures: int = 30) -> tuple[dict[str, str], dict[str, list[str]]]:
+def made_up(seed: int, images: int = 30) -> tuple[dict[str, str], dict[str, list[str]]]:
     chance = random.Random(seed)
 
     def sentence() -> str:
         return " ".join(chance.choices(WORDS, k=chance.randint(6, 12)))
 
-    references = {str(i): [sentence() for _ in range(5)] for i in range(pictures)}
+    references = {str(i): [sentence() for _ in range(5)] for i in range(images)}
     return {n: " ".join([*chance.choice(r).split()[:8], sentence()]) for n, r in references.items()}, references
 
 
@@ -65,7 +65,7 @@ def test_rouge_l_of_a_caption_between_both() -> None:
     assert found == pytest.approx(2.44 * 0.75 * 0.6 / (0.6 + 1.44 * 0.75), abs=1e-4)
 
 
-def test_the_mean_of_each_pictures_cider_is_the_cider_of_all() -> None:
+def test_the_mean_of_each_images_cider_is_the_cider_of_all() -> None:
     said, references = made_up(2)
     each = cider_of_each(said, references)
     assert set(each) == set(said)
@@ -126,7 +126,7 @@ def test_habits_count_what_they_say() -> None:
     assert found["novel"] == pytest.approx(2 / 3, abs=1e-4)
     assert found["repeats"] == pytest.approx(1 / 3, abs=1e-4)
     assert found["repeats_human"] == pytest.approx(1 / 9, abs=1e-4)
-    assert (found["male pictures"], found["male misgendered"]) == (1, 1.0)
-    assert (found["female pictures"], found["female misgendered"]) == (1, 0.0)
+    assert (found["male images"], found["male misgendered"]) == (1, 1.0)
+    assert (found["female images"], found["female misgendered"]) == (1, 0.0)
     assert found["stock shirt"] == 3.0
     assert math.isclose(found["distinct"], 3)

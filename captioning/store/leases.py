@@ -1,0 +1,414 @@
+"""Leases: a worker claims a chunk for a limited time, commits it batch by batch, and completes or releases it.
+
+One `UPDATE ... RETURNING` claims a chunk, so two workers never get the same one. Each claim raises the chunk's fence
+(a fencing token: Kleppmann 2016, "How to do distributed locking"). A worker that was paused or cut off and lost its
+lease finds a higher fence at its next write: the write changes nothing and raises LeaseLost.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from captioning.errors import LeaseLost
+from captioning.store.chunks import complete_job_if_done, last_chunk_seq, lock_job, split_off
+from captioning.store.database import CLOCK_STEP_SECONDS, Database, insert_or_ignore, now
+from captioning.store.schema import Caption as CaptionRow
+from captioning.store.schema import Chunk, File, Image, Item, Job, Model, Root, is_open
+from captioning.values import Caption, ChunkState, DecodeOptions, ImageInfo, ItemState, JobState, Reason, Source
+
+SPLIT_ATTEMPTS = 2  # workers that died with a chunk, without progress between, before it is claimed in halves
+LONG_TURN_SECONDS = 5.0  # with one chunk; after a longer turn the job's next claim is deferred
+MAX_DEFERRAL_SECONDS = 600.0  # of a job's next claim
+BACKOFF_UNIT_SECONDS, MAX_BACKOFF_SECONDS = 5.0, 600.0  # a chunk waits attempts ** 2 * 5 s after a death
+
+
+@dataclass(frozen=True)
+class ClaimedItem:
+    """One file of a claimed chunk that needs a caption."""
+
+    item_id: int
+    file_id: int
+    path: bytes  # below the root
+    size: int  # bytes
+    mtime_ns: int
+    attempts: int  # decode processes that died while they decoded it
+    was_missed: bool  # a later walk of its folder did not find it either
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A chunk that this worker holds."""
+
+    chunk_id: int
+    job_id: int
+    root_id: int
+    fence: int
+    model_id: int
+    model_digest: str
+    options: DecodeOptions
+    force: bool
+    deferrals: int  # times in a row that it was released because its files were unreachable
+    items: tuple[ClaimedItem, ...]
+    claimed_at: float = field(default_factory=time.monotonic)  # this process's clock, seconds
+
+
+@dataclass(frozen=True)
+class Content:
+    """What was read from a file."""
+
+    sha256: str
+    bytes: int
+    info: ImageInfo | None  # None when the content has a caption already and was not decoded
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result for one item. `caption` is set when the model ran on it, `reason` when it failed."""
+
+    item: ClaimedItem
+    state: ItemState
+    content: Content | None = None
+    caption: Caption | None = None
+    reason: Reason | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is stored with every machine caption about how it was made."""
+
+    runtime: str
+    precision: str
+    software: str
+
+
+# -- claiming --
+
+
+def claim(db: Database, worker: str, models: Sequence[str], roots: Sequence[int], lease_seconds: float) -> Claim | None:
+    """Claim the next chunk for a worker that has these models (digests) and sees these roots (ids).
+
+    Jobs come by priority, then the one whose last claim is oldest; within a job, the first free chunk. Taking over an
+    expired lease counts as an attempt. The job is found first, so that a claim costs the same however many chunks are
+    waiting. Returns None when there is nothing to claim.
+    """
+    with db.writing() as connection:
+        wanted = sa.and_(_servable(models), sa.exists().where(Chunk.job_id == Job.id, _is_free(roots)).correlate(Job))
+        void = Job.last_claimed_at > now() + MAX_DEFERRAL_SECONDS + CLOCK_STEP_SECONDS  # the clock was set back since
+        last_claimed = sa.case((void, 0.0), else_=Job.last_claimed_at)
+        best_jobs = sa.select(Job.id).where(wanted).order_by(Job.priority.desc(), last_claimed, Job.id).limit(16)
+        for job_id in connection.execute(best_jobs).scalars().all():
+            row = _claim_from_job(connection, job_id, worker, models, roots, lease_seconds)
+            if row is not None:  # otherwise other workers have just claimed the job's free chunks
+                return _load_claim(connection, row)
+    return None
+
+
+def _backoff() -> sa.ColumnElement[float]:
+    """Return how long a chunk waits after a death, in seconds: what kills workers must not kill them all day."""
+    seconds = BACKOFF_UNIT_SECONDS * Chunk.attempts * Chunk.attempts
+    return sa.case((seconds > MAX_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS), else_=seconds)
+
+
+def _is_free(roots: Sequence[int] | None) -> sa.ColumnElement[bool]:
+    """Return the condition for a chunk to be claimable: pending and past its backoff, or with an expired lease.
+
+    A lease that was granted in the future is void: the clock was set back since, and it would last that much longer.
+    """
+    pending = sa.and_(Chunk.state == ChunkState.PENDING, sa.func.coalesce(Chunk.lease_until, 0) < now())
+    expired = sa.and_(Chunk.state == ChunkState.RUNNING, Chunk.lease_until + _backoff() < now())
+    void = Chunk.leased_at > now() + CLOCK_STEP_SECONDS
+    free = sa.and_(is_open(), sa.or_(pending, expired, void))
+    return free if roots is None else sa.and_(free, Chunk.root_id.in_(roots))
+
+
+def _servable(models: Sequence[str]) -> sa.ColumnElement[bool]:
+    """Return the condition for a job to be served by a worker that has these models (digests)."""
+    available = sa.select(Model.id).where(Model.digest.in_(models))
+    return sa.and_(Job.state == JobState.ACTIVE, Job.model_id.in_(available))
+
+
+def _claim_from_job(
+    connection: Connection, job_id: int, worker: str, models: Sequence[str], roots: Sequence[int], lease_seconds: float
+) -> Any:
+    """Claim the first free chunk of a job; return its row, or None."""
+    first = sa.select(Chunk.id).where(Chunk.job_id == job_id, _is_free(roots)).order_by(Chunk.seq).limit(1)
+    update = sa.update(Chunk).where(
+        Chunk.id == first.with_for_update(skip_locked=True).scalar_subquery(),
+        sa.exists().where(Job.id == Chunk.job_id, _servable(models)),
+    )
+    update = update.values(
+        state=ChunkState.RUNNING,
+        fence=Chunk.fence + 1,
+        attempts=Chunk.attempts + sa.case((Chunk.state == ChunkState.RUNNING, 1), else_=0),
+        worker=worker,
+        **_lease(lease_seconds),
+    ).returning(Chunk.id, Chunk.job_id, Chunk.root_id, Chunk.fence, Chunk.attempts, Chunk.deferrals)
+    row = connection.execute(update).one_or_none()
+    served = sa.update(Job).where(Job.id == job_id, Job.state == JobState.ACTIVE).values(last_claimed_at=now())
+    if row is not None and connection.execute(served).rowcount == 0:  # it was cancelled between the two updates
+        undo = {"state": ChunkState.PENDING, "lease_until": None, "leased_at": None}
+        connection.execute(sa.update(Chunk).where(Chunk.id == row.id).values(**undo))
+        return None
+    return row
+
+
+def _load_claim(connection: Connection, row: Any) -> Claim:
+    """Read what a worker needs to know of a chunk that it has just claimed; a suspect chunk is split first.
+
+    A chunk that outlives several workers may hold an image that kills them. Claiming it in halves separates that image
+    from the others in a few steps. No image fails by this: the workers may have died of anything.
+    """
+    job = connection.execute(
+        sa.select(Job.options, Job.force, Model.id, Model.digest)
+        .join(Model, Model.id == Job.model_id)
+        .where(Job.id == row.job_id)
+    ).one()
+    columns = (Item.id, File.id, File.path_bytes, File.size, File.mtime_ns, Item.attempts)
+    rows = connection.execute(
+        sa.select(*columns, File.missing_since.is_not(None))
+        .join(File, File.id == Item.file_id)
+        .where(Item.chunk_id == row.id, Item.state == ItemState.PENDING)
+        .order_by(Item.id)
+    ).all()
+    items = [ClaimedItem(*item) for item in rows]
+    if row.attempts >= SPLIT_ATTEMPTS and len(items) > 1:
+        items, others = items[: len(items) // 2], items[len(items) // 2 :]
+        ids = [item.item_id for item in others]
+        split_off(connection, row.job_id, row.root_id, row.id, ids, row.attempts)  # the claim locked the job's row
+    options = DecodeOptions(**job.options)
+    return Claim(
+        row.id, row.job_id, row.root_id, row.fence, job.id, job.digest, options, job.force, row.deferrals, tuple(items)
+    )
+
+
+def roots_with_work(db: Database) -> list[tuple[int, str, bytes]]:
+    """Return the roots (id, name, path) in which an active job has open chunks."""
+    open_chunk = sa.exists().where(Chunk.root_id == Root.id, Chunk.job_id == Job.id, is_open()).correlate(Root, Job)
+    wanted = sa.exists().where(Job.state == JobState.ACTIVE, open_chunk).correlate(Root)
+    with db.reading() as connection:
+        rows = connection.execute(sa.select(Root.id, Root.name, Root.path_bytes).where(wanted)).all()
+    return [(row.id, row.name, row.path_bytes) for row in rows]
+
+
+def count_claimable(db: Database, models: Sequence[str], roots: Sequence[int] | None, limit: int) -> int:
+    """Return how many chunks could be claimed now, up to `limit`."""
+    some = sa.select(Chunk.id).join(Job, Job.id == Chunk.job_id).where(_servable(models), _is_free(roots)).limit(limit)
+    with db.reading() as connection:
+        return int(connection.execute(sa.select(sa.func.count()).select_from(some.subquery())).scalar_one())
+
+
+# -- while a worker holds a chunk --
+
+
+def renew(db: Database, claim: Claim, lease_seconds: float) -> None:
+    """Extend the lease. Called after progress only, so that a worker that hangs loses it. Raises LeaseLost."""
+    with db.writing() as connection:
+        _update_held(connection, claim, _lease(lease_seconds))
+
+
+def count_attempt(db: Database, claim: Claim, item: ClaimedItem) -> None:
+    """Record that a decode process died while it decoded this item. Raises LeaseLost."""
+    with db.writing() as connection:
+        _update_held(connection, claim, {})
+        own = (Item.id == item.item_id, Item.chunk_id == claim.chunk_id)
+        connection.execute(sa.update(Item).where(*own).values(attempts=Item.attempts + 1))
+
+
+def captioned_digests(db: Database, claim: Claim, sha256s: Sequence[str]) -> set[str]:
+    """Return which of these contents have a caption by the claim's model and options."""
+    query = (
+        sa.select(Image.sha256)
+        .join(CaptionRow, CaptionRow.image_id == Image.id)
+        .where(
+            Image.sha256.in_(sha256s),
+            CaptionRow.source == Source.MACHINE,
+            CaptionRow.model_id == claim.model_id,
+            CaptionRow.options_digest == claim.options.digest,
+        )
+    )
+    with db.reading() as connection:
+        return set(connection.execute(query).scalars())
+
+
+def commit_batch(
+    db: Database, claim: Claim, outcomes: Sequence[Outcome], provenance: Provenance, lease_seconds: float
+) -> None:
+    """Commit a batch in one transaction: captions, items, files and counts. Extends the lease. Raises LeaseLost.
+
+    Idempotent, because a caller whose connection broke during the commit cannot know how it ended: captions are
+    inserted or ignored, and items that are no longer pending in this chunk are skipped.
+    """
+    with db.writing() as connection:
+        _update_held(connection, claim, _lease(lease_seconds))
+        image_ids = _insert_images(connection, [o.content for o in outcomes if o.content is not None])
+        _insert_captions(connection, claim, outcomes, image_ids, provenance)  # of re-queued items too: copies need them
+        ids = [o.item.item_id for o in outcomes]
+        pending = (Item.chunk_id == claim.chunk_id, Item.state == ItemState.PENDING)
+        query = sa.select(Item.id).where(Item.id.in_(ids), *pending)
+        open_ids = set(connection.execute(query).scalars())
+        outcomes = [o for o in outcomes if o.item.item_id in open_ids]
+        if not outcomes:
+            return
+        n = {state: sum(o.state == state for o in outcomes) for state in ItemState}
+        counts = {
+            "attempts": 0,  # progress: whatever killed earlier workers was not this
+            "deferrals": 0,
+            "last_error": None,
+            "captioned": Chunk.captioned + n[ItemState.CAPTIONED],
+            "reused": Chunk.reused + n[ItemState.REUSED],
+            "failed": Chunk.failed + n[ItemState.FAILED],
+            "model_runs": Chunk.model_runs + sum(o.caption is not None for o in outcomes),
+        }
+        _update_held(connection, claim, counts)
+        _link_files(connection, outcomes, image_ids)
+        at = connection.execute(sa.select(now())).scalar_one()
+        rows = [
+            {"row": o.item.item_id, "state": o.state, "reason": o.reason, "detail": o.detail, "finished_at": at}
+            for o in sorted(outcomes, key=lambda o: o.item.item_id)
+        ]
+        connection.execute(sa.update(Item).where(Item.id == sa.bindparam("row")), rows)
+
+
+def complete(db: Database, claim: Claim) -> None:
+    """Mark a chunk as done, and its job if this was the last open chunk. Raises LeaseLost."""
+    with db.writing() as connection:
+        _update_held(connection, claim, {"state": ChunkState.DONE, "lease_until": None})
+        _defer_job_after_long_turn(connection, claim)
+        complete_job_if_done(connection, claim.job_id)
+
+
+def release(
+    db: Database,
+    claim: Claim,
+    backoff_seconds: float = 0.0,
+    *,
+    counts_as_attempt: bool = False,
+    defer: bool = False,
+    error: str | None = None,
+) -> None:
+    """Return the unfinished rest of a chunk to the queue; it can be claimed again after the backoff. Raises LeaseLost.
+
+    `counts_as_attempt`: the work itself fails, not a service; the backoff then grows with each attempt.
+    `defer`: files are unreachable; the chunk moves behind all other chunks of the job, or the chunks of a large
+    unmounted folder would keep workers busy with looking.
+    `error`: what `producer status` shows until there is progress.
+    """
+    backoff = sa.case((_backoff() > backoff_seconds, _backoff()), else_=backoff_seconds)
+    values: dict[str, Any] = {
+        "state": ChunkState.PENDING,
+        "attempts": Chunk.attempts + int(counts_as_attempt),
+        "deferrals": Chunk.deferrals + int(defer),
+    }
+    values |= _lease(backoff if counts_as_attempt else backoff_seconds)
+    values |= {"last_error": error} if error else {}
+    with db.writing() as connection:
+        _update_held(connection, claim, values)
+        if defer:
+            lock_job(connection, claim.job_id)
+            seq = last_chunk_seq(connection, claim.job_id) + 1
+            connection.execute(sa.update(Chunk).where(Chunk.id == claim.chunk_id).values(seq=seq))
+        _defer_job_after_long_turn(connection, claim)
+
+
+def release_held_by(db: Database, worker: str, *, counts_as_attempt: bool) -> int:
+    """Release every chunk of a worker that is known to be dead; return how many.
+
+    `counts_as_attempt`: it died while it was working, perhaps because of the work.
+    """
+    values: dict[str, Any] = {"state": ChunkState.PENDING, "fence": Chunk.fence + 1, "lease_until": None}
+    if counts_as_attempt:
+        values |= _lease(_backoff()) | {"attempts": Chunk.attempts + 1}
+    held = sa.update(Chunk).where(Chunk.worker == worker, Chunk.state == ChunkState.RUNNING, is_open())
+    with db.writing() as connection:
+        return len(connection.execute(held.values(**values).returning(Chunk.id)).all())
+
+
+def _lease(seconds: Any) -> dict[str, Any]:
+    """Return the columns of a lease, or of a backoff, that starts now."""
+    return {"lease_until": now() + seconds, "leased_at": now()}
+
+
+def _defer_job_after_long_turn(connection: Connection, claim: Claim) -> None:
+    """Let other jobs go first for as long as this claim lasted, if that was long.
+
+    Jobs take turns by the chunk, and most chunks take about the same time. A chunk of images that hang takes many
+    times that.
+    """
+    held = min(time.monotonic() - claim.claimed_at, MAX_DEFERRAL_SECONDS)
+    if held > LONG_TURN_SECONDS:
+        connection.execute(sa.update(Job).where(Job.id == claim.job_id).values(last_claimed_at=now() + held))
+
+
+def _update_held(connection: Connection, claim: Claim, values: dict[str, Any]) -> None:
+    """Update the claimed chunk, which locks its row. Raises LeaseLost when it is not this worker's any more."""
+    own = sa.update(Chunk).where(
+        Chunk.id == claim.chunk_id,
+        Chunk.fence == claim.fence,
+        Chunk.state == ChunkState.RUNNING,
+        sa.exists().where(Job.id == Chunk.job_id, Job.state != JobState.CANCELLED),
+    )
+    if connection.execute(own.values(**({"fence": claim.fence} | values))).rowcount == 0:
+        raise LeaseLost(
+            f"chunk {claim.chunk_id} of job {claim.job_id} was taken over or cancelled; nothing was written."
+        )
+
+
+def _insert_images(connection: Connection, contents: Sequence[Content]) -> dict[str, int]:
+    """Make sure that contents have rows; return their ids by SHA-256. Sorted, so that two workers never deadlock."""
+    by_sha = {c.sha256: c for c in sorted(contents, key=lambda c: (c.sha256, c.info is not None))}  # with info wins
+    decoded = [
+        {"sha256": c.sha256, "bytes": c.bytes, "width": i.width, "height": i.height, "format": i.format}
+        for c in by_sha.values()
+        if (i := c.info) is not None
+    ]
+    insert_or_ignore(connection, Image, decoded)
+    query = sa.select(Image.sha256, Image.id).where(Image.sha256.in_(list(by_sha)))
+    return {row.sha256: row.id for row in connection.execute(query)}
+
+
+def _insert_captions(
+    connection: Connection, claim: Claim, outcomes: Sequence[Outcome], image_ids: dict[str, int], provenance: Provenance
+) -> None:
+    at = connection.execute(sa.select(now())).scalar_one()
+    rows = [
+        {
+            "image_id": image_ids[o.content.sha256],
+            "source": Source.MACHINE,
+            "model_id": claim.model_id,
+            "options_digest": claim.options.digest,
+            "text": o.caption.text,
+            "confidence": o.caption.confidence,
+            "log_probability": round(o.caption.log_probability, 4),
+            "weakest_word": o.caption.weakest_word,
+            "word_log_probabilities": list(o.caption.word_log_probabilities),
+            "alternatives": [{"text": a.text, "log_probability": a.log_probability} for a in o.caption.alternatives],
+            "runtime": provenance.runtime,
+            "precision": provenance.precision,
+            "software": provenance.software,
+            "created_at": at,
+        }
+        for o in outcomes
+        if o.caption is not None and o.content is not None
+    ]
+    insert_or_ignore(connection, CaptionRow, sorted(rows, key=lambda row: row["image_id"]))
+
+
+def _link_files(connection: Connection, outcomes: Sequence[Outcome], image_ids: dict[str, int]) -> None:
+    """Link files to their content, except those that were registered anew, changed, in the meantime."""
+    rows = [
+        {"row": o.item.file_id, "size_read": o.item.size, "mtime_read": o.item.mtime_ns, "new_image": image_ids[sha256]}
+        for o in sorted(outcomes, key=lambda o: o.item.file_id)
+        if o.content is not None and (sha256 := o.content.sha256) in image_ids
+    ]
+    if rows:
+        unchanged = (
+            File.id == sa.bindparam("row"),
+            File.size == sa.bindparam("size_read"),
+            File.mtime_ns == sa.bindparam("mtime_read"),
+        )
+        connection.execute(sa.update(File).where(*unchanged).values(image_id=sa.bindparam("new_image")), rows)

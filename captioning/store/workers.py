@@ -1,0 +1,77 @@
+"""Workers as the database knows them: heartbeats, who is alive, and whose turn it is to sweep."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from captioning.store.database import CLOCK_STEP_SECONDS, Database, insert_or_ignore, now
+from captioning.store.schema import Sweep, Worker
+
+ALIVE_SECONDS = 30.0  # since a worker's last heartbeat; after that it counts as gone
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """What a worker announces about itself."""
+
+    name: str
+    host: str
+    models: tuple[str, ...]  # digests
+    runtime: str
+
+
+@dataclass(frozen=True)
+class LiveWorker:
+    """A worker whose last heartbeat is recent."""
+
+    name: str
+    host: str
+    runtime: str
+    models: list[str]  # digests
+    roots: list[str]  # names of the roots with work that it sees
+    dropped_messages: int
+    heartbeat_at: float  # seconds since 1970, by the database's clock
+    seconds_ago: float
+
+
+def heartbeat(db: Database, worker: WorkerInfo, roots: Sequence[str], dropped_messages: int = 0) -> None:
+    """Record that a worker is alive, which roots with work it sees, and how many messages it dropped so far."""
+    values = {
+        "host": worker.host,
+        "heartbeat_at": now(),
+        "models": list(worker.models),
+        "roots": list(roots),
+        "runtime": worker.runtime,
+        "dropped_messages": dropped_messages,
+    }
+    with db.writing() as connection:
+        at = connection.execute(sa.select(now())).scalar_one()
+        insert_or_ignore(connection, Worker, [values | {"name": worker.name, "heartbeat_at": at}])
+        connection.execute(sa.update(Worker).where(Worker.name == worker.name).values(**values))
+
+
+def remove_worker(db: Database, name: str) -> None:
+    """Delete the row of a worker that is shutting down."""
+    with db.writing() as connection:
+        connection.execute(sa.delete(Worker).where(Worker.name == name))
+
+
+def live_workers(db: Database) -> list[LiveWorker]:
+    """Return the workers that are alive, by name."""
+    ago = sa.func.abs(now() - Worker.heartbeat_at)  # abs: the clock may have been set back since
+    query = sa.select(Worker, ago.label("ago")).where(ago < ALIVE_SECONDS).order_by(Worker.name)
+    with db.reading() as connection:
+        rows = connection.execute(query).all()
+    return [
+        LiveWorker(r.name, r.host, r.runtime, r.models, r.roots, r.dropped_messages, r.heartbeat_at, float(r.ago))
+        for r in rows
+    ]
+
+
+def take_sweep_turn(db: Database, interval_seconds: float) -> bool:
+    """Return whether the calling worker is the one to sweep now. One worker gets the turn per interval."""
+    void = Sweep.next_at > now() + interval_seconds + CLOCK_STEP_SECONDS  # the clock was set back since
+    due = sa.update(Sweep).where(sa.or_(Sweep.next_at <= now(), void)).values(next_at=now() + interval_seconds)
+    with db.writing() as connection:
+        return connection.execute(due.returning(Sweep.id)).one_or_none() is not None
