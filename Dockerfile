@@ -1,19 +1,19 @@
-# One image for producer, worker and Flower. TORCH=cpu takes PyTorch's own CPU wheels, a tenth of the size.
+# One container image for producer, worker and Flower. TORCH=cpu installs PyTorch's CPU wheels, a tenth of the size.
 FROM python:3.12-slim AS build
 ARG TORCH=cuda
 WORKDIR /src
 RUN python -m venv /opt/captionmill
 ENV PATH=/opt/captionmill/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN if [ "$TORCH" = cpu ]; then \
-      pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu; \
+      pip install --constraint constraints.txt torch torchvision --index-url https://download.pytorch.org/whl/cpu; \
     fi
-COPY pyproject.toml README.md LICENSE ./
 COPY captioning captioning
 COPY producer producer
 COPY worker worker
 COPY training training
 COPY migrations migrations
-RUN pip install '.[monitoring]'
+RUN pip install --constraint constraints.txt '.[monitoring]'
 
 FROM python:3.12-slim
 COPY --from=build /opt/captionmill /opt/captionmill

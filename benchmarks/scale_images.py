@@ -1,4 +1,4 @@
-"""A great many tiny images, quickly: PNGs of 8 x 8, told apart by a comment, and some copies of earlier ones."""
+"""Generate many tiny images quickly: PNGs of 8 x 8 pixels that differ in a comment, some of them copies of others."""
 
 import struct
 import zlib
@@ -11,43 +11,43 @@ _SIDE = 8
 
 @dataclass(frozen=True)
 class Images:
-    """Folders of images, one a job."""
+    """The images of a run, one folder per job."""
 
     folders: tuple[Path, ...]
     items: int
     distinct: int
 
 
-def make_images(place: Path, items: int, jobs: int) -> Images:
-    """Make the images of a run, or find them made.
+def make_images(parent: Path, items: int, jobs: int) -> Images:
+    """Generate the images of a run, unless `parent` contains them already.
 
-    Of each job's first half one in fifty is a copy of its neighbour, which a worker meets in the same chunk; of
-    its second half one in ten is a copy from the first, captioned long before.
+    In the first half of each job, one image of fifty is a copy of its neighbour, which a worker finds in the same
+    chunk. In the second half, one of ten is a copy of an image of the first half, which was captioned long before.
     """
-    here = place / f"{items}-in-{jobs}"
-    folders = tuple(here / f"job-{job}" for job in range(jobs))
-    each = items // jobs
-    originals = [[original(i, each) for i in range(each)] for _ in folders]
-    if not (here / "made").exists():
+    root = parent / f"{items}-in-{jobs}"
+    folders = tuple(root / f"job-{job}" for job in range(jobs))
+    per_job = items // jobs
+    numbers = [original(i, per_job) for i in range(per_job)]
+    if not (root / "made").exists():
         for job, folder in enumerate(folders):
-            _fill(folder, job, originals[job])
-        (here / "made").touch()
-    return Images(folders, each * jobs, sum(len(set(numbers)) for numbers in originals))
+            _fill(folder, job, numbers)
+        (root / "made").touch()
+    return Images(folders, per_job * jobs, len(set(numbers)) * jobs)
 
 
-def make_ten(place: Path) -> Path:
-    """Make a folder of ten images that no other folder has."""
-    folder = place / "ten"
+def make_ten_images(parent: Path) -> Path:
+    """Generate a folder of ten images that no other folder contains."""
+    folder = parent / "ten"
     _fill(folder, 999, list(range(10)))
     return folder
 
 
-def original(i: int, each: int) -> int:
-    """Return the number of the image that the i-th file holds."""
-    half = each // 2
+def original(i: int, per_job: int) -> int:
+    """Return the number of the image in the i-th file of a job: `i`, or a smaller number for a copy."""
+    half = per_job // 2
     if i < half:
         return i - 1 if i % 50 == 1 else i
-    return original(i - half, each) if i % 10 == 9 else i
+    return original(i - half, per_job) if i % 10 == 9 else i
 
 
 def _fill(folder: Path, job: int, numbers: list[int]) -> None:
@@ -58,8 +58,8 @@ def _fill(folder: Path, job: int, numbers: list[int]) -> None:
             (below / f"{i:09d}.png").write_bytes(png(job, number))
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 _HEAD = (

@@ -1,42 +1,48 @@
-"""The worker of the fault suite, its captioner a stub, that notes how long each claim and each commit took.
+"""The worker of a scale run: the product with the stub captioner of the fault suite; it records its timings.
 
-The quick timings of the fault suite are taken back: what is measured here are the product's own.
+For each claim and each commit it writes the time, the duration and the number of images to a file. Timings of the
+product are unchanged, except that the broker redelivers the messages of a killed worker after a minute instead of an
+hour: a run waits at its end until the broker has no message.
 """
 
-import functools
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from captioning.store import database
-from tests.faults import worker  # noqa: F401, installs the stub
+from captioning.queue.celery_app import TRANSPORT_OPTIONS
+from tests.faults import stub_captioner
+from tests.faults.failpoint_wiring import wrap
 
-database.BUSY_SECONDS = 30
+stub_captioner.install()
+TRANSPORT_OPTIONS["visibility_timeout"] = 60  # seconds
 
-from worker.runner import Runner  # noqa: E402
+import worker.runner  # noqa: E402, the stub must be installed first
+from captioning.store import leases  # noqa: E402
+
+worker.runner.DECODE_MODULE = "tests.faults.decode_child"
 
 
-def _timed(owner: Any, name: str, count: Any) -> None:
-    original = getattr(owner, name)
+def record_durations(owner: Any, name: str, count_images: Callable[..., int]) -> None:
+    """Record every call of `owner.name` for which `count_images(result, *args)` is not zero."""
     path = Path(os.environ["SCALE_TIMINGS"]) / f"{name}-{os.getpid()}"
 
-    @functools.wraps(original)
-    def timed(*words: Any, **named: Any) -> Any:
+    def around(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
-        result = original(*words, **named)
-        took = time.perf_counter() - started
-        images = count(words, result)
+        result = original(*args, **kwargs)
+        seconds = time.perf_counter() - started
+        images = count_images(result, *args)
         if images:
             with path.open("a") as file:
-                file.write(f"{time.time():.3f} {took:.6f} {images}\n")
+                file.write(f"{time.time():.3f} {seconds:.6f} {images}\n")
         return result
 
-    setattr(owner, name, timed)
+    wrap(owner, name, around)
 
 
-_timed(Runner, "claim", lambda _words, claim: 0 if claim is None else len(claim.work))
-_timed(claims, "record", lambda words, _: len(words[2]))
+record_durations(worker.runner.Runner, "claim", lambda claim, *_: 0 if claim is None else len(claim.items))
+record_durations(leases, "commit_batch", lambda _, _db, _claim, outcomes, *_rest: len(outcomes))
 
 if __name__ == "__main__":
     from worker.cli import main

@@ -1,47 +1,103 @@
-"""Model bundles: finds and reads them, without torch.
+"""Model bundles: find them and read their descriptions. This module does not import torch.
 
-A bundle is a folder: `bundle.json` (decoder shape, vocabulary, preprocessing, metrics, provenance, digests of
-the weight files), `decoder.safetensors`, `CARD.md`. Its encoder lies in the bundle's own folder or, shared
-with its neighbours, in `../encoders/`, under its digest. The digest of `bundle.json` names the model.
+A bundle is a folder: `bundle.json` (decoder sizes, vocabulary, preprocessing, metrics, provenance, digests of the
+weight files), `decoder.safetensors` and `CARD.md`. The weights of its encoder are in the same folder or, shared with
+other bundles, in `../encoders/` under their digest. The digest of `bundle.json` identifies the model.
 """
 
 import hashlib
 import json
 import math
-import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from captioning.errors import BundleError, UsageError
 from captioning.terminal import printable
+from captioning.values import digest_of
 
 FORMAT = 1
 BUILT_IN = Path(__file__).parent / "bundled"
-_NEEDED = ("name", "decoder", "encoder", "vocabulary", "preprocessing", "weights")
-_MOST_BYTES = 64_000_000  # of a bundle.json; half a million words take ten
-_DIGEST = re.compile("[0-9a-f]{64}")
+_MAX_BYTES = 64_000_000  # of a bundle.json; half a million words take 10 MB
+
+
+def _known_format(number: int) -> int:
+    if number != FORMAT:
+        raise ValueError(f"this version reads only bundles of format {FORMAT}")
+    return number
+
+
+def _printable_name(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("must consist of printable characters")
+    return name
+
+
+class _Part(BaseModel):
+    """A part of `bundle.json`. Fields that are not declared may have any value."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
+
+
+class _DecoderPart(_Part):
+    cell: str  # and what else a DecoderConfig has, which captioning.model.captioner checks
+
+
+class _EncoderPart(_Part):
+    stride: str
+
+
+class _WeightsPart(_Part):
+    """SHA-256 digests of the weight files."""
+
+    decoder: str = Field(pattern="^[0-9a-f]{64}$")
+    encoder: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class _MetricsPart(_Part):
+    val: dict[str, Any] = {}
+
+
+class BundleDescription(_Part):
+    """The content of `bundle.json`, as far as code without torch relies on it."""
+
+    format: Annotated[int, AfterValidator(_known_format)]
+    name: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable_name)]
+    decoder: _DecoderPart
+    encoder: _EncoderPart
+    vocabulary: list[Any]  # the words, which captioning.model.vocabulary checks
+    preprocessing: dict[str, Any]  # of captioning.model.pixels
+    weights: _WeightsPart
+    metrics: _MetricsPart = _MetricsPart()
+    provenance: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A trained model on disk, its `bundle.json` read, its weights not."""
+    """A trained model on disk. Its description is read and valid; its weights are not read yet."""
 
     folder: Path
-    digest: str  # SHA-256 of bundle.json, which holds the digests of the weights
+    digest: str  # SHA-256 of bundle.json, which contains the digests of the weights
     description: dict[str, Any] = field(repr=False)
 
     @property
     def name(self) -> str:
-        """What people call the model, `flickr8k-lstm` say."""
+        """What people call the model, for example `flickr8k-lstm`."""
         return str(self.description["name"])
 
     @property
     def card(self) -> dict[str, Any]:
-        """What is worth keeping beside captions: all but the vocabulary."""
+        """The description without the vocabulary: what the store keeps beside the captions."""
         return {key: value for key, value in self.description.items() if key != "vocabulary"}
+
+    @property
+    def description_file(self) -> Path:
+        """The file that the description was read from."""
+        return self.folder / "bundle.json"
 
     @property
     def decoder_file(self) -> Path:
@@ -50,24 +106,34 @@ class Bundle:
 
     @property
     def encoder_digest(self) -> str:
-        """SHA-256 of the encoder's weights; decoders may share them."""
+        """SHA-256 of the encoder's weights, which several bundles may share."""
         return str(self.description["weights"]["encoder"])
 
     @property
     def encoder_file(self) -> Path:
-        """The encoder's weights: in the bundle, else in `encoders` beside it."""
+        """The encoder's weights: in the bundle, or else in `encoders` beside it."""
         own = self.folder / "encoder.safetensors"
         return own if own.exists() else self.folder.parent / "encoders" / f"{self.encoder_digest[:16]}.safetensors"
 
+    @property
+    def encoder_key(self) -> str:
+        """Identify the loaded encoder: its weights, its stride, and the image size and normalisation built into it."""
+        parts = {key: self.description[key] for key in ("encoder", "preprocessing")}
+        return f"{self.encoder_digest[:16]}-{digest_of(parts)[:8]}"
+
     def verify(self) -> None:
-        """Raise BundleError unless both weight files are there and are those that the bundle names."""
+        """Raise BundleError unless both weight files exist and have the digests that the description gives."""
         for part, path in (("decoder", self.decoder_file), ("encoder", self.encoder_file)):
             expected, found = str(self.description["weights"][part]), file_digest(path)
             if found != expected:
                 raise BundleError(
-                    f"the {part} of model {self.name} has digest {found[:16]}, its bundle says {expected[:16]}: {path}."
-                    " Reinstall or re-export the bundle."
+                    f"the {part} of model {self.name} has digest {found[:16]}, not {expected[:16]} as in its bundle:"
+                    f" {path}. Reinstall or re-export the bundle."
                 )
+
+    def damaged(self, message: str) -> BundleError:
+        """Return the error for a description that cannot be used."""
+        return _damaged(self.description_file, message)
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -76,70 +142,67 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         text = _read(path)
         description = _parse(text)
+        BundleDescription.model_validate(description)
     except OSError as error:
         raise BundleError(
             f"no model bundle at {folder} ({error.strerror}). Make one with `training export`."
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is not JSON: {error}. Reinstall or re-export the bundle.") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise BundleError(f"{path} is not a bundle of format {FORMAT}, which this version reads.")
-    missing = [key for key in _NEEDED if key not in description]
-    if missing:
-        raise BundleError(f"{path} lacks {', '.join(missing)}. Re-export the bundle.")
-    fault = next(_faults(description), None)
-    if fault:
-        raise BundleError(f"{path} is damaged: {fault}. Re-export the bundle.")
+    except ValidationError as error:
+        raise _damaged(path, first_error(error)) from error
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
     return Bundle(folder, hashlib.sha256(text).hexdigest(), description)
 
 
+def first_error(error: ValidationError, *parents: str) -> str:
+    """Return pydantic's first error as one line: the field, below its parents, and what is wrong with it."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = printable(".".join(map(str, (*parents, *first["loc"]))))
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message[:1].lower()}{message[1:]}"
+
+
+def _damaged(path: Path, message: str) -> BundleError:
+    return BundleError(f"{path}: {message}. Re-export the bundle.")
+
+
 def _read(path: Path) -> bytes:
+    """Read `bundle.json`. Raises ValueError when it is a pipe, which would block, or larger than any real one."""
     if path.exists() and not path.is_file():
-        raise ValueError("not a regular file")  # nobody waits for a pipe
+        raise ValueError("not a regular file")
     with path.open("rb") as file:
-        text = file.read(_MOST_BYTES + 1)
-    if len(text) > _MOST_BYTES:
-        raise ValueError(f"more than {_MOST_BYTES} bytes")
+        text = file.read(_MAX_BYTES + 1)
+    if len(text) > _MAX_BYTES:
+        raise ValueError(f"more than {_MAX_BYTES} bytes")
     return text
 
 
-def _parse(text: bytes) -> Any:
-    """Read JSON that any database takes back: numbers are finite, texts are UTF-8 and hold no NUL."""
+def _parse(text: bytes) -> dict[str, Any]:
+    """Parse a JSON object that any database can store: finite numbers, and UTF-8 strings without NUL."""
 
     def finite(digits: str) -> float:
         if not math.isfinite(number := float(digits)):
-            raise ValueError(f"{digits[:20]} is no number")
+            raise ValueError(f"{digits[:20]} is not a finite number")
         return number
 
-    value = json.loads(text, parse_float=finite, parse_constant=finite)
-    again = json.dumps(value, ensure_ascii=False)
-    again.encode()  # raises ValueError at half a character
+    try:
+        value = json.loads(text, parse_float=finite, parse_constant=finite)
+        again = json.dumps(value, ensure_ascii=False)
+        again.encode()  # raises ValueError for half of a surrogate pair
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not valid JSON: {error}") from error
     if "\\u0000" in again:
-        raise ValueError("a text with a NUL")
+        raise ValueError("a string contains NUL")
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
     return value
 
 
-def _faults(description: dict[str, Any]) -> Iterator[str]:
-    """Yield what of a description's shape would be in the way of those who read it."""
-    name = description["name"]
-    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 100:
-        yield "its name is no name"
-    for key in ("decoder", "encoder", "preprocessing", "weights", "metrics", "provenance"):
-        if not isinstance(description.get(key, {}), dict):
-            yield f"{key} has the wrong shape"
-    if not isinstance(description["vocabulary"], list):
-        yield "vocabulary has the wrong shape"
-    for key, part in (("decoder", "cell"), ("encoder", "stride"), ("weights", "decoder"), ("weights", "encoder")):
-        if not isinstance(description[key].get(part), str):
-            yield f"{key} doesn't say {part}"
-    if not all(_DIGEST.fullmatch(description["weights"][part]) for part in ("decoder", "encoder")):
-        yield "a digest of its weights is none"
-    if not isinstance(description.get("metrics", {}).get("val", {}), dict):
-        yield "metrics has the wrong shape"
-
-
 def find_bundles(folders: Iterable[Path] = ()) -> dict[str, Bundle]:
-    """Return the bundles at hand by name: those built in, then those in (or at) `folders`, which win."""
+    """Return the available bundles by name: built-in ones, then those in (or at) `folders`, which take precedence.
+
+    A bundle that cannot be read is reported on standard error and left out.
+    """
     found: dict[str, Bundle] = {}
     for folder in (BUILT_IN, *folders):
         for path in sorted({folder, *folder.glob("*/")}):
@@ -147,25 +210,25 @@ def find_bundles(folders: Iterable[Path] = ()) -> dict[str, Bundle]:
                 if (path / "bundle.json").exists():
                     bundle = read_bundle(path)
                     found[bundle.name] = bundle
-            except (BundleError, PermissionError) as broken:  # which is no reason to lose the others
-                print(f"left out: {printable(str(broken))}", file=sys.stderr)
+            except (BundleError, PermissionError) as error:
+                print(f"left out: {printable(str(error))}", file=sys.stderr)
     return found
 
 
 def named(name: str, bundles: dict[str, Bundle]) -> Bundle:
     """Return the bundle of that name. Raises UsageError when there is none."""
     if name not in bundles:
-        at_hand = ", ".join(sorted(bundles)) or "none"
-        raise UsageError(f"no model named {name!r}; at hand: {at_hand} (`producer models` tells more).")
+        available = ", ".join(sorted(bundles)) or "none"
+        raise UsageError(f"no model named {name!r}; available: {available} (`producer models` shows details).")
     return bundles[name]
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex. Raises BundleError when it can't be read."""
+    """Return the SHA-256 of a file, in hex. Raises BundleError when it cannot be read."""
     try:
         if path.exists() and not path.is_file():
             raise BundleError(f"{path} is not a regular file. Reinstall or re-export the bundle.")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BundleError(f"can't read {path}: {error.strerror}. Reinstall or re-export the bundle.") from error
+        raise BundleError(f"cannot read {path}: {error.strerror}. Reinstall or re-export the bundle.") from error

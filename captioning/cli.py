@@ -25,7 +25,9 @@ def command_line(app: typer.Typer, name: str, interrupted: str = "interrupted") 
         if code == INTERRUPTED:  # Typer has caught the Ctrl-C
             _report(name, interrupted, INTERRUPTED)
     except typer.TyperException as error:
-        code = _report(name, error.format_message(), error.exit_code)
+        code = _report(
+            name, error.format_message().replace("Value error, ", ""), error.exit_code
+        )  # a prefix of pydantic's
     except UsageError as error:
         code = _report(name, str(error), 2)
     except CaptioningError as error:

@@ -7,7 +7,7 @@ CaptioningError                    one line for the person, with a remedy; the c
 ├── BundleError                    a model bundle is missing, damaged or does not fit
 ├── LeaseLost                      another worker has the chunk now; nothing was written
 ├── TrainingDiverged               the training loss is not finite
-└── ServiceUnavailable             temporary and nobody's fault: waited for, never blamed on an image
+└── ServiceUnavailable             temporary: the work waits for it, and no image is blamed
     ├── StoreUnavailable           the database does not answer
     ├── BrokerUnavailable          the broker does not answer
     ├── DecodePoolUnavailable      no decode process can be started

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         None, description="File with the password for `BROKER_URL`, which then contains none."
     )
     broker_ca: Path | None = Field(
-        None, description="Certificates to trust for `rediss://`, instead of the system's (PEM)."
+        None, description="Certificates to trust for `rediss://`, besides the system's (PEM)."
     )
     broker_certificate: Path | None = Field(None, description="Client certificate for `rediss://` (PEM).")
     broker_key: Path | None = Field(None, description="Key of the client certificate (PEM).")
@@ -66,7 +66,8 @@ class Settings(BaseSettings):
         (), description="More folders with model bundles, separated by `:`."
     )
     roots: Annotated[dict[str, Path], NoDecode] = Field(
-        {}, description="`name=folder,...`: where this worker sees which root. It then serves these roots and no others."
+        {},
+        description="`name=folder,...`: where this worker sees which root. It then serves these roots and no others.",
     )
     worker_name: str = Field("", description="Name of this worker in the database; empty: host and process id.")
 
@@ -291,7 +292,9 @@ def _check_combinations(settings: Settings) -> None:
     _ = settings.store_url
     broker = urlsplit(settings.broker)
     if broker.username and not broker.password:
-        raise UsageError(f"{PREFIX}BROKER_URL: a user without a password. Write redis://:password@host when there is no user.")
+        raise UsageError(
+            f"{PREFIX}BROKER_URL: a user without a password. Write redis://:password@host when there is no user."
+        )
     trust = (settings.broker_ca, settings.broker_certificate, settings.broker_key)
     if any(trust) and broker.scheme != "rediss":
         names = f"{PREFIX}BROKER_CA, _CERTIFICATE and _KEY"
@@ -316,12 +319,12 @@ def _check_certificates(ca: Path | None, certificate: Path | None, key: Path | N
 
 
 def _sqlite_url(file: Path) -> str:
-    """Return the URL of a file, whose name may contain a question mark or a percent sign."""
+    """Return the URL of a file. Its name may contain a question mark or a percent sign."""
     return "sqlite:///" + str(file).replace("%", "%25").replace("?", "%3F")
 
 
 def _parts(url: str, of: str) -> SplitResult:
-    """Split a URL. Raises ValueError whose message repeats nothing of it."""
+    """Split a URL. Raises ValueError; the message repeats no part of the URL."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises too, when it is not a number

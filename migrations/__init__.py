@@ -1,4 +1,4 @@
-"""How the tables came to be, and the doors to it: upgrade, where we are, and refusing to work on another schema."""
+"""Migrations of the database schema: upgrade it, report its revision, and refuse a schema of another version."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from captioning.store.database import Database
 
 
 def config_for(db: Database) -> Config:
-    """Return an Alembic configuration that works on this database, wherever the package is installed."""
+    """Return an Alembic configuration for this database, with the migrations of the installed package."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["database"] = db
@@ -20,7 +20,7 @@ def config_for(db: Database) -> Config:
 
 
 def upgrade(db: Database) -> str:
-    """Bring the schema up to date; return its revision. Raises CaptioningError when it comes from the future."""
+    """Upgrade the schema and return its revision. Raises CaptioningError when a newer captionmill created it."""
     if current(db) not in (None, *_known(db)):
         refuse_other(db)
     command.upgrade(config_for(db), "head")
@@ -36,30 +36,31 @@ def head(db: Database) -> str:
 
 
 def current(db: Database) -> str | None:
-    """Return the revision that the database has; None when it is empty."""
+    """Return the revision of the database; None when it is empty."""
     with db.reading() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
 def ensure_schema(db: Database) -> None:
-    """Make the tables in an empty database; bring our own SQLite file up to date; refuse another schema.
+    """Create the tables in an empty database, upgrade a SQLite file, and raise CaptioningError for any other schema.
 
-    A shared database that has tables is only ever changed by `producer db upgrade`.
+    The tables of a shared database are changed by `producer db upgrade` only.
     """
-    at = current(db)
-    if at is None or (db.is_sqlite and at != head(db) and at in _known(db)):
+    revision = current(db)
+    if revision is None or (db.is_sqlite and revision != head(db) and revision in _known(db)):
         upgrade(db)
     else:
         refuse_other(db)
 
 
 def refuse_other(db: Database) -> None:
-    """Raise CaptioningError, with the remedy, unless the schema is the one that this version needs."""
-    at, needed = current(db), head(db)
-    if at != needed:
-        newer = at is not None and at not in _known(db)
-        remedy = "it was made by a newer captionmill: upgrade the program" if newer else "run `producer db upgrade`"
-        raise CaptioningError(f"the database is at revision {at or 'none'}, this version needs {needed}: {remedy}.")
+    """Raise CaptioningError, with a remedy, unless the schema is the one that this version needs."""
+    revision, needed = current(db), head(db)
+    if revision == needed:
+        return
+    newer = revision is not None and revision not in _known(db)
+    remedy = "a newer captionmill created it: upgrade the program" if newer else "run `producer db upgrade`"
+    raise CaptioningError(f"the database is at revision {revision or 'none'}, this version needs {needed}: {remedy}.")
 
 
 def _known(db: Database) -> set[str]:

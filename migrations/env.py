@@ -1,18 +1,17 @@
-"""Runs migrations, one process at a time."""
-
-import os
+"""Alembic runs this module for every command: it migrates the database, one process at a time."""
 
 import sqlalchemy as sa
 from alembic import context
 
+from captioning.settings import read_settings
 from captioning.store.database import Database
 from captioning.store.schema import Base
 
-_LOCK = 7305118  # any number, the same for all of us
+_LOCK = 7305118  # an arbitrary number; every process that migrates takes the advisory lock with this number
 
 
-def _is_ours(_object: object, name: str | None, kind: str, reflected: bool, compare_to: object) -> bool:
-    """Leave alone what the models can't say: the search index and its shadow tables."""
+def _is_compared(_object: object, name: str | None, kind: str, reflected: bool, compare_to: object) -> bool:
+    """Return whether Alembic compares an object; the models cannot describe the search index and its shadow tables."""
     return not (reflected and compare_to is None and kind in ("table", "index") and "_fts" in (name or ""))
 
 
@@ -22,13 +21,13 @@ def run(connection: sa.Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
-        include_object=_is_ours,
+        include_object=_is_compared,
         render_as_batch=connection.dialect.name == "sqlite",
     )
     with context.begin_transaction():
         context.run_migrations()
 
 
-database = context.config.attributes.get("database") or Database(os.environ["CAPTIONING_DATABASE_URL"])
+database = context.config.attributes.get("database") or Database.open(read_settings())
 with database.writing() as connection:
     run(connection)

@@ -1,7 +1,7 @@
 """${message}
 
-Large tables: an index is made CONCURRENTLY on PostgreSQL, a column comes nullable first and is filled later.
-Old workers may still run: add first, remove one release later.
+Large tables: create an index CONCURRENTLY on PostgreSQL; add a column as nullable and fill it later.
+Workers of the previous version may still run: add first, remove one release later.
 """
 
 import sqlalchemy as sa

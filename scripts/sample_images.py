@@ -1,4 +1,7 @@
-"""Freely licensed photographs that come with scikit-image and scikit-learn, for the demo and the tests."""
+"""Ten freely licensed photographs from scikit-image and scikit-learn, for the demo and the tests.
+
+python scripts/sample_images.py FOLDER
+"""
 
 import shutil
 import sys
@@ -11,7 +14,7 @@ SCIKIT_LEARN = ("china.jpg", "flower.jpg")
 
 
 def copy_samples(folder: Path) -> list[Path]:
-    """Copy the photographs into a folder; return where they lie now."""
+    """Copy the photographs into a folder, which is created if necessary; return the paths of the copies."""
     folder.mkdir(parents=True, exist_ok=True)
     sources = [files("skimage") / "data" / name for name in SCIKIT_IMAGE]
     sources += [files("sklearn") / "datasets" / "images" / name for name in SCIKIT_LEARN]
@@ -19,4 +22,6 @@ def copy_samples(folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
     copy_samples(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Fixtures: real servers once a session, fresh databases each test, real photographs."""
+"""Fixtures for all tests: real servers, once per session; an empty database per test; real photographs."""
 
 import os
 import shutil
@@ -11,28 +11,34 @@ import pytest
 import migrations
 from captioning.store.database import Database
 from scripts.sample_images import copy_samples
-from tests.support.servers import Postgres, postgres, valkey
+from tests.support.postgres import Postgres, postgres
+from tests.support.valkey import valkey
+
+SERVERS = {"postgres_server", "broker_url"}  # fixtures that start a server
 
 for name in [n for n in os.environ if n.startswith("CAPTIONING_") and not n.startswith("CAPTIONING_TEST_")]:
-    del os.environ[name]  # a developer's own settings are no part of a test
+    del os.environ[name]  # a developer's own settings must not influence tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
-    group.addoption("--every-cell", action="store_true", help="run all cells of the fault matrix, not the quick ones")
-    group.addoption("--rounds", type=int, default=1, help="how often each cell is run")
-    group.addoption("--table", default="", help="write the table of cells to this file")
-    group.addoption("--slow", action="store_true", help="also run what takes minutes")
+    group.addoption("--every-scenario", action="store_true", help="run all fault scenarios, not only the quick ones")
+    group.addoption("--rounds", type=int, default=1, help="how often each fault scenario runs")
+    group.addoption("--table", default="", help="write the results of the fault scenarios to this file, as a table")
+    group.addoption("--slow", action="store_true", help="also run tests that take minutes")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each of several test processes a core: where each computes with all, all take longer."""
-    its = getattr(config, "workerinput", None)
-    if its is None:  # for persons who have captioned before: see `CliRunner`
+    """Create the shared folder of compiled models (see `CliRunner`), and give each test process one core.
+
+    Without a core of its own, every test process would compute on all cores, and all would take longer.
+    """
+    worker_input = getattr(config, "workerinput", None)  # set by pytest-xdist in each of its processes
+    if worker_input is None:
         os.environ["CAPTIONING_TEST_RUNTIME"] = tempfile.mkdtemp(prefix="cm-runtime-")
-    if its is not None and hasattr(os, "sched_setaffinity"):
+    elif hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[int(its["workerid"].removeprefix("gw")) % len(cores)]})
+        os.sched_setaffinity(0, {cores[int(worker_input["workerid"].removeprefix("gw")) % len(cores)]})
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -40,48 +46,65 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(os.environ["CAPTIONING_TEST_RUNTIME"], ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest's own hook, which evaluates `-m`
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only `make faults` runs, and cells on SQLite that say nothing new there."""
+    """Mark the tests that start servers or programs, and deselect those that run only when an option asks for them."""
+    for item in items:
+        if _starts_processes(item):
+            item.add_marker("processes")
+    deselected = [item for item in items if _is_deselected(item, config)]
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if item not in deselected]
 
-    def waits(item: pytest.Item) -> bool:
-        if item.get_closest_marker("slow") is not None and not config.getoption("--slow"):
-            return True
-        cell = item.get_closest_marker("cell")
-        if cell is None:
-            return False
-        if not (cell.kwargs.get("quick", False) or config.getoption("--every-cell")):
-            return True
-        stores_are_named = item.get_closest_marker("stores") is not None
-        on_sqlite = isinstance(item, pytest.Function) and item.callspec.params.get("store") == "sqlite"
-        return on_sqlite and not stores_are_named and not cell.kwargs.get("sqlite", False)
 
-    later = [item for item in items if waits(item)]
-    config.hook.pytest_deselected(items=later)
-    items[:] = [item for item in items if item not in later]
+def _starts_processes(item: pytest.Item) -> bool:
+    if item.path.parent.name in ("faults", "journeys"):
+        return True
+    return isinstance(item, pytest.Function) and (
+        not SERVERS.isdisjoint(item.fixturenames) or _parameter(item, "url") == "postgresql"
+    )
+
+
+def _is_deselected(item: pytest.Item, config: pytest.Config) -> bool:
+    """Return whether a test is slow or a scenario that is not quick, or repeats on SQLite what PostgreSQL shows."""
+    if item.get_closest_marker("slow") is not None and not config.getoption("--slow"):
+        return True
+    scenario = item.get_closest_marker("scenario")
+    if scenario is None:
+        return False
+    if not (scenario.kwargs.get("quick", False) or config.getoption("--every-scenario")):
+        return True
+    names_stores = item.get_closest_marker("stores") is not None
+    return _parameter(item, "store") == "sqlite" and not names_stores and not scenario.kwargs.get("sqlite", False)
+
+
+def _parameter(item: pytest.Item, name: str) -> object:
+    """Return the value of a test's parameter; None when the test has no such parameter."""
+    return item.callspec.params.get(name) if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
 
 
 @pytest.fixture(scope="session")
-def short() -> Iterator[Path]:
-    """A folder with a path short enough for sockets."""
+def short_folder() -> Iterator[Path]:
+    """An empty folder whose path is short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="cm-") as folder:
         yield Path(folder)
 
 
 @pytest.fixture(scope="session")
-def postgres_server(short: Path) -> Iterator[Postgres]:
-    with postgres(short) as server:
+def postgres_server(short_folder: Path) -> Iterator[Postgres]:
+    with postgres(short_folder) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def broker_url(short: Path) -> Iterator[str]:
-    with valkey(short / "valkey") as url:
+def broker_url(short_folder: Path) -> Iterator[str]:
+    with valkey(short_folder / "valkey") as url:
         yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database, on each of the two kinds."""
+    """The URL of an empty database, once on SQLite and once on PostgreSQL."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/captions.sqlite"
     server: Postgres = request.getfixturevalue("postgres_server")
@@ -90,7 +113,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def db(url: str) -> Iterator[Database]:
-    """A migrated database, on each of the two kinds."""
+    """A migrated database without rows, once on SQLite and once on PostgreSQL."""
     database = Database(url)
     migrations.upgrade(database)
     yield database

@@ -1,1 +1,1 @@
-"""Captioned images to a bundle: data, loop, metrics, export. Knows the model, not the queue nor the store."""
+"""Captioned images to a bundle: data, training, evaluation, export. Knows the model, but neither queue nor store."""

@@ -1,4 +1,4 @@
-"""`python -m training`, the same as `training`."""
+"""`python -m training`: the same as `training`."""
 
 from training.cli import main
 

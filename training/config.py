@@ -1,98 +1,123 @@
-"""What a training run is made of; saved beside its checkpoints and into the bundle."""
+"""The hyper-parameters of a training run. They are saved with its checkpoints and in its bundles."""
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
 
 from captioning.errors import UsageError
-from captioning.model.decoder import KINDS, Kind
+from captioning.model.decoder import KINDS, DecoderConfig
 from captioning.values import Cell
 
-OPTIMIZERS = ("adamw", "nadam", "radam")
-_BOUNDS: dict[str, tuple[int, float]] = {
-    **dict.fromkeys(("images", "captions", "longest", "hidden_size", "memory_size", "embedding_size"), (1, math.inf)),
-    **dict.fromkeys(("learning_rate", "encoder_learning_rate"), (0, math.inf)),
-    **dict.fromkeys(("scst_learning_rate", "scst_encoder_learning_rate"), (0, math.inf)),
-    **dict.fromkeys(("epochs", "scst_epochs", "encoder_freeze_epochs", "warmup_steps", "patience"), (0, math.inf)),
-    **dict.fromkeys(("limit", "val_limit", "threads", "weight_decay", "clip_norm"), (0, math.inf)),
-    **dict.fromkeys(("label_smoothing", "ema_decay"), (0, 1)),
-    **dict.fromkeys(("dropout", "scst_dropout"), (0, 1.9)),  # as a share of 0.5 at most
-    "min_count": (1, math.inf),
-    "views": (1, 4),
-}
+OptimizerName = Literal["adamw", "nadam", "radam"]
+OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
 
 
-@dataclass(frozen=True)
+def _known_kind(kind: str) -> str:
+    if kind not in KINDS:
+        raise ValueError(f"Kind should be one of {', '.join(KINDS)}")
+    return kind
+
+
+Kind = Annotated[str, AfterValidator(_known_kind)]
+Size = Annotated[int, Field(ge=1, lt=1_000_000)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+DropoutFactor = Annotated[float, Field(ge=0, le=1.9)]  # times the usual dropout, which is 0.5 at most
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class TrainConfig:
-    """Hyper-parameters, the same for both cells so that a comparison is fair."""
+    """Hyper-parameters, the same for all decoders of a run. Raises UsageError for values that cannot be used.
 
-    cells: tuple[Cell, ...] = ("lstm",)  # decoders; several share the encoder and its training
-    kind: Kind = "attention"
-    hidden_size: int = 512
-    memory_size: int = 512
-    embedding_size: int = 300
-    epochs: int = 10  # passes over the training images, learning each next word
-    images: int = 64  # a step
-    captions: int = 5  # of each image, a step
-    longest: int = 18  # words of a caption that are learned; the twentieth part of Flickr8k's are longer
-    views: int = 2  # of an image: whole, mirrored, cropped, cropped and mirrored
-    learning_rate: float = 1e-3  # of decoders, the peak
-    encoder_learning_rate: float = 0.0  # the peak for stage 5; 0 leaves the encoder alone
-    optimizer: str = "adamw"  # adamw, nadam or radam
-    weight_decay: float = 1e-4
-    warmup_steps: int = 200  # optimizer steps; then a cosine down to a hundredth
-    encoder_freeze_epochs: int = 0  # epochs before stage 5 begins to learn
-    clip_norm: float = 5.0  # of the whole gradient
-    label_smoothing: float = 0.1
-    dropout: float = 1.0  # of features, words and outputs, as a share of the usual 0.3, 0.3 and 0.5
-    ema_decay: float = 0.999  # of the running average of weights that is evaluated and exported
-    min_count: int = 4  # times a word occurs in the training captions to be in the vocabulary
-    patience: int = 0  # epochs without a better val CIDEr after which a phase ends; 0: never
-    scst_epochs: int = 0  # passes of self-critical training after those
-    scst_learning_rate: float = 2e-4
-    scst_encoder_learning_rate: float = 2e-5
-    samples: int = 5  # sentences an image, self-critical
-    temperature: float = 1.0  # of the softmax that they are drawn from and that is improved
-    scst_dropout: float = 0.0  # dropout then, as a share of the usual: sentences are drawn without
-    start: str = ""  # folder of a finished run or a bundle whose decoders and words are trained on; empty: none
-    limit: int = 0  # training images, the first so many; 0: all
-    val_limit: int = 0  # val images that are scored after each epoch, the first so many; 0: all
-    keep_last: bool = False  # keep the last epoch's weights, not the best epoch's: nothing is chosen by val
+    Values may also be given as text ("0.1", "true"); pydantic parses them.
+    """
+
+    # -- decoders --
+    cells: tuple[Cell, ...] = ("lstm",)  # one decoder for each; several share the encoder and its training
+    kind: Kind = "attention"  # of decoder
+    hidden_size: Size = 512
+    memory_size: Size = 512
+    embedding_size: Size = 300
+    dropout: DropoutFactor = 1.0  # of features, words and outputs: a factor of 0.3, 0.3 and 0.5
+    start: str = ""  # folder of a finished run or a bundle, to train its decoders further
+
+    # -- data --
+    batch_size: PositiveInt = 64  # images in a step
+    captions_per_image: PositiveInt = 5  # in a step
+    max_length: PositiveInt = 18  # words of a caption that are learned; 5 % of Flickr8k's captions have more
+    views: Annotated[int, Field(ge=1, le=4)] = 2  # of an image: whole, mirrored, cropped, cropped and mirrored
+    min_count: PositiveInt = 4  # occurrences in the training captions that a word of the vocabulary has at least
+    limit: NonNegativeInt = 0  # training images that are used, from the first; 0: all
+    val_limit: NonNegativeInt = 0  # val images that are scored after each epoch, from the first; 0: all
+
+    # -- cross-entropy training --
+    epochs: NonNegativeInt = 10
+    learning_rate: NonNegativeFloat = 1e-3  # peak, for decoders
+    encoder_learning_rate: NonNegativeFloat = 0.0  # peak, for stage 5 of the encoder; 0: the encoder is frozen
+    encoder_freeze_epochs: NonNegativeInt = 0  # epochs before stage 5 starts to learn
+    label_smoothing: Fraction = 0.1
+
+    # -- self-critical training (SCST), after it --
+    scst_epochs: NonNegativeInt = 0
+    scst_learning_rate: NonNegativeFloat = 2e-4
+    scst_encoder_learning_rate: NonNegativeFloat = 2e-5
+    scst_dropout: DropoutFactor = 0.0  # as `dropout`; 0 because captions are sampled without dropout
+    samples: Annotated[int, Field(ge=2)] = 5  # captions sampled for an image; each is compared with the others
+    temperature: PositiveFloat = 1.0  # of the softmax that captions are sampled from and that is trained
+
+    # -- optimization, of both --
+    optimizer: OptimizerName = "adamw"
+    weight_decay: NonNegativeFloat = 1e-4
+    warmup_steps: NonNegativeInt = 200  # optimizer steps of linear warm-up; a cosine to 1 % of the peak follows
+    clip_norm: NonNegativeFloat = 5.0  # norm to which the whole gradient is clipped
+    ema_decay: Fraction = 0.999  # of the moving average of the weights, which is evaluated and exported
+    patience: NonNegativeInt = 0  # epochs without a better val CIDEr after which a phase ends; 0: it never does
+    keep_last: bool = False  # keep the weights of the last epoch instead of the best: val images choose nothing
+
+    # -- the run --
     seed: int = 1
-    threads: int = 0  # of torch on a CPU; 0 leaves it to torch
+    threads: NonNegativeInt = 0  # CPU threads of torch; 0: torch decides
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _as_usage_error(cls, values: Any, validate: ModelWrapValidatorHandler["TrainConfig"]) -> "TrainConfig":
+        try:
+            return validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            message = first["msg"].removeprefix("Value error, ")
+            raise UsageError(f"{first['loc'][0]}={first['input']}: {message[:1].lower()}{message[1:]}.") from None
 
     def __post_init__(self) -> None:
-        if not self.cells or not set(self.cells) <= {"lstm", "gru"} or len(set(self.cells)) < len(self.cells):
-            raise UsageError(f"cells are lstm, gru or both, not {', '.join(self.cells)}.")
-        if self.kind not in KINDS:
-            raise UsageError(f"kind is one of {', '.join(KINDS)}, not {self.kind!r}.")
-        for name, (least, most) in _BOUNDS.items():
-            if not least <= getattr(self, name) <= most:
-                said = f"{least} or more" if most == math.inf else f"{least} to {most}"
-                raise UsageError(f"{name} is {said}, not {getattr(self, name)}.")
-        if self.optimizer not in OPTIMIZERS:
-            raise UsageError(f"optimizer is one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r}.")
+        if not self.cells or len(set(self.cells)) < len(self.cells):
+            raise UsageError(f"cells={','.join(self.cells)}: give lstm, gru or both, each once.")
         if self.epochs + self.scst_epochs < 1:
             raise UsageError("epochs and scst_epochs are both 0: there is nothing to train.")
-        if self.temperature <= 0:
-            raise UsageError(f"temperature is above 0, not {self.temperature}.")
-        if self.memory_size % 8:
-            raise UsageError(f"memory_size is divided among 8 heads; {self.memory_size} can't be.")
-        if self.samples < 2:
-            raise UsageError(f"samples is 2 or more, as each is compared with its siblings; not {self.samples}.")
+        if self.memory_size % DecoderConfig.heads:
+            heads = DecoderConfig.heads
+            raise UsageError(f"memory_size={self.memory_size}: give a multiple of {heads}, the number of heads.")
 
 
 def with_settings(config: TrainConfig, settings: Iterable[str]) -> TrainConfig:
-    """Return a config with `name=value` settings applied. Raises UsageError for what isn't one."""
-    kinds = {field.name: type(getattr(config, field.name)) for field in fields(config)}
-    changed: dict[str, object] = {}
+    """Return a config with `name=value` settings applied. Raises UsageError for an unknown name or a wrong value."""
+    known = [field.name for field in fields(config) if field.name != "cells"]  # an option of its own
+    changes: dict[str, Any] = {}
     for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or kinds.get(name) not in (int, float, bool, str):
-            known = ", ".join(n for n, kind in kinds.items() if kind in (int, float, bool, str))
-            raise UsageError(f"--set takes name=value, not {setting!r}; names are {known}.")
-        try:
-            changed[name] = text.lower() in ("1", "true", "yes") if kinds[name] is bool else kinds[name](text)
-        except ValueError:
-            raise UsageError(f"--set {name} takes {kinds[name].__name__}, not {text!r}.") from None
-    return replace(config, **changed)  # type: ignore[arg-type]
+        name, equals, value = setting.partition("=")
+        if not equals or name not in known:
+            raise UsageError(f"--set takes name=value, not {setting!r}; names are {', '.join(known)}.")
+        changes[name] = value
+    return replace(config, **changes)

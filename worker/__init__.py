@@ -1,1 +1,4 @@
-"""Queue to pixels to captions to rows. `worker` starts one; `celery -A worker worker` does as well."""
+"""The worker: it takes chunks from the queue, captions their images and writes the captions to the database.
+
+`worker` starts one, and so does `celery -A worker worker`.
+"""

@@ -1,6 +1,6 @@
-"""`python -m worker`, for those who start one without the console script."""
+"""`python -m worker`: the same as the `worker` command."""
 
 from worker.cli import main
 
-if __name__ == "__main__":  # pool processes are spawned and import this again
+if __name__ == "__main__":  # pool processes import this module again
     main()

@@ -1,4 +1,4 @@
-"""How many images the model is given at once: as many as come, until the device says that it is full."""
+"""How many images go through the model at once: a whole batch, until the device runs out of memory."""
 
 import time
 from collections.abc import Sequence
@@ -10,34 +10,35 @@ from captioning.model.captioner import Captioner
 from captioning.model.pixels import Pixels
 from captioning.values import Caption, DecodeOptions
 
-log = structlog.get_logger()
-GOOD_PORTIONS = 64  # in a row, after which twice as many images are tried again
+log = structlog.get_logger(__name__)
+GROW_AFTER = 64  # successes in a row, after which twice as many images are tried
+SLOWEST_DECAY = 0.9  # per batch
 
 
 class AdaptiveBatch:
-    """Halves the batch when the device is full, and grows it again when that has gone well for a while."""
+    """Halves the number of images when the device runs out of memory, and doubles it again after many successes."""
 
     def __init__(self) -> None:
-        self.most: int | None = None  # images at once; None as long as nothing is known against any number
-        self.seconds = 0.0  # that a micro-batch takes, a slow one; forgotten slowly
-        self._good = 0
+        self.limit: int | None = None  # images at once; None while every batch has fitted
+        self.seconds = 0.0  # that a slow batch takes: the longest time, decaying with each batch
+        self._successes = 0
 
     def caption(self, captioner: Captioner, images: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
-        """Return one caption an image, in order. Raises DeviceOutOfMemory when there is no room for a single one."""
-        said: list[Caption] = []
-        begun = time.monotonic()
-        while len(said) < len(images):
-            portion = images[len(said) : len(said) + (self.most or len(images))]
+        """Return one caption per image, in order. Raises DeviceOutOfMemory when not even one image fits."""
+        captions: list[Caption] = []
+        started = time.monotonic()
+        while len(captions) < len(images):
+            part = images[len(captions) : len(captions) + (self.limit or len(images))]
             try:
-                said += captioner.caption(portion, options)
+                captions += captioner.caption(part, options)
             except DeviceOutOfMemory:
-                if len(portion) == 1:
+                if len(part) == 1:
                     raise
-                self.most, self._good = len(portion) // 2, 0
-                log.warning("device_full", images=len(portion), images_from_now=self.most)
+                self.limit, self._successes = len(part) // 2, 0
+                log.warning("device_out_of_memory", images=len(part), new_limit=self.limit)
                 continue
-            self._good += 1
-            if self.most is not None and self._good % GOOD_PORTIONS == 0:
-                self.most *= 2
-        self.seconds = max(time.monotonic() - begun, 0.9 * self.seconds)
-        return said
+            self._successes += 1
+            if self.limit is not None and self._successes % GROW_AFTER == 0:
+                self.limit *= 2
+        self.seconds = max(time.monotonic() - started, SLOWEST_DECAY * self.seconds)
+        return captions

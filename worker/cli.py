@@ -1,9 +1,10 @@
-"""The words of `worker` on the command line, nothing else."""
+"""The command line of `worker`: options and output, no logic."""
 
 import os
+import re
 import signal
 import threading
-from typing import Annotated
+from typing import Annotated, Literal
 
 import structlog
 import typer
@@ -11,34 +12,58 @@ import typer
 import migrations
 from captioning.cli import command_line
 from captioning.errors import CaptioningError, StoreUnavailable
-from captioning.settings import PREFIX, read_settings
+from captioning.settings import LEASE_PER_DECODE_TIMEOUT, PREFIX, Settings, read_settings, set_for_children
 from captioning.store.database import Database
 
+MAX_BATCH_SIZE = 1024
+log = structlog.get_logger(__name__)
 app = typer.Typer(
-    help="Caption what producers have queued. `worker` alone starts one; stop it with Ctrl-C or SIGTERM.",
+    help="Caption what producers have queued. `worker` alone starts a worker; Ctrl-C or SIGTERM stops it.",
     add_completion=False,
     pretty_exceptions_enable=False,
     epilog="Example: CAPTIONING_BROKER_URL=redis://... CAPTIONING_DATABASE_URL=postgresql+psycopg://... worker",
 )
 
 
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise typer.BadParameter(f"{value!r} is not one of auto, cpu, cuda and cuda:N.")
+    return value
+
+
+def _batch_size(value: str) -> str:
+    if value != "auto" and not (re.fullmatch("[0-9]{1,9}", value) and 1 <= int(value) <= MAX_BATCH_SIZE):
+        raise typer.BadParameter(f"{value!r} is neither auto nor a number from 1 to {MAX_BATCH_SIZE}.")
+    return value
+
+
 @app.callback(invoke_without_command=True)
 def work(
     context: typer.Context,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda:N.")] = None,
-    runtime: Annotated[str | None, typer.Option(help="auto, torch or openvino.")] = None,
-    batch_size: Annotated[str, typer.Option(help="Images that the model sees at once; auto is 32.")] = "auto",
+    device: Annotated[
+        str | None,
+        typer.Option(parser=_device, metavar="<auto|cpu|cuda|cuda:N>", help="Device that computes the encoder."),
+    ] = None,
+    runtime: Annotated[
+        Literal["auto", "torch", "openvino"] | None, typer.Option(help="Library that computes the encoder.")
+    ] = None,
+    batch_size: Annotated[
+        str,
+        typer.Option(
+            parser=_batch_size, metavar="<auto|N>", help="Images that go through the model at once; auto is 32."
+        ),
+    ] = "auto",
     until_eof: Annotated[bool, typer.Option("--until-eof", help="Stop when standard input closes.")] = False,
 ) -> None:
-    """Check that everything is there, then work until stopped."""
+    """Check models, database and broker, then work until stopped."""
     size = None if batch_size == "auto" else batch_size
     for name, value in (("DEVICE", device), ("RUNTIME", runtime), ("BATCH_SIZE", size)):
         if value is not None:
-            os.environ[PREFIX + name] = str(value)  # pool processes read their settings from here
+            set_for_children(PREFIX + name, value)  # `read_settings` below reads them too
     if until_eof:
         threading.Thread(target=_stop_at_eof, name="until-eof", daemon=True).start()
     if context.invoked_subcommand is None:
-        raise SystemExit(_start())
+        raise SystemExit(_run())
 
 
 def _stop_at_eof() -> None:
@@ -46,72 +71,75 @@ def _stop_at_eof() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _start() -> int:
-    from worker.environment import available_bundles
+def _run() -> int:
+    """Run a worker in this process; return the exit code."""
     from worker.log import set_up_log
 
     settings = read_settings()
-    set_up_log()
-    for bundle in available_bundles(settings).values():
-        bundle.verify()
-    db = Database.open(settings)
-    _ensure_schema(db, settings.database_retry_seconds)
-    db.close()
-    if not settings.broker_url:
-        raise CaptioningError(
-            f"{PREFIX}BROKER_URL is not set: a worker needs the Redis that producers ring on, redis://host:6379/0 say."
-            " Without one, `producer submit` brings its own broker and worker."
-        )
+    set_up_log(settings.log)
+    _check(settings)
     from worker import lifecycle
     from worker.celery import app as celery
 
+    name = f"captions-{os.getpid()}@%h"
     celery.worker_main(
-        [
-            "--quiet",
-            "worker",
-            "--without-gossip",
-            "--without-mingle",
-            "-n",
-            f"captions-{os.getpid()}@%h",
-            "--loglevel",
-            "WARNING",
-        ]
+        ["--quiet", "worker", "--without-gossip", "--without-mingle", "-n", name, "--loglevel", "WARNING"]
     )
-    failures, asked_to_stop = lifecycle.load_failures(), lifecycle.end()
+    stop_requested, failures = lifecycle.close_parent()
     if len(failures) >= lifecycle.MAX_LOAD_FAILURES:
-        raise CaptioningError(f"the model can't be loaded: {failures[-1]}")
-    if not asked_to_stop:  # Celery says 0 even then
-        typer.echo("worker: something ended it that it can't go on after; it is said above. Start it again.", err=True)
-    return 0 if asked_to_stop else os.EX_SOFTWARE
+        raise CaptioningError(f"the model cannot be loaded: {failures[-1]}")
+    if stop_requested:
+        return 0
+    typer.echo("worker: stopped unexpectedly; the reason is in the log above. Start it again.", err=True)
+    return os.EX_SOFTWARE  # Celery returns 0 even then
 
 
-def _ensure_schema(db: Database, seconds: float) -> None:
-    """Check the tables; a database that is just starting is waited for."""
+def _check(settings: Settings) -> None:
+    """Raise CaptioningError when this worker cannot work: no model, no database, no broker."""
+    from worker.environment import available_bundles
+
+    for bundle in available_bundles(settings).values():
+        bundle.verify()
+    db = Database.open(settings)
     try:
         migrations.ensure_schema(db)
-    except StoreUnavailable as error:
-        structlog.get_logger().warning("waiting_for_database", error=str(error), seconds=seconds)
+    except StoreUnavailable as error:  # it may be starting too
+        log.warning("waiting_for_database", error=str(error), seconds=settings.database_retry_seconds)
         db.retry(lambda: migrations.ensure_schema(db))
+    db.close()
+    if settings.embedded:
+        raise CaptioningError(
+            f"{PREFIX}BROKER_URL is not set: a worker needs the Redis that producers send their messages to, for"
+            " example redis://host:6379/0. Without one, `producer submit` starts its own broker and worker."
+        )
 
 
 @app.command(epilog="Example: worker doctor")
 def doctor() -> None:
-    """Say what this machine would work with: runtime, device, models, database, broker."""
-    from captioning.model.runtime import choose
+    """Show what a worker would use on this machine: runtime, device, models, lease, database, roots."""
+    from captioning.model.runtime import choose_runtime
     from worker.environment import available_bundles
 
     settings = read_settings()
-    chosen = choose(settings.runtime, settings.device)
+    chosen = choose_runtime(settings.runtime, settings.device)
     typer.echo(f"runtime   {chosen.name} on {chosen.device}, {chosen.precision}: {chosen.why}")
     for bundle in available_bundles(settings).values():
         bundle.verify()
-        typer.echo(
-            f"model     {bundle.name} {bundle.digest[:16]}{' (default)' if bundle.name == settings.model else ''}"
-        )
-    typer.echo(f"database  {Database.open(settings).engine.url.render_as_string(hide_password=True)}")
-    typer.echo(
-        f"roots     {', '.join(f'{n}={p}' for n, p in settings.roots.items()) or 'wherever they were submitted'}"
-    )
+        default = " (default)" if bundle.name == settings.model else ""
+        typer.echo(f"model     {bundle.name} {bundle.digest[:16]}{default}")
+    typer.echo(f"lease     {_lease(settings)}")
+    typer.echo(f"database  {Database.open(settings).url}")
+    roots = ", ".join(f"{name}={path}" for name, path in settings.roots.items())
+    typer.echo(f"roots     {roots or 'at the paths from which they were submitted'}")
+
+
+def _lease(settings: Settings) -> str:
+    """Describe the effective lease, and why it is longer than the configured one."""
+    lease = f"{settings.effective_lease_seconds:g} s"
+    if settings.effective_lease_seconds == settings.lease_seconds:
+        return lease
+    raised = f"{PREFIX}LEASE_SECONDS={settings.lease_seconds:g} is raised to {LEASE_PER_DECODE_TIMEOUT:g} x"
+    return f"{lease}: {raised} {PREFIX}DECODE_TIMEOUT_SECONDS={settings.decode_timeout_seconds:g}"
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""The models that a worker has loaded; those that share an encoder share it in memory too."""
+"""The models that a worker has loaded. Models with the same encoder share it in memory."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,41 +13,46 @@ from captioning.model.captioner import Captioner, GridEncoder
 from captioning.model.runtime import Runtime, load_captioner
 from captioning.values import DecodeOptions
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class ModelCache:
-    """Bundles by digest, loaded when first needed."""
+    """Bundles by digest, each loaded when it is first needed."""
 
     bundles: dict[str, Bundle]
     runtime: Runtime
-    cache: Path
-    captioners: dict[str, Captioner]
-    encoders: dict[str, GridEncoder]
+    folder: Path  # of compiled encoders
+    captioners: dict[str, Captioner] = field(default_factory=dict)
+    encoders: dict[str, GridEncoder] = field(default_factory=dict)  # by Bundle.encoder_key
 
     @classmethod
-    def of(cls, bundles: dict[str, Bundle], runtime: Runtime, cache: Path) -> "ModelCache":
-        """Return the bundles, none loaded yet; `cache` keeps what the runtime compiles."""
-        return cls({b.digest: b for b in bundles.values()}, runtime, cache, {}, {})
+    def of(cls, bundles: dict[str, Bundle], runtime: Runtime, folder: Path) -> "ModelCache":
+        """Return a cache of these bundles (by name), none loaded yet."""
+        return cls({bundle.digest: bundle for bundle in bundles.values()}, runtime, folder)
 
     def captioner(self, digest: str) -> Captioner:
         """Return a loaded and warmed-up model. Raises BundleError."""
         if digest not in self.captioners:
             if digest not in self.bundles:
-                raise BundleError(f"no bundle with digest {digest[:16]} at this worker.")
+                raise BundleError(f"this worker has no bundle with digest {digest[:16]}.")
             self.captioners[digest] = self._load(self.bundles[digest])
         return self.captioners[digest]
 
     def _load(self, bundle: Bundle) -> Captioner:
         started = time.monotonic()
         bundle.verify()
-        kept = self.cache / bundle.encoder_digest[:16]
-        captioner = load_captioner(bundle, self.runtime, kept, self.encoders.get(bundle.encoder_digest))
-        self.encoders[bundle.encoder_digest] = captioner.encode
+        captioner = load_captioner(bundle, self.runtime, self.folder, self.encoders.get(bundle.encoder_key))
+        self.encoders[bundle.encoder_key] = captioner.encode
         size = captioner.preprocessing.size
         blank = np.zeros((size, size, 3), np.uint8)
         captioner.caption([blank], DecodeOptions())  # the first run compiles and allocates
-        log.info("model_loaded", model=bundle.name, runtime=self.runtime.name, device=self.runtime.device,
-                 precision=self.runtime.precision, seconds=round(time.monotonic() - started, 1))  # fmt: skip
+        log.info(
+            "model_loaded",
+            model=bundle.name,
+            runtime=self.runtime.name,
+            device=self.runtime.device,
+            precision=self.runtime.precision,
+            seconds=round(time.monotonic() - started, 1),
+        )
         return captioner

@@ -1,225 +1,227 @@
-"""One chunk: read, look up, open, caption, commit, a micro-batch at a time; the next is read and opened
-while the model works on this one.
+"""The stages of one chunk: read files, decode them, caption the images, commit, one batch at a time.
+
+The next batch is read and decoded while the model works on the current one.
 """
 
 import functools
-import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
 
 from captioning.decoding.pool import DecodedImage, DecodePool
 from captioning.errors import FileUnreachable, FolderUnavailable, ImageError
 from captioning.model.captioner import Captioner
-from captioning.settings import Settings
 from captioning.store import leases
 from captioning.store.database import Database
 from captioning.store.leases import Claim, ClaimedItem, Content, Outcome, Provenance
 from captioning.values import ItemState
 from worker.adaptive_batch import AdaptiveBatch
+from worker.read_ahead import read_ahead
 from worker.reader import FileBytes, read_file
 
-WAVE_BYTES = 128_000_000  # of files in memory at once, above which a micro-batch is cut short
-PATIENCE_SECONDS = 5.0  # that images which are open wait for the rest of their micro-batch
-BACKOFF_SECONDS = 15.0  # of a chunk that couldn't be worked off, before it is tried again
-MOVED_SECONDS = 30.0  # that a folder which is gone is waited for; for one that is empty, CAPTIONING_GONE_SECONDS
-TURN_SECONDS = 30.0  # with one chunk, after which what is left of it goes to the end of the line
-T = TypeVar("T")
-_AHEAD = 1  # micro-batches that are ready before the model asks
+TURN_SECONDS = 30.0  # with one chunk; then its rest goes to the end of the queue
+BATCH_BYTES = 128_000_000  # of files in memory; a batch is cut short before it exceeds this
+PARTIAL_BATCH_SECONDS = 5.0  # decoded images wait this long for the rest of their batch
+FOLDER_GONE_SECONDS = 30.0  # grace for a folder that is gone; an empty one has CAPTIONING_MISSING_GRACE_SECONDS
+BATCHES_AHEAD = 1  # decoded batches that wait for the model
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A micro-batch before the model: what is decided already, and images to caption."""
+class Resources:
+    """What a pool process uses for every chunk of one model."""
 
-    decided: list[Outcome]
-    to_caption: list[tuple[Outcome, DecodedImage]]
+    db: Database
+    captioner: Captioner
+    decode_pool: DecodePool
+    adaptive_batch: AdaptiveBatch
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """How a chunk is processed."""
+
+    batch_size: int  # images
+    max_bytes: int  # of a file
+    missing_grace_seconds: float
+    lease_seconds: float
+    backoff_seconds: float  # that a chunk with unreachable files waits before it is claimed again
+    provenance: Provenance
+
+
+@dataclass
+class FileBatch:
+    """A batch after reading: the files' contents, and the outcomes of files that could not be read."""
+
+    files: list[tuple[ClaimedItem, FileBytes]] = field(default_factory=list)
+    failed: list[Outcome] = field(default_factory=list)
+    size: int = 0  # bytes
+
+    def __len__(self) -> int:
+        return len(self.files) + len(self.failed)
+
+
+@dataclass
+class DecodedBatch:
+    """A batch before the model: the outcomes that need no model, and the images to caption."""
+
+    decided: list[Outcome] = field(default_factory=list)
+    to_caption: list[tuple[Outcome, DecodedImage]] = field(default_factory=list)
+
+
+class LeaseKeeper:
+    """Extends the lease of a chunk after progress, from any thread."""
+
+    def __init__(self, db: Database, claim: Claim, seconds: float) -> None:
+        self._db = db
+        self._claim = claim
+        self._seconds = seconds
+        self._renewed_at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def renew_if_due(self) -> None:
+        """Extend the lease if a quarter of it has passed. Raises LeaseLost and StoreUnavailable."""
+        with self._lock:
+            if time.monotonic() - self._renewed_at > self._seconds / 4:
+                self._db.retry(lambda: leases.renew(self._db, self._claim, self._seconds))
+                self._renewed_at = time.monotonic()
+
+    def was_renewed(self) -> None:
+        """Note that a commit has extended the lease."""
+        self._renewed_at = time.monotonic()
 
 
 class Pipeline:
-    """What working off one chunk needs."""
+    """Processes one claimed chunk. `counts` says how many items it has committed, by state."""
 
-    def __init__(
-        self,
-        db: Database,
-        settings: Settings,
-        captioner: Captioner,
-        decode_pool: DecodePool,
-        adaptive_batch: AdaptiveBatch,
-        provenance: Provenance,
-        root: bytes,
-        lease_seconds: float,
-    ) -> None:
-        self.db = db
-        self.settings = settings
-        self.captioner = captioner
-        self.decode_pool = decode_pool
-        self.adaptive_batch = adaptive_batch
-        self.provenance = provenance
+    def __init__(self, claim: Claim, root: bytes, resources: Resources, config: PipelineConfig) -> None:
+        self.claim = claim
         self.root = root
-        self.lease_seconds = lease_seconds
-        self._renewed = time.monotonic()
-        self._renewing = threading.Lock()
-        self._met: dict[str, ImageError | None] = {}  # contents met in this chunk, and why one can't be opened
-        self._unseen: list[FileUnreachable] = []  # of files that are not decided, because they may come back
+        self.resources = resources
+        self.config = config
+        self.db = resources.db
+        self.counts: Counter[ItemState] = Counter()
+        self._lease = LeaseKeeper(resources.db, claim, config.lease_seconds)
+        self._contents: dict[str, ImageError | None] = {}  # SHA-256s of this chunk, and why one cannot be decoded
+        self._unreachable: list[FileUnreachable] = []  # files without an outcome, because they may come back
 
-    def run(self, claim: Claim, stopping: Callable[[], bool]) -> bool:
-        """ClaimedItem off a claim; return whether all of it is decided (else: asked to stop, or others' turn).
+    def run(self, stop_requested: Callable[[], bool]) -> bool:
+        """Process the chunk; return whether all its items are decided. If not, its turn is over or a stop is requested.
 
-        Images that take for ever to open take it from their own job only. Raises LeaseLost and ServiceUnavailable, one of
-        which is FolderUnavailable; what was committed stays.
+        The turn keeps images that take very long to decode from delaying other jobs. Raises LeaseLost,
+        ServiceUnavailable, and FolderUnavailable when files were unreachable; what was committed stays.
         """
-        begun = time.monotonic()
-        for ready in _read_ahead(self._prepared(claim), _AHEAD):
-            images = [opened.pixels for _, opened in ready.to_caption]
-            said = self.adaptive_batch.caption(self.captioner, images, claim.options)
-            outcomes = ready.decided + [
-                replace(outcome, caption=caption) for (outcome, _), caption in zip(ready.to_caption, said, strict=True)
-            ]
-            self._persist(lambda o=outcomes: leases.commit_batch(self.db, claim, o, self.provenance, self.lease_seconds))  # type: ignore[misc]
-            self._renewed = time.monotonic()
-            if stopping() or time.monotonic() - begun > TURN_SECONDS:
+        started = time.monotonic()
+        for batch in read_ahead(self._decoded_batches(), BATCHES_AHEAD):
+            self._commit(batch.decided + self._caption(batch))
+            if stop_requested() or time.monotonic() - started > TURN_SECONDS:
                 return False
-        if self._unseen:
-            first = self._unseen[0]
-            raise FolderUnavailable(f"{first.detail}; if that stays so, they will count as {first.reason}")
+        if self._unreachable:
+            first = self._unreachable[0]
+            raise FolderUnavailable(f"{first.detail}; if it does not come back, its files fail as {first.reason}")
         return True
 
-    # -- before the model, on a thread of its own --
+    # -- on the read-ahead thread --
 
-    def _prepared(self, claim: Claim) -> Iterator[Ready]:
-        for wave in self._waves(claim):
-            yield from self._prepare(claim, wave)
+    def _decoded_batches(self) -> Iterator[DecodedBatch]:
+        for batch in self._file_batches():
+            yield from self._decode(batch)
 
-    def _waves(self, claim: Claim) -> Iterator[list[tuple[ClaimedItem, FileBytes | ImageError]]]:
-        """Read the files of a chunk, and cut the chunk into micro-batches by count and by bytes."""
-        wave: list[tuple[ClaimedItem, FileBytes | ImageError]] = []
-        held, begun = 0, time.monotonic()
-        for one in claim.items:
-            if wave and (len(wave) >= self.settings.batch_size or held + one.size > WAVE_BYTES):
-                yield wave
-                wave, held = [], 0
-            read = self._read(one)
-            if isinstance(read, FileUnreachable) and self._may_return(claim, read):
-                self._unseen.append(read)
-                if time.monotonic() - begun > TURN_SECONDS:  # a server that is out of reach may take a minute each time
-                    break
-            else:
-                wave.append((one, read))
-                held += len(read.data) if isinstance(read, FileBytes) else 0
-            self._renew(claim)
-        if wave:
-            yield wave
-
-    def _may_return(self, claim: Claim, unseen: FileUnreachable) -> bool:
-        waited, limit = claim.deferrals * BACKOFF_SECONDS, self.settings.missing_grace_seconds
-        return waited < (min(MOVED_SECONDS, limit) if unseen.folder_gone else limit)
-
-    def _read(self, work: ClaimedItem) -> FileBytes | ImageError:
-        try:
-            return read_file(self.root, work, self.settings.max_bytes)
-        except ImageError as wrong:
-            return wrong
-
-    def _prepare(self, claim: Claim, wave: list[tuple[ClaimedItem, FileBytes | ImageError]]) -> Iterator[Ready]:
-        """Decide what needs no model: failures, and content that has a caption or was met before in this chunk.
-
-        Yields a micro-batch, in parts when some of its images are slow to open.
-        """
-        decided = [_failed(work, read) for work, read in wave if isinstance(read, ImageError)]
-        good = [(work, read) for work, read in wave if isinstance(read, FileBytes)]
-        fresh, again = self._divide(claim, good)
-        to_caption: list[tuple[Outcome, DecodedImage]] = []
-        begun = time.monotonic()
-        opened = self.decode_pool.map(lambda pair: self._open(claim, *pair), fresh)
-        for (work, read), one in zip(fresh, opened, strict=True):
-            if isinstance(one, ImageError):
-                self._met[read.sha256] = one
-                decided.append(_failed(work, one))
-            else:
-                content = Content(read.sha256, len(read.data), one.facts)
-                to_caption.append((Outcome(work, ItemState.CAPTIONED, content), one))
-            if time.monotonic() - begun > PATIENCE_SECONDS:
-                yield Ready(decided, to_caption)
-                decided, to_caption, begun = [], [], time.monotonic()
-        for work, read in again:
-            wrong = self._met.get(read.sha256)
-            reused = Outcome(work, ItemState.REUSED, Content(read.sha256, len(read.data), None))
-            decided.append(reused if wrong is None else _failed(work, wrong))
-        yield Ready(decided, to_caption)
-
-    def _divide(
-        self, claim: Claim, good: list[tuple[ClaimedItem, FileBytes]]
-    ) -> tuple[list[tuple[ClaimedItem, FileBytes]], list[tuple[ClaimedItem, FileBytes]]]:
-        """Tell contents that must be opened from those that have a caption, or will have one by then."""
-        known: set[str] = set()
-        if not claim.force:
-            known = self._persist(lambda: leases.captioned_digests(self.db, claim, [read.sha256 for _, read in good]))
-        fresh, again = [], []
-        for work, read in good:
-            if read.sha256 in known or read.sha256 in self._met:
-                again.append((work, read))
-            else:
-                self._met[read.sha256] = None
-                fresh.append((work, read))
-        return fresh, again
-
-    def _open(self, claim: Claim, work: ClaimedItem, read: FileBytes) -> DecodedImage | ImageError:
-        try:
-            noted = functools.partial(leases.count_attempt, self.db, claim, work)
-            return self.decode_pool.open(read.data, work.attempts, lambda: self._persist(noted))
-        except ImageError as wrong:
-            return wrong
-        finally:
-            self._renew(claim)
-
-    def _renew(self, claim: Claim) -> None:
-        """Lengthen the lease now that an image is decided, if that is due."""
-        with self._renewing:
-            if time.monotonic() - self._renewed > self.lease_seconds / 4:
-                self._persist(lambda: leases.renew(self.db, claim, self.lease_seconds))
-                self._renewed = time.monotonic()
-
-    def _persist(self, act: Callable[[], T]) -> T:
-        return self.db.retry(act)
-
-
-def _failed(work: ClaimedItem, wrong: ImageError) -> Outcome:
-    return Outcome(work, ItemState.FAILED, reason=wrong.reason, detail=wrong.detail)
-
-
-def _read_ahead(source: Iterator[Ready], ahead: int) -> Iterator[Ready]:
-    """Run an iterator on a thread of its own, `ahead` results in advance; its exceptions come out here."""
-    results: queue.Queue[Ready | BaseException | None] = queue.Queue(maxsize=ahead)
-    given_up = threading.Event()
-
-    def put(result: Ready | BaseException | None) -> bool:
-        while not given_up.is_set():
+    def _file_batches(self) -> Iterator[FileBatch]:
+        """Read the files of the chunk and cut it into batches, by count and by bytes."""
+        batch, started = FileBatch(), time.monotonic()
+        for item in self.claim.items:
+            if len(batch) and (len(batch) >= self.config.batch_size or batch.size + item.size > BATCH_BYTES):
+                yield batch
+                batch = FileBatch()
             try:
-                results.put(result, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+                content = read_file(self.root, item, self.config.max_bytes)
+                batch.files.append((item, content))
+                batch.size += len(content.data)
+            except ImageError as error:
+                if not (isinstance(error, FileUnreachable) and self._may_come_back(error)):
+                    batch.failed.append(_failed(item, error))
+                else:
+                    self._unreachable.append(error)
+                    if time.monotonic() - started > TURN_SECONDS:  # a dead file server may take a minute for each file
+                        break
+            self._lease.renew_if_due()
+        if len(batch):
+            yield batch
 
-    def produce() -> None:
+    def _may_come_back(self, error: FileUnreachable) -> bool:
+        waited, grace = self.claim.deferrals * self.config.backoff_seconds, self.config.missing_grace_seconds
+        return waited < (min(FOLDER_GONE_SECONDS, grace) if error.folder_gone else grace)
+
+    def _decode(self, batch: FileBatch) -> Iterator[DecodedBatch]:
+        """Decode a batch, except contents that have a caption or occur earlier in this chunk.
+
+        Yields the batch in parts when some of its images are slow to decode.
+        """
+        to_decode, repeated = self._split(batch.files)
+        part, started = DecodedBatch(decided=batch.failed), time.monotonic()
+        results = self.resources.decode_pool.map(lambda pair: self._decode_image(*pair), to_decode)
+        for (item, file), result in zip(to_decode, results, strict=True):
+            if isinstance(result, ImageError):
+                self._contents[file.sha256] = result
+                part.decided.append(_failed(item, result))
+            else:
+                content = Content(file.sha256, len(file.data), result.info)
+                part.to_caption.append((Outcome(item, ItemState.CAPTIONED, content), result))
+            if time.monotonic() - started > PARTIAL_BATCH_SECONDS:
+                yield part
+                part, started = DecodedBatch(), time.monotonic()
+        part.decided += [self._repeated(item, file) for item, file in repeated]
+        yield part
+
+    def _split(
+        self, files: list[tuple[ClaimedItem, FileBytes]]
+    ) -> tuple[list[tuple[ClaimedItem, FileBytes]], list[tuple[ClaimedItem, FileBytes]]]:
+        """Separate contents to decode from those that have a caption already, or will have one after this batch."""
+        captioned: set[str] = set()
+        if not self.claim.force:
+            sha256s = [file.sha256 for _, file in files]
+            captioned = self.db.retry(lambda: leases.captioned_digests(self.db, self.claim, sha256s))
+        to_decode, repeated = [], []
+        for item, file in files:
+            if file.sha256 in captioned or file.sha256 in self._contents:
+                repeated.append((item, file))
+            else:
+                self._contents[file.sha256] = None
+                to_decode.append((item, file))
+        return to_decode, repeated
+
+    def _decode_image(self, item: ClaimedItem, file: FileBytes) -> DecodedImage | ImageError:
+        """Decode one image, on a thread of the decode pool."""
+        count_attempt = functools.partial(leases.count_attempt, self.db, self.claim, item)
         try:
-            for result in source:
-                if not put(result):
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
+            return self.resources.decode_pool.decode(file.data, item.attempts, lambda: self.db.retry(count_attempt))
+        except ImageError as error:
+            return error
+        finally:
+            self._lease.renew_if_due()
 
-    thread = threading.Thread(target=produce, name="read-ahead", daemon=True)
-    thread.start()
-    try:
-        while (result := results.get()) is not None:
-            if isinstance(result, BaseException):
-                raise result
-            yield result
-    finally:
-        given_up.set()
-        thread.join()
+    def _repeated(self, item: ClaimedItem, file: FileBytes) -> Outcome:
+        error = self._contents.get(file.sha256)
+        if error is not None:
+            return _failed(item, error)
+        return Outcome(item, ItemState.REUSED, Content(file.sha256, len(file.data), None))
+
+    # -- on the thread that runs the model --
+
+    def _caption(self, batch: DecodedBatch) -> list[Outcome]:
+        images = [image.pixels for _, image in batch.to_caption]
+        captions = self.resources.adaptive_batch.caption(self.resources.captioner, images, self.claim.options)
+        pairs = zip(batch.to_caption, captions, strict=True)
+        return [replace(outcome, caption=caption) for (outcome, _), caption in pairs]
+
+    def _commit(self, outcomes: list[Outcome]) -> None:
+        provenance, seconds = self.config.provenance, self.config.lease_seconds
+        self.db.retry(lambda: leases.commit_batch(self.db, self.claim, outcomes, provenance, seconds))
+        self._lease.was_renewed()
+        self.counts.update(outcome.state for outcome in outcomes)
+
+
+def _failed(item: ClaimedItem, error: ImageError) -> Outcome:
+    return Outcome(item, ItemState.FAILED, reason=error.reason, detail=error.detail)

@@ -1,4 +1,4 @@
-"""An image's bytes off the disk: once, whole, from below its root, and the same from first to last byte."""
+"""Reads an image file: once, completely, only below its root, and unchanged from the first byte to the last."""
 
 import errno
 import hashlib
@@ -12,29 +12,30 @@ from captioning.store.leases import ClaimedItem
 from captioning.values import Reason
 
 _OUT_OF_REACH = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH)
-_NO_WAY = "a link on its way can't be followed"
-_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC  # a folder may be passed through unread
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_BAD_LINK = "the path contains a link that cannot be followed"
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC  # O_PATH needs no permission to list
 
 
 @dataclass(frozen=True)
 class FileBytes:
-    """What a file held when it was read."""
+    """The content of a file."""
 
     data: bytes
     sha256: str
 
 
 def is_visible(root: bytes) -> bool:
-    """Tell whether a root is there with something in it: an unmounted folder is empty or gone."""
-    return _holds_something(root, unlisted=False)
+    """Return whether a root exists and contains something. The mount point of an unmounted disk is empty or gone."""
+    return _has_entries(root, if_forbidden=False)
 
 
 def read_file(root: bytes, item: ClaimedItem, max_bytes: int) -> FileBytes:
     """Read a file below a root.
 
-    Raises ImageError with reason missing, forbidden, too_large, changed or unreadable, FileUnreachable when it is the
-    folder, not the file, that is gone, RootUnavailable when it is the root, and ServiceUnavailable when this machine is
-    short of something.
+    Raises ImageError with reason missing, forbidden, too_large, changed or unreadable; FileUnreachable when the folder
+    is gone, not just the file; RootUnavailable when the root is; ServiceUnavailable when this machine is short of
+    memory or file handles.
     """
     try:
         descriptor = _open_below(root, item.path)
@@ -44,99 +45,110 @@ def read_file(root: bytes, item: ClaimedItem, max_bytes: int) -> FileBytes:
             os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):
         if not is_visible(root):
-            raise RootUnavailable(f"the folder {os.fsdecode(root)!r} is empty or not there") from None
+            raise RootUnavailable(f"the folder {os.fsdecode(root)!r} is empty or does not exist") from None
         raise _missing(root, item) from None
-    except ValueError:  # a NUL, which no file's name can have
+    except ValueError:  # a NUL character
         raise ImageError(Reason.MISSING, "no file can have this name") from None
     except PermissionError:
-        folder = os.path.dirname(os.path.join(root, item.path))
-        if not item.was_missed and not os.access(folder, os.X_OK):  # a mount point without its disk may be locked
-            said = f"no permission to enter the folder {os.fsdecode(folder)!r}"
-            raise FileUnreachable(Reason.FORBIDDEN, said) from None
-        raise ImageError(Reason.FORBIDDEN, "no permission to read the file") from None
+        raise _forbidden(root, item) from None
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise ServiceUnavailable(f"reading a file fails: {error.strerror}") from error
-        if not is_visible(root):  # else it is this file's own bad sector
-            raise RootUnavailable(f"reading below {os.fsdecode(root)!r} fails: {error.strerror}") from error
-        if error.errno in _OUT_OF_REACH:
-            raise FileUnreachable(Reason.UNREADABLE, f"{error.strerror}: is its disk still there?") from error
-        raise ImageError(Reason.UNREADABLE, error.strerror or str(error)) from None
+        raise _unreadable(root, error) from error
 
 
 def _missing(root: bytes, item: ClaimedItem) -> ImageError:
-    """Return what is said of a file that isn't there, by what else isn't. What a walk missed too is gone for good."""
+    """Return the error for a file that does not exist; FileUnreachable when its folder is empty or gone too.
+
+    A file that a later walk of its folder did not find either (`was_missed`) has been deleted.
+    """
     path = os.path.join(root, item.path)
     folder = os.path.dirname(path)
     if os.path.exists(path):
-        return FileUnreachable(Reason.MISSING, "the file was not there for a moment")
-    if not item.was_missed and not _holds_something(folder, unlisted=True):
-        there = folder
-        while not os.path.isdir(there) and is_below(there, root):
-            there = os.path.dirname(there)
-        moved = there != folder and is_visible(there)
-        said = f"the folder {os.fsdecode(folder if moved else there)!r} is {'gone' if moved else 'empty'}"
-        return FileUnreachable(Reason.MISSING, said, folder_gone=moved)
-    return ImageError(Reason.MISSING, "the file is not there any more")
+        return FileUnreachable(Reason.MISSING, "the file did not exist for a moment")
+    if item.was_missed or _has_entries(folder, if_forbidden=True):
+        return ImageError(Reason.MISSING, "the file does not exist any more")
+    existing = folder
+    while not os.path.isdir(existing) and is_below(existing, root):
+        existing = os.path.dirname(existing)
+    folder_gone = existing != folder and is_visible(existing)
+    message = f"the folder {os.fsdecode(folder if folder_gone else existing)!r} is {'gone' if folder_gone else 'empty'}"
+    return FileUnreachable(Reason.MISSING, message, folder_gone=folder_gone)
 
 
-def _holds_something(folder: bytes, *, unlisted: bool) -> bool:
-    """Tell whether there is anything in a folder; `unlisted` is said of one that we may not list."""
+def _forbidden(root: bytes, item: ClaimedItem) -> ImageError:
+    folder = os.path.dirname(os.path.join(root, item.path))
+    if not item.was_missed and not os.access(folder, os.X_OK):  # the mount point of an unmounted disk may be locked
+        return FileUnreachable(Reason.FORBIDDEN, f"no permission to enter the folder {os.fsdecode(folder)!r}")
+    return ImageError(Reason.FORBIDDEN, "no permission to read the file")
+
+
+def _unreadable(root: bytes, error: OSError) -> ServiceUnavailable | ImageError:
+    if error.errno in _OUT_OF_RESOURCES:
+        return ServiceUnavailable(f"reading a file fails: {error.strerror}")
+    if not is_visible(root):
+        return RootUnavailable(f"reading below {os.fsdecode(root)!r} fails: {error.strerror}")
+    if error.errno in _OUT_OF_REACH:
+        return FileUnreachable(Reason.UNREADABLE, f"{error.strerror}: is its disk connected?")
+    return ImageError(Reason.UNREADABLE, error.strerror or str(error))
+
+
+def _has_entries(folder: bytes, *, if_forbidden: bool) -> bool:
+    """Return whether a folder contains anything; `if_forbidden` when listing it is not permitted."""
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is not None
     except PermissionError:
-        return unlisted
+        return if_forbidden
     except OSError:
         return False
 
 
 def _open_below(root: bytes, path: bytes) -> int:
-    """Open a regular file that really lies below the root, links followed; never wait on a pipe or a device.
+    """Open a regular file that is below the root after links are followed; never wait for a pipe or a device.
 
-    Where links lead is found out first, and then the way is gone again from the root's folder down, one name
-    at a time and following none: what becomes a link in between leads nowhere.
+    The links are resolved first. Then the real path is opened from the root down, one name at a time, without following
+    links: what has become a link in the meantime cannot lead elsewhere.
     """
-    home = os.path.realpath(root)
+    real_root = os.path.realpath(root)
     try:
-        real = os.path.realpath(os.path.join(home, path))
-    except OSError as error:  # what was a link when it was looked at is none when it is read
-        raise ImageError(Reason.FORBIDDEN, _NO_WAY) from error
-    if not is_below(real, home):
+        real = os.path.realpath(os.path.join(real_root, path))
+    except OSError as error:  # what was a link when the system looked at it is not a link when it is read
+        raise ImageError(Reason.FORBIDDEN, _BAD_LINK) from error
+    if not is_below(real, real_root):
         raise ImageError(Reason.FORBIDDEN, "the path leads out of its root")
-    *folders, name = os.path.relpath(real, home).split(b"/")
-    place = os.open(home, _FOLDER)
+    *folders, name = os.path.relpath(real, real_root).split(b"/")
+    current = os.open(real_root, _FOLDER)
     try:
         for folder in folders:
-            deeper = _open_in(place, folder, _FOLDER | os.O_NOFOLLOW)
-            os.close(place)
-            place = deeper
-        descriptor = _open_in(place, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+            deeper = _open_in(current, folder, _FOLDER | os.O_NOFOLLOW)
+            os.close(current)
+            current = deeper
+        descriptor = _open_in(current, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     finally:
-        os.close(place)
+        os.close(current)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ImageError(Reason.UNREADABLE, "not a regular file")
     return descriptor
 
 
-def _open_in(place: int, name: bytes, flags: int) -> int:
+def _open_in(folder: int, name: bytes, flags: int) -> int:
     try:
-        return os.open(name, flags, dir_fd=place)
-    except OSError as error:  # of a link: ELOOP, or ENOTDIR where a folder is wanted, or others on other systems
-        was_link = error.errno == errno.ELOOP  # whatever it is by now
-        if was_link or stat.S_ISLNK(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode):
-            raise ImageError(Reason.FORBIDDEN, _NO_WAY) from error
+        return os.open(name, flags, dir_fd=folder)
+    except OSError as error:  # for a link: ELOOP, or ENOTDIR where a folder is expected, or others on other systems
+        was_link = error.errno == errno.ELOOP  # even if it is not a link any more
+        if was_link or stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            raise ImageError(Reason.FORBIDDEN, _BAD_LINK) from error
         raise
 
 
 def _read(descriptor: int, max_bytes: int) -> FileBytes:
     before = os.fstat(descriptor)
     if before.st_size > max_bytes:
-        raise ImageError(Reason.TOO_LARGE, f"{before.st_size} bytes; the limit is {max_bytes} (CAPTIONING_MAX_BYTES)")
+        message = f"{before.st_size} bytes; the limit is {max_bytes} (CAPTIONING_MAX_BYTES)"
+        raise ImageError(Reason.TOO_LARGE, message)
     with os.fdopen(os.dup(descriptor), "rb") as file:
         data = file.read(before.st_size + 1)
     after = os.fstat(descriptor)
     if len(data) != before.st_size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise ImageError(Reason.CHANGED, "the file was written to while it was read")
+        raise ImageError(Reason.CHANGED, "the file was modified while it was read")
     return FileBytes(data, hashlib.sha256(data).hexdigest())

@@ -1,116 +1,221 @@
-"""A worker's place of work: its models, its decode_pool, its way to the database. One in each pool process."""
+"""What a pool process works with: models, decode processes, database. It claims chunks and processes them."""
 
 import functools
 import os
+import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+from structlog.contextvars import bound_contextvars
 
 from captioning import __version__
 from captioning.bundles import named
-from captioning.decoding.pool import DecodePool
+from captioning.decoding.pool import MODULE, DecodePool
 from captioning.errors import CaptioningError, DeviceFailed, FolderUnavailable, LeaseLost, StoreUnavailable
 from captioning.model.pixels import Limits
-from captioning.model.runtime import choose
+from captioning.model.runtime import choose_runtime
 from captioning.settings import Settings, read_settings
 from captioning.store import leases
 from captioning.store.database import Database
 from captioning.store.leases import Claim, Provenance
+from captioning.values import ItemState
 from worker.adaptive_batch import AdaptiveBatch
-from worker.environment import Place, available_bundles, stopping, visible_roots, worker_name
+from worker.environment import MountedRoot, available_bundles, stop_requested, visible_roots, worker_name
 from worker.model_cache import ModelCache
-from worker.pipeline import BACKOFF_SECONDS, Pipeline
+from worker.pipeline import Pipeline, PipelineConfig, Resources
+
+log = structlog.get_logger(__name__)
+BACKOFF_SECONDS = 15.0  # that a chunk waits after a failure, before it is claimed again
+DECODE_MODULE = MODULE  # that decode processes run
+BATCHES_PER_LEASE = 3  # a lease outlasts this many batches of a slow machine...
+MAX_LEASE_FACTOR = 20  # ... up to this many times the configured lease
 
 
+@dataclass(frozen=True)
+class Disposition:
+    """What happens to a chunk when its processing ends with an exception."""
+
+    release: bool = True  # return the rest to the queue; otherwise its lease expires
+    counts_as_attempt: bool = False  # the work itself may be the cause; the backoff grows with each attempt
+    defer: bool = False  # move it behind all other chunks of its job
+    backs_off: bool = False  # for BACKOFF_SECONDS
+    message: Callable[[Exception], str] = str  # what `producer status` shows
+
+
+def _with_type(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+DISPOSITIONS: tuple[tuple[type[Exception], Disposition], ...] = (  # the first match wins
+    (LeaseLost, Disposition(release=False)),  # another worker has it
+    (StoreUnavailable, Disposition(release=False)),  # it cannot be released without the database
+    (DeviceFailed, Disposition(counts_as_attempt=True)),
+    (FolderUnavailable, Disposition(defer=True, backs_off=True)),
+    (CaptioningError, Disposition(backs_off=True)),  # out of memory, for example: other chunks go first
+    (Exception, Disposition(counts_as_attempt=True, backs_off=True, message=_with_type)),  # a bug, or a hostile image
+)
+
+
+def disposition_of(error: Exception) -> Disposition:
+    """Return what happens to a chunk that ended with this exception."""
+    return next(disposition for error_type, disposition in DISPOSITIONS if isinstance(error, error_type))
+
+
+@dataclass
 class Runner:
-    """What a pool process works with. Made once, the default model loaded and warm."""
+    """One per pool process."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.name = worker_name(settings)
-        self.db = Database.open(settings)
+    settings: Settings
+    name: str  # of the worker
+    db: Database
+    models: ModelCache
+    start_decode_pool: Callable[[int], DecodePool]  # for an image size in pixels
+    decode_pools: dict[int, DecodePool] = field(default_factory=dict)  # by image size
+    adaptive_batch: AdaptiveBatch = field(default_factory=AdaptiveBatch)
+    roots: dict[int, MountedRoot] = field(default_factory=dict)  # visible at the last claim, by id
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Runner":
+        """Load the default model, and release what an earlier pool process of this worker held."""
         bundles = available_bundles(settings)
-        self.models = ModelCache.of(bundles, choose(settings.runtime, settings.device), settings.data_dir / "runtime")
-        default = named(settings.model, bundles)
-        size = self.models.captioner(default.digest).preprocessing.size
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        count = settings.decode_processes or max(1, cores - 1)
+        models = ModelCache.of(
+            bundles, choose_runtime(settings.runtime, settings.device), settings.data_dir / "runtime"
+        )
+        models.captioner(named(settings.model, bundles).digest)
+        count = settings.decode_processes or max(1, _available_cores() - 1)
         limits = Limits(settings.max_pixels, settings.max_side, settings.max_frames)
-        self.decode_pool = DecodePool(count, size, limits, settings.decode_timeout_seconds)
-        self.adaptive_batch = AdaptiveBatch()
-        self.places: dict[int, Place] = {}
-        with suppress(StoreUnavailable):  # then leases do it
-            leases.release_held_by(self.db, self.name, counts_as_attempt=True)  # a process before this one died at work
+
+        def start_decode_pool(size: int) -> DecodePool:
+            return DecodePool(count, size, limits, settings.decode_timeout_seconds, module=DECODE_MODULE)
+
+        runner = cls(settings, worker_name(settings), Database.open(settings), models, start_decode_pool)
+        with suppress(StoreUnavailable):  # then the leases expire
+            leases.release_held_by(runner.db, runner.name, counts_as_attempt=True)  # a process before this one died
+        return runner
 
     @property
     def lease_seconds(self) -> float:
-        """Longer than anything without progress: opening one image, or captioning a micro-batch on a slow machine.
+        """The lease, longer than anything without progress: decoding one image, or captioning a batch.
 
-        If those were longer than leases, two such machines would take chunks from each other for ever.
+        With a shorter lease, two slow machines would take chunks from each other without end.
         """
-        least = max(self.settings.lease_seconds, 1.5 * self.settings.decode_timeout_seconds)
-        return max(least, min(3 * self.adaptive_batch.seconds, 20 * least))
+        least = self.settings.effective_lease_seconds
+        return max(least, min(BATCHES_PER_LEASE * self.adaptive_batch.seconds, MAX_LEASE_FACTOR * least))
+
+    def stop_requested(self) -> bool:
+        return stop_requested(self.settings)
 
     def claim(self) -> Claim | None:
-        """Take the best chunk that this worker can do. Raises StoreUnavailable."""
-        if stopping():
+        """Claim the next chunk that this worker can process, if there is one. Raises StoreUnavailable."""
+        if self.stop_requested():
             return None
 
-        def act() -> Claim | None:
-            self.places = visible_roots(self.db, self.settings)
-            return leases.claim(self.db, self.name, list(self.models.bundles), list(self.places), self.lease_seconds)
+        def transaction() -> Claim | None:
+            self.roots = visible_roots(self.db, self.settings)
+            return leases.claim(self.db, self.name, list(self.models.bundles), list(self.roots), self.lease_seconds)
 
-        return self.db.retry(act)
+        return self.db.retry(transaction)
 
     def process_chunk(self, claim: Claim) -> None:
-        """Caption a chunk to its end, or give the rest back when asked to stop or when its root goes away.
+        """Process a chunk, then complete it; or release its rest when a stop is requested or its turn is over.
 
-        Raises LeaseLost, ServiceUnavailable, BundleError, and whatever a bug raises.
+        Raises what ended the work early, after acting on it as DISPOSITIONS says.
         """
-        provenance = Provenance(self.models.runtime.name, self.models.runtime.precision, __version__)
+        with bound_contextvars(job=claim.job_id, chunk=claim.chunk_id):
+            try:
+                self._process(claim)
+            except LeaseLost as error:
+                log.info("lease_lost", error=str(error))
+                raise
+
+    def _process(self, claim: Claim) -> None:
+        started = time.monotonic()
         try:
-            captioner = self.models.captioner(claim.model_digest)
-            pipeline = Pipeline(
-                self.db,
-                self.settings,
-                captioner,
-                self.decode_pool,
-                self.adaptive_batch,
-                provenance,
-                self.places[claim.root_id].path,
-                self.lease_seconds,
-            )
-            whole = pipeline.run(claim, stopping)
-        except (LeaseLost, StoreUnavailable):
-            raise  # it isn't ours any more, or nobody can be told
-        except DeviceFailed as broken:
-            self._commit(functools.partial(leases.release, self.db, claim, counts_as_attempt=True, error=str(broken)))
+            pipeline = self._pipeline(claim)
+            finished = pipeline.run(self.stop_requested)
+        except Exception as error:
+            self._dispose(claim, error)
             raise
-        except CaptioningError as error:  # a folder that has gone, no memory: others go first, then it is tried again
-            waited = isinstance(error, FolderUnavailable)
-            back = functools.partial(leases.release, self.db, claim, BACKOFF_SECONDS, defer=waited, error=str(error))
-            self._commit(back)
-            raise
-        except Exception as bug:  # of this work perhaps
-            said = f"{type(bug).__name__}: {bug}"
-            self._commit(functools.partial(leases.release, self.db, claim, BACKOFF_SECONDS, counts_as_attempt=True, error=said))
-            raise
-        self._commit(functools.partial(leases.complete if whole else leases.release, self.db, claim))
+        if finished:
+            self.db.retry(lambda: leases.complete(self.db, claim))
+            _log_done(pipeline, time.monotonic() - started)
+        else:
+            self.db.retry(lambda: leases.release(self.db, claim))
+            reason = "a stop was requested" if self.stop_requested() else "its turn is over"
+            log.info("chunk_released", reason=reason, items_done=pipeline.counts.total())
 
     def claimable_chunks(self) -> int:
-        """Return how many bells should be ringing for what is still to do."""
-        if stopping():
+        """Return how many wake-up messages the queue should contain."""
+        if self.stop_requested():
             return 0
-        return leases.count_claimable(self.db, list(self.models.bundles), list(self.places), self.settings.queue_window)
+        return leases.count_claimable(self.db, list(self.models.bundles), list(self.roots), self.settings.queue_window)
 
     def close(self) -> None:
-        """End the decode_pool and the connections."""
-        self.decode_pool.close()
+        """End the decode processes and close the connections."""
+        for pool in self.decode_pools.values():
+            pool.close()
         self.db.close()
 
-    def _commit(self, act: functools.partial[None]) -> None:
-        self.db.retry(act)
+    def _pipeline(self, claim: Claim) -> Pipeline:
+        """Return the pipeline for a chunk. Raises BundleError when its model cannot be loaded."""
+        captioner = self.models.captioner(claim.model_digest)
+        runtime = self.models.runtime
+        config = PipelineConfig(
+            batch_size=self.settings.batch_size,
+            max_bytes=self.settings.max_bytes,
+            missing_grace_seconds=self.settings.missing_grace_seconds,
+            lease_seconds=self.lease_seconds,
+            backoff_seconds=BACKOFF_SECONDS,
+            provenance=Provenance(runtime.name, runtime.precision, __version__),
+        )
+        pool = self._decode_pool(captioner.preprocessing.size)
+        resources = Resources(self.db, captioner, pool, self.adaptive_batch)
+        return Pipeline(claim, self.roots[claim.root_id].path, resources, config)
+
+    def _decode_pool(self, size: int) -> DecodePool:
+        """Return the pool that decodes images to this size; start it when it is first needed."""
+        if size not in self.decode_pools:
+            self.decode_pools[size] = self.start_decode_pool(size)
+        return self.decode_pools[size]
+
+    def _dispose(self, claim: Claim, error: Exception) -> None:
+        """Act on an exception that ended the work on a chunk. Raises LeaseLost and StoreUnavailable."""
+        disposition = disposition_of(error)
+        if not disposition.release:
+            return
+        message = disposition.message(error)
+        release = functools.partial(
+            leases.release,
+            self.db,
+            claim,
+            BACKOFF_SECONDS if disposition.backs_off else 0.0,
+            counts_as_attempt=disposition.counts_as_attempt,
+            defer=disposition.defer,
+            error=message,
+        )
+        self.db.retry(release)
+        log.info("chunk_released", reason=message)
+
+
+def _log_done(pipeline: Pipeline, seconds: float) -> None:
+    counts = pipeline.counts
+    log.info(
+        "chunk_done",
+        captioned=counts[ItemState.CAPTIONED],
+        reused=counts[ItemState.REUSED],
+        failed=counts[ItemState.FAILED],
+        seconds=round(seconds, 3),
+        images_per_second=round(counts.total() / max(seconds, 1e-9), 1),
+    )
+
+
+def _available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache
-def station() -> Runner:
-    """Return this process's station, made at the first call."""
-    return Runner(read_settings())
+def get_runner() -> Runner:
+    """Return the runner of this process, which the first call opens."""
+    return Runner.open(read_settings())

@@ -1,80 +1,103 @@
-"""Finds work that nobody was told of, and rings: a thread in every worker's parent.
+"""The sweeper: a thread in every worker's parent process. It sends heartbeats, and wake-up messages for waiting work.
 
-A bell can be lost, a worker can die, a producer can commit and never ring. All of these look alike in rows:
-a chunk that could be claimed while the queue is empty.
+A message can be lost, a worker can die, a producer can commit and never send a message. All of these look alike in the
+database: a chunk can be claimed while the queue is empty.
 """
 
 import contextlib
+import os
 import socket
 import threading
+from collections.abc import Callable
 
 import structlog
-from celery import Celery
 
 from captioning.errors import ServiceUnavailable
-from captioning.queue.celery_app import wake_workers
 from captioning.queue.transport import DroppedMessages
 from captioning.settings import Settings
 from captioning.store import leases, workers
 from captioning.store.database import Database
 from captioning.store.workers import WorkerInfo
-from worker.environment import available_bundles, visible_roots, worker_name
+from captioning.terminal import printable
+from worker.environment import MountedRoot, available_bundles, served_roots, worker_name
+from worker.log import RepeatedErrors
 
-log = structlog.get_logger()
-HELLO_SECONDS = 5.0
+log = structlog.get_logger(__name__)
+HEARTBEAT_SECONDS = 5.0
 
 
 class Sweeper(threading.Thread):
-    """Says that this worker is there, and rings for forgotten work when it is its turn."""
+    """Sends this worker's heartbeats, and wake-up messages when it is this worker's turn.
 
-    def __init__(self, app: Celery, settings: Settings) -> None:
+    `wake` fills the queue up to a number of messages and returns how many it sent.
+    """
+
+    def __init__(self, db: Database, settings: Settings, wake: Callable[[int], int]) -> None:
         super().__init__(name="sweeper", daemon=True)
-        self.app = app
+        self.db = db
         self.settings = settings
-        self.db = Database.open(settings)
+        self.wake = wake
         models = tuple(bundle.digest for bundle in available_bundles(settings).values())
-        self.presence = WorkerInfo(worker_name(settings), socket.gethostname(), models, settings.runtime)
-        self._said_dropped = 0
-        self._ended = threading.Event()
+        self.worker = WorkerInfo(worker_name(settings), socket.gethostname(), models, settings.runtime)
+        self._errors = RepeatedErrors(log)
+        self._since_heartbeat = HEARTBEAT_SECONDS  # seconds; the first one is due
+        self._dropped_messages = 0  # that the log knows of
+        self._stopped = threading.Event()
 
     def stop(self) -> None:
         """Ask the thread to end."""
-        self._ended.set()
+        self._stopped.set()
 
     def run(self) -> None:
-        """Sweep until stopped; error is waited out."""
-        since_hello = HELLO_SECONDS
-        while not self._ended.is_set():
-            try:
-                if since_hello >= HELLO_SECONDS:
-                    places = visible_roots(self.db, self.settings).values()
-                    workers.heartbeat(self.db, self.presence, [place.name for place in places], self._dropped())
-                    since_hello = 0.0
-                self.sweep()
-            except ServiceUnavailable as error:
-                log.warning("service_trouble", error=str(error))
-            except Exception:  # a sweeper that dies leaves a worker deaf to what it wasn't told of
-                log.exception("sweep_failed")
-            since_hello += self.settings.sweep_seconds
-            self._ended.wait(self.settings.sweep_seconds)
-        with contextlib.suppress(ServiceUnavailable):  # the row grows old by itself
-            workers.remove_worker(self.db, self.presence.name)
+        """Repeat `step` until stopped, then remove this worker from the database."""
+        while not self._stopped.is_set():
+            self.step()
+            self._stopped.wait(self.settings.sweep_seconds)
+        with contextlib.suppress(ServiceUnavailable):  # then the row expires
+            workers.remove_worker(self.db, self.worker.name)
         self.db.close()
 
-    def _dropped(self) -> int:
-        """Return how many messages this worker has dropped, and say so when there are more than the last time."""
-        if DroppedMessages.count > self._said_dropped:
-            self._said_dropped = DroppedMessages.count
-            log.warning("messages_dropped", count=DroppedMessages.count, why="they are no bells: who else writes here?")
-        return DroppedMessages.count
+    def step(self) -> None:
+        """Send a heartbeat if one is due, then sweep. Errors are logged, so that the thread never ends by one."""
+        try:
+            roots = self._visible_roots()
+            if self._since_heartbeat >= HEARTBEAT_SECONDS:
+                names = [root.name for root in roots.values()]
+                workers.heartbeat(self.db, self.worker, names, self._count_dropped())
+                self._since_heartbeat = 0.0
+            self._sweep(list(roots))
+        except ServiceUnavailable as error:
+            self._errors.warning("service_unavailable", key=str(error), error=str(error))
+        except Exception as error:
+            self._errors.error("sweep_failed", key=f"{type(error).__name__}: {error}", exc_info=True)
+        self._since_heartbeat += self.settings.sweep_seconds
 
-    def sweep(self) -> None:
-        """Ring for the chunks that this worker could claim now, as far as bells are missing, if it is its turn.
+    def _sweep(self, roots: list[int]) -> None:
+        """Send wake-up messages for the chunks that this worker could claim, if it is this worker's turn.
 
-        One that could claim none, because it doesn't see their root or lacks their model, takes no turn away from
-        one that could.
+        A worker that could claim none, because it does not see their root or lacks their model, takes no turn.
         """
-        roots = list(visible_roots(self.db, self.settings))
-        waiting = leases.count_claimable(self.db, self.presence.models, roots, self.settings.queue_window)
-        if waiting and workers.take_sweep_turn(self.db, self.settings.sweep_seconds) and wake_workers(self.app, waiting):
-            log.info("rang", chunks=waiting)
+        claimable = leases.count_claimable(self.db, self.worker.models, roots, self.settings.queue_window)
+        if claimable and workers.take_sweep_turn(self.db, self.settings.sweep_seconds):
+            sent = self.wake(claimable)
+            if sent:
+                log.info("wake_messages_sent", messages=sent, claimable_chunks=claimable)
+
+    def _visible_roots(self) -> dict[int, MountedRoot]:
+        """Return the roots with work that this machine sees; log those that it does not see."""
+        visible = {}
+        for root_id, root in served_roots(self.db, self.settings).items():
+            if root.is_visible():
+                visible[root_id] = root
+            else:
+                path = printable(os.fsdecode(root.path))
+                self._errors.warning("root_not_visible", key=str(root_id), root=printable(root.name), path=path)
+        return visible
+
+    def _count_dropped(self) -> int:
+        """Return how many messages this worker has dropped; log when there are more than at the last heartbeat."""
+        if DroppedMessages.count > self._dropped_messages:
+            self._dropped_messages = DroppedMessages.count
+            reason = "they are not wake-up messages; does another program write to this queue?"
+            self._errors.warning("messages_dropped", messages=self._dropped_messages, reason=reason)
+        return DroppedMessages.count

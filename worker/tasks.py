@@ -1,4 +1,4 @@
-"""The one task: come when the bell rings, take the best chunk there is, work it off, and the next, for a while."""
+"""The one task: process chunks one after another for up to a minute. A wake-up message starts it."""
 
 import os
 import time
@@ -9,44 +9,50 @@ from captioning.errors import BrokerUnavailable, CaptioningError, DeviceFailed, 
 from captioning.queue.celery_app import wake_workers
 from captioning.queue.message import TASK_NAME
 from worker.celery import app
+from worker.log import RepeatedErrors
 
-log = structlog.get_logger()
-TASK_SECONDS = 60.0  # after which a worker waits for the next bell
+log = structlog.get_logger(__name__)
+errors = RepeatedErrors(log)
+TASK_SECONDS = 60.0  # after which a task claims no further chunk and the worker waits for the next message
 
 
 @app.task(name=TASK_NAME)  # type: ignore[untyped-decorator]
 def caption_chunk() -> None:
-    """Caption chunks. Nothing goes in and nothing comes out: rows say what there is to do and how it went.
+    """Claim and process chunks. The message carries nothing and the task returns nothing: the work is rows.
 
-    Who has just done one goes on with the next without a bell for it: that might reach a worker that doesn't see
-    the images, or none. Others are rung for.
+    A worker that has processed a chunk claims the next one without a message, because a message might reach a worker
+    that does not see the images, or none. It sends messages for the other workers.
     """
-    from worker.runner import station  # torch, which the parent of the pool never loads
+    from worker.runner import get_runner  # imports torch, which the parent process never loads
 
-    here = station()
+    runner = get_runner()
+    started = time.monotonic()
     try:
-        begun = time.monotonic()
-        while (claim := here.claim()) is not None:
+        while (claim := runner.claim()) is not None:
             try:
-                here.process_chunk(claim)
-            except FolderUnavailable as error:  # of some images of this chunk; there may be others
-                log.warning("service_trouble", error=str(error))
-            more = here.claimable_chunks()
-            if more:
-                _ring_for_others(more)
-            if not more or time.monotonic() - begun > TASK_SECONDS:
+                runner.process_chunk(claim)
+            except FolderUnavailable as error:  # concerns some files of this chunk only
+                _service_unavailable(error)
+            claimable = runner.claimable_chunks()
+            if claimable:
+                _wake_others(claimable)
+            if not claimable or time.monotonic() - started > TASK_SECONDS:
                 return
-    except LeaseLost:
-        log.info("chunk_taken_away")
-    except DeviceFailed as broken:  # for this process; the next may find the device well
-        log.error("device_broken", error=str(broken))
+    except LeaseLost:  # the runner has logged it
+        return
+    except DeviceFailed as error:  # for the rest of this process; Celery starts another
+        log.error("device_failed", error=str(error))
         os._exit(os.EX_UNAVAILABLE)
-    except CaptioningError as error:  # the sweeper rings again when it is over
-        log.warning("service_trouble", error=str(error))
+    except CaptioningError as error:  # the sweeper sends messages when it is over
+        _service_unavailable(error)
 
 
-def _ring_for_others(chunks: int) -> None:
+def _wake_others(chunks: int) -> None:
     try:
         wake_workers(app, chunks)
-    except BrokerUnavailable as error:  # a sweeper rings when it is back; we need no bell to go on
-        log.warning("service_trouble", error=str(error))
+    except BrokerUnavailable as error:  # a sweeper sends them later; this worker needs no message to continue
+        _service_unavailable(error)
+
+
+def _service_unavailable(error: CaptioningError) -> None:
+    errors.warning("service_unavailable", key=str(error), error=str(error))

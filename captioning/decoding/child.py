@@ -1,7 +1,7 @@
-"""A process that opens images: bytes in, pixels or a reason out, over its standard input and output.
+"""A decode process: reads the bytes of an image from standard input, writes pixels or a reason to standard output.
 
-Files come from anywhere, and decoders have holes. So this runs apart from the model, with little memory, no
-new files and no torch; when it dies, its owner knows which image it had in hand.
+Images come from anywhere, and image codecs have vulnerabilities. So they run apart from the model, with little memory,
+no new files and no torch. When the process dies, its owner knows which image it was decoding.
 """
 
 import contextlib
@@ -22,30 +22,29 @@ from captioning.values import Reason
 HEADER = struct.Struct("<QQ")  # bytes of the JSON part, bytes of the binary part
 
 
-def send(stream: BinaryIO, said: dict[str, object], data: bytes = b"") -> None:
-    """Write one message."""
-    head = json.dumps(said).encode()
-    stream.write(HEADER.pack(len(head), len(data)) + head)
+def send(stream: BinaryIO, head: dict[str, object], data: bytes = b"") -> None:
+    """Write one message: a header, a JSON object, binary data."""
+    text = json.dumps(head).encode()
+    stream.write(HEADER.pack(len(text), len(data)) + text)
     stream.write(data)
     stream.flush()
 
 
-def receive(stream: BinaryIO, most: int = 2**62) -> tuple[dict[str, object], bytes]:
-    """Read one message. Raises EOFError when the other side has gone, ValueError when it sends no message."""
-    header = _exactly(stream, HEADER.size)
-    head, data = HEADER.unpack(header)
-    if head + data > most:
-        raise ValueError(f"a message of {head + data} bytes")
+def receive(stream: BinaryIO, max_bytes: int = 2**62) -> tuple[dict[str, object], bytes]:
+    """Read one message. Raises EOFError when the other process ended, ValueError for anything but a message."""
+    head_size, data_size = HEADER.unpack(_read(stream, HEADER.size))
+    if head_size + data_size > max_bytes:
+        raise ValueError(f"a message of {head_size + data_size} bytes")
     try:
-        said = json.loads(_exactly(stream, head))
+        head = json.loads(_read(stream, head_size))
     except RecursionError:
-        said = None
-    if not isinstance(said, dict):
-        raise ValueError("a message without a head")
-    return said, _exactly(stream, data)
+        head = None
+    if not isinstance(head, dict):
+        raise ValueError("a message without a JSON object")
+    return head, _read(stream, data_size)
 
 
-def _exactly(stream: BinaryIO, size: int) -> bytes:
+def _read(stream: BinaryIO, size: int) -> bytes:
     data = stream.read(size)
     if len(data) < size:
         raise EOFError
@@ -53,41 +52,40 @@ def _exactly(stream: BinaryIO, size: int) -> bytes:
 
 
 def main() -> None:
-    """Open images until the input ends."""
+    """Decode images until standard input ends."""
     size, limits = int(sys.argv[1]), Limits(**json.loads(sys.argv[2]))
-    for asked_to_stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(asked_to_stop, signal.SIG_IGN)  # that is for the worker; no image may be blamed for it
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they are meant for the worker; no image may be blamed for them
     _confine(limits.max_pixels)
     source, sink = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdout = sys.stderr  # nothing else may write between messages
-    send(sink, {"ready": True})  # a death before this blames no image
+    sys.stdout = sys.stderr  # a library that prints must not write between messages
+    send(sink, {"ready": True})  # a death before this message is not blamed on an image
     while True:
         try:
             _, data = receive(source)
         except EOFError:
             return
         try:
-            pixels, facts = open_image(data, size, limits)
-        except ImageError as wrong:
-            send(sink, {"reason": wrong.reason, "detail": wrong.detail})
+            pixels, info = open_image(data, size, limits)
+        except ImageError as error:
+            send(sink, {"reason": error.reason, "detail": error.detail})
             continue
         except MemoryError:
-            send(sink, {"reason": Reason.TOO_LARGE, "detail": "opening it needs more memory than an image may take"})
+            send(sink, {"reason": Reason.TOO_LARGE, "detail": "decoding needs more memory than one image may use"})
             continue
-        said = {"width": facts.width, "height": facts.height, "format": facts.format}
-        send(sink, said, pixels.tobytes())
+        send(sink, {"width": info.width, "height": info.height, "format": info.format}, pixels.tobytes())
 
 
 def _confine(max_pixels: int) -> None:
-    """Bound what a hostile image can take: memory, files; and never outlive the owner."""
+    """Limit what a hostile image can use: memory and files. End when the owner ends."""
     memory = 1_500_000_000 + 12 * max_pixels  # bytes: a few copies of the largest image in RGBA
     for limit, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         try:
             resource.setrlimit(limit, (value, value))
-        except (ValueError, OSError):  # macOS doesn't bound address space
+        except (ValueError, OSError):  # macOS does not limit address space
             continue
     if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # when the system runs out of memory, this goes first, not the model
+        with contextlib.suppress(OSError):  # when memory runs out, the system kills this process before the model
             Path("/proc/self/oom_score_adj").write_text("1000")
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() == 1:

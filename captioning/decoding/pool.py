@@ -1,7 +1,6 @@
-"""The owner of opener processes: hands out images, replaces what dies, blames the right image."""
+"""A pool of decode processes: distributes images, replaces processes that die, and blames the image that killed one."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,169 +13,173 @@ from typing import BinaryIO, TypeVar, cast
 import numpy as np
 
 from captioning.decoding.child import receive, send
-from captioning.errors import ImageError, ServiceUnavailable
+from captioning.errors import DecodePoolUnavailable, ImageError
 from captioning.model.pixels import FORMATS, Limits, Pixels
+from captioning.settings import child_environment_without_secrets
 from captioning.terminal import printable
 from captioning.values import ImageInfo, Reason
 
 MODULE = "captioning.decoding.child"
-DEATHS = 2  # of decode_pool with the same image in hand, before the image is to blame
-KILLS = 4  # of which the last was by a SIGKILL that wasn't ours: no decoder sends that, but a system without memory
-START_SECONDS = 60.0  # that a process may take until it is ready
-_HEAD_MOST = 100_000  # bytes, of what an opener says about an image
-_SECRETS = ("CAPTIONING_", "PG")  # what settings begin with that may hold passwords; decode_pool need none of them
+MAX_ATTEMPTS = 2  # the image is to blame when this many processes died while they decoded it
+MAX_ATTEMPTS_WHEN_KILLED = 4  # if a SIGKILL from outside was last: no codec sends it, a system without memory does
+START_SECONDS = 60.0  # that a process may take to start
+_MAX_HEAD_BYTES = 100_000  # of the JSON that a process returns for an image
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class DecodePoolUnavailable(ServiceUnavailable):
-    """No opener can be started: out of memory or processes, say. No image is to blame."""
-
-
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image ready for the model."""
+    """An image that the model can read, and facts about its file."""
 
     pixels: Pixels
-    facts: ImageInfo
+    info: ImageInfo
 
 
-class _Watch(threading.Thread):
-    """Kills decode_pool that take too long over an image.
+class _Watchdog(threading.Thread):
+    """Kills processes that take too long.
 
-    It counts its own ticks instead of reading a clock: while this process is stopped, time doesn't count either.
+    It counts its own ticks instead of reading a clock: while this process is stopped, no time is counted.
     """
 
     TICK_SECONDS = 0.25
 
     def __init__(self) -> None:
-        super().__init__(name="opener-watch", daemon=True)
-        self._left: dict[subprocess.Popen[bytes], float] = {}  # seconds
+        super().__init__(name="decode-watchdog", daemon=True)
+        self._seconds_left: dict[subprocess.Popen[bytes], float] = {}
         self._lock = threading.Lock()
-        self._ended = threading.Event()
+        self._stopped = threading.Event()
 
     def begin(self, process: subprocess.Popen[bytes], seconds: float) -> None:
-        """Give a process so long for what it has in hand."""
+        """Kill the process unless `end` is called within this time."""
         with self._lock:
-            self._left[process] = seconds
+            self._seconds_left[process] = seconds
 
     def end(self, process: subprocess.Popen[bytes]) -> bool:
-        """Watch a process no longer; return whether it was killed."""
+        """Stop watching the process; return whether it was killed."""
         with self._lock:
-            return self._left.pop(process) <= 0
+            return self._seconds_left.pop(process) <= 0
 
     def stop(self) -> None:
-        self._ended.set()
+        self._stopped.set()
 
     def run(self) -> None:
-        while not self._ended.wait(self.TICK_SECONDS):
+        while not self._stopped.wait(self.TICK_SECONDS):
             with self._lock:
-                for process in self._left:
-                    self._left[process] -= self.TICK_SECONDS
-                    if self._left[process] <= 0:
+                for process in self._seconds_left:
+                    self._seconds_left[process] -= self.TICK_SECONDS
+                    if self._seconds_left[process] <= 0:
                         process.kill()
 
 
 class DecodePool:
-    """Some opener processes, each with a thread that talks to it."""
+    """Decode processes, each with a thread of this process that talks to it."""
 
-    def __init__(self, count: int, size: int, limits: Limits, seconds: float, module: str = MODULE) -> None:
+    def __init__(self, count: int, size: int, limits: Limits, timeout_seconds: float, module: str = MODULE) -> None:
         self._size = size
-        self._seconds = seconds
+        self._timeout_seconds = timeout_seconds
         self._max_side = limits.max_side
-        self._arguments = [sys.executable, "-P", "-m", module, str(size), json.dumps(asdict(limits))]
-        self._watch = _Watch()
-        self._watch.start()
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix="opener")
-        self._mine = threading.local()
+        self._command = [sys.executable, "-P", "-m", module, str(size), json.dumps(asdict(limits))]
+        self._watchdog = _Watchdog()
+        self._watchdog.start()
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="decode")
+        self._of_thread = threading.local()
         self._processes: set[subprocess.Popen[bytes]] = set()
 
-    def map(self, act: Callable[[T], R], things: Iterable[T]) -> Iterator[R]:
-        """Apply `act`, which may call `open`, on the decode_pool' threads; results come in order."""
-        return self._threads.map(act, things)
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Apply a function, which may call `decode`, to items on the pool's threads. Results come in order."""
+        return self._threads.map(function, items)
 
-    def open(self, data: bytes, deaths: int, on_death: Callable[[], None]) -> DecodedImage:
-        """Open one image, called from `map`. `deaths` it caused earlier count; each new one is told.
+    def decode(self, data: bytes, attempts: int, on_death: Callable[[], None]) -> DecodedImage:
+        """Decode one image; called by a function given to `map`.
 
-        Raises ImageError and DecodePoolUnavailable.
+        `attempts` counts the processes that died earlier while they decoded this image. `on_death` is called for each
+        one that dies now. Raises ImageError and DecodePoolUnavailable.
         """
         while True:
             process = self._process()
-            self._watch.begin(process, self._seconds)
+            self._watchdog.begin(process, self._timeout_seconds)
             try:
                 send(cast("BinaryIO", process.stdin), {}, data)
                 answer = self._answer(cast("BinaryIO", process.stdout))
-            except (EOFError, OSError, ValueError, LookupError) as lost:  # it has died, or was taken over
-                hung = self._watch.end(process)
-                self._bury(process)
-                deaths += 1
+            except (EOFError, OSError, ValueError, LookupError) as failure:  # it died, or the image took control of it
+                timed_out = self._watchdog.end(process)
+                self._discard(process)
+                attempts += 1
                 on_death()
-                killed = isinstance(lost, (EOFError, OSError)) and process.returncode == -signal.SIGKILL and not hung
-                if deaths >= (KILLS if killed else DEATHS):
-                    raise self._verdict(deaths, timed_out=hung) from None
+                died = isinstance(failure, (EOFError, OSError))
+                killed = died and process.returncode == -signal.SIGKILL and not timed_out
+                if attempts >= (MAX_ATTEMPTS_WHEN_KILLED if killed else MAX_ATTEMPTS):
+                    raise self._image_error(attempts, timed_out=timed_out) from None
                 continue
-            if self._watch.end(process):  # it answered at the last moment: its death is not the next image's
-                self._bury(process)
+            if self._watchdog.end(process):  # killed just after it answered: the next image is not to blame
+                self._discard(process)
             if isinstance(answer, ImageError):
                 raise answer
             return answer
 
     def close(self) -> None:
         """End all processes and threads."""
-        self._watch.stop()
+        self._watchdog.stop()
         for process in list(self._processes):
             process.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
         for process in list(self._processes):
-            self._bury(process)
+            self._discard(process)
 
     def _answer(self, stream: BinaryIO) -> DecodedImage | ImageError:
-        """Read what an opener says, and trust nothing of it. Raises EOFError; at nonsense ValueError or LookupError."""
-        said, pixels = receive(stream, _HEAD_MOST + self._size * self._size * 3)
-        if "reason" in said:
-            return ImageError(Reason(str(said["reason"])), printable(str(said["detail"])[:500]))
-        width, height, kind = int(str(said["width"])), int(str(said["height"])), str(said["format"])
-        if not (0 < width <= self._max_side and 0 < height <= self._max_side and kind in FORMATS):
-            raise ValueError("no image that we admit")
-        square = np.frombuffer(pixels, np.uint8).reshape(self._size, self._size, 3)
-        return DecodedImage(square, ImageInfo(width, height, kind))
+        """Read and check the answer of a process, which a hostile image may control.
 
-    def _verdict(self, deaths: int, *, timed_out: bool) -> ImageError:
+        Raises EOFError when the process died, ValueError or LookupError when the answer is not valid.
+        """
+        head, pixels = receive(stream, _MAX_HEAD_BYTES + self._size * self._size * 3)
+        if "reason" in head:
+            return ImageError(Reason(str(head["reason"])), printable(str(head["detail"])[:500]))
+        width, height, form = int(str(head["width"])), int(str(head["height"])), str(head["format"])
+        if not (0 < width <= self._max_side and 0 < height <= self._max_side and form in FORMATS):
+            raise ValueError("not an image within the limits")
+        square = np.frombuffer(pixels, np.uint8).reshape(self._size, self._size, 3)
+        return DecodedImage(square, ImageInfo(width, height, form))
+
+    def _image_error(self, attempts: int, *, timed_out: bool) -> ImageError:
         if timed_out:
-            return ImageError(
-                Reason.TIMEOUT, f"opening it takes more than {self._seconds:g} s (CAPTIONING_IMAGE_SECONDS)"
-            )
-        return ImageError(Reason.CRASHED, f"opening it killed the process {deaths} times")
+            limit = f"{self._timeout_seconds:g} s (CAPTIONING_DECODE_TIMEOUT_SECONDS)"
+            return ImageError(Reason.TIMEOUT, f"decoding takes more than {limit}")
+        return ImageError(Reason.CRASHED, f"decoding killed the process {attempts} times")
 
     def _process(self) -> subprocess.Popen[bytes]:
         """Return this thread's process, a new one if the last died. Raises DecodePoolUnavailable."""
-        process: subprocess.Popen[bytes] | None = getattr(self._mine, "process", None)
+        process: subprocess.Popen[bytes] | None = getattr(self._of_thread, "process", None)
         if process is None or process.poll() is not None:
-            environment = {name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)}
-            environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-            try:
-                process = subprocess.Popen(
-                    self._arguments,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,  # what decoders mutter about bad files; it can't write to a log anyway
-                    env=environment,
-                )
-            except OSError as error:  # no file handles, no processes, no memory
-                raise DecodePoolUnavailable(f"no process to open images can be started: {error.strerror}") from None
-            self._processes.add(process)
-            self._watch.begin(process, START_SECONDS)
-            try:
-                receive(cast("BinaryIO", process.stdout))
-            except (EOFError, ValueError):
-                self._bury(process)
-                raise DecodePoolUnavailable("the process that opens images doesn't start") from None
-            finally:
-                self._watch.end(process)
-            self._mine.process = process
+            process = self._of_thread.process = self._start()
         return process
 
-    def _bury(self, process: subprocess.Popen[bytes]) -> None:
+    def _start(self) -> subprocess.Popen[bytes]:
+        """Start a process and wait until it is ready. Raises DecodePoolUnavailable."""
+        try:
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # codecs print about bad files; a log file could not be written anyway
+                env=child_environment_without_secrets(_ONE_THREAD),
+            )
+        except OSError as error:  # no file handles, no processes, no memory
+            raise DecodePoolUnavailable(f"cannot start a process that decodes images: {error.strerror}") from None
+        self._processes.add(process)
+        self._watchdog.begin(process, START_SECONDS)
+        try:
+            receive(cast("BinaryIO", process.stdout))
+        except (EOFError, ValueError):
+            self._discard(process)
+            raise DecodePoolUnavailable("the process that decodes images does not start") from None
+        finally:
+            self._watchdog.end(process)
+        return process
+
+    def _discard(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill a process, wait for its end and close its pipes."""
         process.kill()
         process.wait()
         for stream in (process.stdin, process.stdout):

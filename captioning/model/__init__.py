@@ -1,1 +1,1 @@
-"""Pixels to features to tokens. No database, no queue."""
+"""The model: pixels to features to words. It knows neither the database nor the queue."""

@@ -1,33 +1,37 @@
-"""The outermost structure of image files: what must be known or put aside before a decoder sets to work.
+"""The container structure of image files: sizes, frames and metadata that are needed before an image is decoded.
 
-Nothing is decoded. Damage ends the reading and is no error here: the decoder will say what is wrong.
+Nothing is decoded here. Damage is not an error here either: parsing stops there, and Pillow reports what is wrong.
 """
 
 import re
 import struct
 
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # what ends a JPEG's coded data; 00 and restarts belong to it
+_MARKER = re.compile(
+    rb"\xff[^\x00\xd0-\xd7\xff]"
+)  # ends the entropy-coded data of a JPEG; FF00 and restart markers are part of it
 _START_OF_SCAN, _END = 0xDA, 0xD9
-_JPEG_METADATA = frozenset((*range(0xE2, 0xEE), 0xEF, 0xFE))  # not JFIF, Exif and Adobe, which say how to see it
+_JPEG_METADATA = frozenset(
+    (*range(0xE2, 0xEE), 0xEF, 0xFE)
+)  # without JFIF, Exif and Adobe, which change how the image looks
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def webp_canvas(data: bytes) -> tuple[int, int] | None:
-    """Return the size of an extended WebP's canvas, for which libwebp makes room as soon as it sees the header."""
+    """Return the canvas size of an extended WebP, which libwebp allocates when it reads the header; else None."""
     if not _is_webp(data) or data[12:16] != b"VP8X" or len(data) < 30:
         return None
     return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
 
 
 def webp_is_cut(data: bytes) -> bool:
-    """Tell whether a WebP is shorter than it says."""
+    """Return whether a WebP is shorter than its header claims."""
     return _is_webp(data) and int.from_bytes(data[4:8], "little") + 8 > len(data)
 
 
 def webp_first_frame(data: bytes) -> tuple[bytes, int]:
-    """Return a WebP with no more than its first frame, and how many frames there are.
+    """Return a WebP without its frames after the first, and the number of its frames.
 
-    libwebp refuses an animation as a whole when one of its later frames is damaged.
+    libwebp refuses a whole animation when one of its later frames is damaged.
     """
     if webp_canvas(data) is None:
         return data, 1
@@ -52,7 +56,7 @@ def _is_webp(data: bytes) -> bool:
 
 
 def gif_frames(data: bytes, most: int) -> int:
-    """Count a GIF's frames, up to one more than `most`: 256 MB of honest ones take 0.1 s."""
+    """Count the frames of a GIF, up to `most` + 1. A valid file of 256 MB takes 0.1 s."""
     frames = 0
     try:
         at = 13 + _colours(data[10])
@@ -73,12 +77,12 @@ def gif_frames(data: bytes, most: int) -> int:
 
 
 def _colours(flags: int) -> int:
-    """Return the bytes of a GIF's colour table."""
+    """Return the length in bytes of a GIF's colour table."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def jpeg_scans(data: bytes, most: int) -> int:
-    """Count the passes over the image that a JPEG's data make, up to one more than `most`."""
+    """Count the scans of a JPEG, each of which is a pass over the image, up to `most` + 1."""
     scans, at = 0, 2
     try:
         while scans <= most:
@@ -93,7 +97,7 @@ def jpeg_scans(data: bytes, most: int) -> int:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Return a JPEG or PNG without texts, profiles and thumbnails; other files as they are."""
+    """Return a JPEG or PNG without texts, profiles and thumbnails; other files unchanged."""
     if data.startswith(_PNG_SIGNATURE):
         return _png_without_metadata(data)
     return _jpeg_without_metadata(data) if data.startswith(b"\xff\xd8") else data

@@ -1,8 +1,8 @@
-"""Pixels to grid features: torchvision's ResNet50 without its head.
+"""The encoder: pixels to grid features, with torchvision's ResNet50 without its head.
 
-He et al. 2015 (arXiv:1512.03385). The paper ("v1") strides stages 3 to 5 in their first 1x1 convolution,
-torchvision ("v1.5") in the 3x3. Weights of one run on the other without complaint and are much worse, so a
-bundle says which it has.
+He et al. 2015 (arXiv:1512.03385). In stages 3 to 5 of the paper's network ("v1") the first 1x1 convolution has the
+stride, in torchvision's ("v1.5") the 3x3 convolution. The weights of one load into the other without an error and give
+much worse features, so a bundle names its stride.
 """
 
 from typing import Literal, cast
@@ -15,12 +15,12 @@ from torchvision.models.resnet import Bottleneck
 
 Stride = Literal["1x1", "3x3"]
 
-CHANNELS = 2048  # of a grid feature
-STAGE4_CHANNELS = 1024  # of what stage 5 reads
+CHANNELS = 2048  # of the grid
+STAGE4_CHANNELS = 1024  # of the input of stage 5
 
 
 class ResNetEncoder(nn.Module):
-    """ResNet50 up to its last feature map: pixels (B, 3, S, S), normalised -> (B, N, 2048), N = (S / 32)²."""
+    """ResNet50 up to its last feature map: normalised pixels (B, 3, S, S) -> (B, N, 2048), N = (S/32)² grid cells."""
 
     def __init__(self, stride: Stride) -> None:
         super().__init__()
@@ -39,16 +39,16 @@ class ResNetEncoder(nn.Module):
         return cast("Tensor", self.layer3(self.layer2(self.layer1(x))))
 
     def stage5(self, maps: Tensor) -> Tensor:
-        """Finish from what `stage4` gave: (B, 1024, H, W) -> (B, N, 2048)."""
+        """Compute the rest from what `stage4` returned: (B, 1024, H, W) -> (B, N, 2048)."""
         return cast("Tensor", self.layer4(maps)).flatten(2).transpose(1, 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, N, 2048)."""
+        """Compute the grid: (B, 3, S, S) -> (B, N, 2048)."""
         return self.stage5(self.stage4(pixels))
 
 
 def fold_batch_norm(encoder: ResNetEncoder) -> ResNetEncoder:
-    """Fold every batch normalisation into its convolution: the same function in evaluation, a third faster."""
+    """Fold every batch normalisation into its convolution: same output in evaluation mode, a third faster."""
     encoder.eval()
     encoder.conv1, encoder.bn1 = fuse_conv_bn_eval(encoder.conv1, encoder.bn1), cast("nn.BatchNorm2d", nn.Identity())
     for stage in (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4):
@@ -78,6 +78,6 @@ class PixelsToGrid(nn.Module):
         self.register_buffer("shift", -(torch.tensor(mean) / torch.tensor(std)).view(1, 3, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, S, S, 3), 0 to 255 -> (B, N, 2048)."""
-        x = pixels.permute(0, 3, 1, 2).to(self.scale.dtype)  # NHWC bytes are channels_last already
+        """Compute the grid: (B, S, S, 3), 0 to 255 -> (B, N, 2048)."""
+        x = pixels.permute(0, 3, 1, 2).to(self.scale.dtype)  # NHWC bytes are already in channels_last order
         return cast("Tensor", self.encoder(x * self.scale + self.shift))

@@ -1,11 +1,10 @@
-"""What computes the encoder: torch on CUDA, OpenVINO on a CPU, torch on a CPU where OpenVINO can't.
+"""Runtimes for the encoder: torch on CUDA, OpenVINO on a CPU, or torch on a CPU where OpenVINO is not available.
 
-The decoder always runs in torch. Captions may differ in a word between runtimes; each row says which made it.
+The decoder always runs in torch. Captions of two runtimes may differ in a word, so each row in the store names its
+runtime.
 """
 
 import importlib.util
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,68 +12,78 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captioning import atomic
 from captioning.bundles import Bundle
 from captioning.calibration import calibration_of
 from captioning.errors import UsageError
 from captioning.model.captioner import Captioner, GridEncoder, load_decoder, load_encoder, preprocessing_of
 from captioning.model.encoder import PixelsToGrid, fold_batch_norm
+from captioning.model.precision import Precision, best_precision, openvino_precision, torch_dtype
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A choice of what computes, and why."""
+    """The library, device and precision that compute the encoder, and why they were chosen."""
 
     name: str  # torch or openvino
     device: str  # cpu, cuda:0...
-    precision: str  # of the encoder's arithmetic: bf16, fp16 or fp32
+    precision: Precision
     why: str
 
 
-def choose(runtime: str = "auto", device: str = "auto") -> Runtime:
-    """Pick what computes. Raises UsageError when what was asked for isn't there."""
+def choose_runtime(runtime: str = "auto", device: str = "auto") -> Runtime:
+    """Choose what computes the encoder. Raises UsageError when the runtime or device asked for is not available."""
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device {device}: torch {torch.__version__} sees no CUDA GPU here. Use --device cpu or auto.")
+        raise UsageError(
+            f"device {device}: torch {torch.__version__} finds no CUDA GPU on this machine. Use --device cpu or auto."
+        )
     if device == "auto" and runtime != "openvino" and torch.cuda.is_available():
         device = "cuda:0"
     if device.startswith("cuda"):
         if runtime == "openvino":
-            raise UsageError("OpenVINO runs on the CPU here: leave out --runtime, or use --device cpu.")
+            raise UsageError("OpenVINO runs only on the CPU here: omit --runtime, or use --device cpu.")
         device = device if ":" in device else f"{device}:0"
-        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        return Runtime("torch", device, precision, f"a GPU is here: {torch.cuda.get_device_name(device)}")
+        return Runtime(
+            "torch", device, best_precision(device), f"this GPU is used: {torch.cuda.get_device_name(device)}"
+        )
     has_openvino = importlib.util.find_spec("openvino") is not None
     if runtime == "openvino" and not has_openvino:
         raise UsageError("OpenVINO is not installed: pip install openvino, or use --runtime torch.")
-    bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     if runtime == "torch" or not has_openvino:
         why = "asked for" if runtime == "torch" else "OpenVINO is not installed"
-        return Runtime("torch", "cpu", "bf16" if bf16 else "fp32", why)
+        return Runtime("torch", "cpu", best_precision("cpu"), why)
     why = "asked for" if runtime == "openvino" else "no GPU, and OpenVINO is the fastest on a CPU"
-    return Runtime("openvino", "cpu", _openvino_precision(), why)
+    return Runtime("openvino", "cpu", openvino_precision(), why)
 
 
 def load_captioner(
     bundle: Bundle, choice: Runtime, cache: Path | None = None, encode: GridEncoder | None = None
 ) -> Captioner:
-    """Return a bundle's model, ready to run; `encode` is its encoder if that is loaded already. Raises BundleError.
+    """Return a bundle's model, ready to run. Raises BundleError.
 
-    `cache`: see `make_grid_encoder`.
+    `encode` is the encoder of a bundle with the same `encoder_key`, if one is loaded already. `cache` is a folder in
+    which compiled encoders are kept from one process to the next.
     """
     decoder, vocabulary = load_decoder(bundle)
     preprocessing = preprocessing_of(bundle)
-    encode = encode or make_grid_encoder(load_encoder(bundle), choice, cache)
+    if encode is None:
+        kept = cache / bundle.encoder_key if cache else None
+        encode = make_grid_encoder(load_encoder(bundle), preprocessing.size, choice, kept)
     return Captioner(encode, decoder.to(choice.device), vocabulary, preprocessing, calibration_of(bundle.description))
 
 
-def make_grid_encoder(network: PixelsToGrid, choice: Runtime, cache: Path | None = None) -> GridEncoder:
-    """Return the encoder as a function on uint8 pixels. At `cache`, a path of its own, OpenVINO's form may be kept."""
+def make_grid_encoder(network: PixelsToGrid, size: int, choice: Runtime, cache: Path | None = None) -> GridEncoder:
+    """Return the encoder as a function of uint8 pixels (B, size, size, 3).
+
+    `cache` begins the name of a folder for OpenVINO's form of this network at this size, and of nothing else.
+    """
     fold_batch_norm(network.encoder)
-    return _openvino(network, choice, cache) if choice.name == "openvino" else _torch(network, choice)
+    return _openvino(network, size, choice, cache) if choice.name == "openvino" else _torch(network, choice)
 
 
 def _torch(network: PixelsToGrid, choice: Runtime) -> GridEncoder:
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[choice.precision]
-    network = network.to(choice.device, kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dtype = torch_dtype(choice.precision)
+    network = network.to(choice.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def encode(pixels: Tensor) -> Tensor:
         if choice.device != "cpu":
@@ -85,52 +94,34 @@ def _torch(network: PixelsToGrid, choice: Runtime) -> GridEncoder:
     return encode
 
 
-def _openvino_precision() -> str:
-    import openvino
-
-    core = openvino.Core()
-    return "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
-
-
-def _openvino(network: PixelsToGrid, choice: Runtime, cache: Path | None) -> GridEncoder:
+def _openvino(network: PixelsToGrid, size: int, choice: Runtime, cache: Path | None) -> GridEncoder:
     import openvino
 
     core = openvino.Core()
     if cache is None:
-        graph = _converted(network)
+        graph = _converted(network, size)
     else:
-        folder = cache.with_name(f"{cache.name}-{openvino.__version__.partition('-')[0]}")
+        folder = cache.with_name(f"{cache.name}-{size}-{openvino.__version__.partition('-')[0]}")
         if not (folder / "encoder.xml").exists():
-            _save(_converted(network), folder)
+            converted = _converted(network, size)
+            with atomic.new_folder(folder) as unfinished:  # two workers may do this at once
+                openvino.save_model(converted, unfinished / "encoder.xml")
         graph = core.read_model(folder / "encoder.xml")
     precision = choice.precision.replace("fp32", "f32")
     compiled: Any = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": 1})
 
     def encode(pixels: Tensor) -> Tensor:
-        found = compiled(pixels.numpy(), share_inputs=True)[0]
-        return torch.from_numpy(found.copy())
+        features = compiled(pixels.numpy(), share_inputs=True)[0]
+        return torch.from_numpy(features.copy())
 
     return encode
 
 
-def _converted(network: PixelsToGrid) -> Any:
-    """Return the encoder as an OpenVINO graph for any number of images."""
+def _converted(network: PixelsToGrid, size: int) -> Any:
+    """Return the encoder as an OpenVINO graph for any number of images of one size."""
     import openvino
 
-    example = torch.zeros(2, 224, 224, 3, dtype=torch.uint8)
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with torch.no_grad():
         program = torch.export.export(network.eval(), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     return openvino.convert_model(program)
-
-
-def _save(graph: Any, folder: Path) -> None:
-    """Keep a graph, half the start-up of the next worker. It appears whole: two workers may save at once."""
-    import openvino
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
-    openvino.save_model(graph, unfinished / "encoder.xml")
-    try:
-        unfinished.replace(folder)
-    except OSError:  # the other was first
-        shutil.rmtree(unfinished)

@@ -1,6 +1,6 @@
-"""Weights on disk: safetensors, matrices optionally as int8 with one scale an output row ("weight-only int8").
+"""Weights on disk: safetensors, with matrices as int8 and one scale per output row ("weight-only int8").
 
-A kept tensor keeps its name; a quantised one is stored as `name` (int8) and `name:scale` (float32, one a row).
+A float tensor is stored under its name, a quantised one as `name` (int8) and `name:scale` (float32, one per row).
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _SCALE = ":scale"
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors: those with two or more dimensions as int8, the few others in float32."""
+    """Write tensors: those with two or more dimensions as int8, the others, which are small, as float32."""
     packed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.dim() >= 2:
@@ -26,41 +26,44 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
             packed[name] = tensor.detach().float().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(packed, path)
-    path.chmod(0o644)  # the library makes it for the owner alone; a bundle is for everybody
+    path.chmod(0o644)  # safetensors makes it readable by its owner only; a bundle is for everybody
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read tensors back in float32. Raises BundleError when the file is missing or damaged."""
+    """Read tensors as float32. Raises BundleError when the file is missing or damaged."""
     try:
         packed = load_file(path)
         return {name: _restore(name, packed) for name in packed if not name.endswith(_SCALE)}
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        said = " ".join(str(error).split())
-        raise BundleError(f"can't read the weights {path}: {said}. Reinstall or re-export the bundle.") from error
+        message = " ".join(str(error).split())
+        raise BundleError(f"cannot read the weights {path}: {message}. Reinstall or re-export the bundle.") from error
 
 
 def _quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Round each row (first dimension) to whole steps of its largest magnitude / 127."""
+    """Return int8 values and their scales. A row (first dimension) has steps of its largest magnitude / 127."""
     scale = weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
     rows = scale.view(-1, *[1] * (weight.dim() - 1))
     return (weight / rows).round().to(torch.int8).contiguous(), scale
 
 
 def _restore(name: str, packed: Mapping[str, Tensor]) -> Tensor:
-    """Return a tensor in float32. Raises ValueError when its scale doesn't fit: the product could take terabytes."""
+    """Return a tensor as float32.
+
+    Raises ValueError for a scale of the wrong shape: its product with the tensor could take terabytes of memory.
+    """
     tensor = packed[name]
     if tensor.is_complex():
-        raise ValueError(f"{name} has complex numbers")
+        raise ValueError(f"{name} contains complex numbers")
     if tensor.dtype != torch.int8:
         return _finite(name, tensor.float())
     scale = packed.get(name + _SCALE)
     if scale is None or tensor.dim() < 1 or scale.shape != tensor.shape[:1]:
-        raise ValueError(f"{name} has not one scale a row")
-    _finite(name, 128 * scale.float())  # of int8 it is the scale that can make infinities: millions need no look
+        raise ValueError(f"{name} does not have one scale per row")
+    _finite(name, 128 * scale.float())  # int8 is finite, so only the few scales are checked, not the values
     return tensor.float() * scale.float().view(-1, *[1] * (tensor.dim() - 1))
 
 
 def _finite(name: str, tensor: Tensor) -> Tensor:
     if not tensor.isfinite().all():
-        raise ValueError(f"{name} holds what is no number")
+        raise ValueError(f"{name} contains values that are not finite numbers")
     return tensor

@@ -22,7 +22,7 @@ class DroppedMessages:
 class QoS(redis.QoS):
     """Forgets a message that cannot be acknowledged; the broker delivers it again, which costs nothing.
 
-    kombu would keep it for ever, and with a prefetch count of one the worker would receive no other message.
+    kombu would keep it forever, and with a prefetch count of one the worker would receive no other message.
     """
 
     def ack(self, delivery_tag: str) -> None:

@@ -1,4 +1,4 @@
-"""Which caption of an image counts, and rows of images with theirs: for showing, exporting and searching."""
+"""The preferred caption of each image, and rows of files with their captions for `show`, `export` and `search`."""
 
 import base64
 from collections.abc import Iterator
@@ -15,56 +15,48 @@ from captioning.store.database import Database
 from captioning.store.schema import Caption, File, Image, Item, Model, Root
 from captioning.values import ItemState, Source
 
-_PAGE = 2000  # rows fetched at once
+EXPORT_FIELDS = (
+    "path", "sha256", "caption", "confidence", "model", "width", "height", "status", "error", "captioned_at"
+)  # fmt: skip
+"""The fields of an export, in order: attributes of `FileRow`. Only `path_b64` may follow them."""
+
+_PAGE_SIZE = 2000  # rows fetched at once
 
 
 @dataclass(frozen=True)
 class FileRow:
-    """One file with what is known of it, as exports and tables show it."""
+    """One file with its preferred caption, as tables and exports show it."""
 
-    path: str
+    path: str  # bytes that are not UTF-8 are %XX
     path_bytes: bytes
-    sha256: str | None
-    caption: str | None
+    sha256: str | None  # digest of the content
+    caption: str | None  # the preferred caption of the content
     confidence: float | None  # 0 to 1
-    model: str | None
-    source: str | None
-    width: int | None  # pixels
-    height: int | None
+    model: str | None  # name of the model that made the caption
+    source: str | None  # machine, human or imported
+    width: int | None  # pixels, upright
+    height: int | None  # pixels, upright
     status: str  # captioned, failed or pending
-    error: str | None
+    error: str | None  # why there is no caption, if it failed
     captioned_at: str | None  # ISO 8601, UTC
 
     def as_export(self) -> dict[str, Any]:
-        """Return the fields of an export line; `path_b64` only where the text isn't the path itself."""
-        line = {
-            "path": self.path,
-            "sha256": self.sha256,
-            "caption": self.caption,
-            "confidence": self.confidence,
-            "model": self.model,
-            "width": self.width,
-            "height": self.height,
-            "status": self.status,
-            "error": self.error,
-            "captioned_at": self.captioned_at,
-        }
+        """Return the fields of an export line; `path_b64` is there only when `path` as UTF-8 is not the exact path."""
+        line = {name: getattr(self, name) for name in EXPORT_FIELDS}
         if self.path.encode() != self.path_bytes:
             line["path_b64"] = base64.b64encode(self.path_bytes).decode()
         return line
 
 
 def preferred_caption_id(image_id: Any, model: str | None) -> sa.ScalarSelect[int]:
-    """Return, as SQL, the id of *the* caption of an image. The view `caption_export` says the same.
+    """Return, as SQL, the id of the preferred caption of an image. The view `caption_export` has the same rule.
 
-    The newest human one, else the newest imported, else the asked model's (the default one's when none is
-    asked), else the newest machine one.
+    The preferred caption is the newest human one, else the newest imported one, else the one of the model named `model`
+    (of the default model when None), else the newest machine one.
     """
     c, m = aliased(Caption), aliased(Model)
-    wanted = m.name == model if model is not None else m.is_default
-    rank = sa.case(
-        (c.source == Source.HUMAN, 0), (c.source == Source.IMPORTED, 1), (wanted, 2), else_=3
-    )  # fmt: skip
+    by_model = m.name == model if model is not None else m.is_default
+    rank = sa.case((c.source == Source.HUMAN, 0), (c.source == Source.IMPORTED, 1), (by_model, 2), else_=3)
     return (
         sa.select(c.id)
         .outerjoin(m, m.id == c.model_id)
@@ -76,8 +68,9 @@ def preferred_caption_id(image_id: Any, model: str | None) -> sa.ScalarSelect[in
 
 
 def select_file_rows(model: str | None) -> sa.Select[Any]:
-    other = aliased(Item)
-    last_item = sa.select(sa.func.max(other.id)).where(other.file_id == File.id).correlate(File).scalar_subquery()
+    """Return a query for files with their preferred captions and latest items; `to_file_row` reads its rows."""
+    item = aliased(Item)
+    last_item = sa.select(sa.func.max(item.id)).where(item.file_id == File.id).correlate(File).scalar_subquery()
     columns: tuple[Any, ...] = (
         Root.path_bytes.label("root"),
         File.id.label("file_id"),
@@ -106,6 +99,7 @@ def select_file_rows(model: str | None) -> sa.Select[Any]:
 
 
 def to_file_row(row: sa.Row[Any]) -> FileRow:
+    """Convert a row of `select_file_rows`."""
     failed = row.text is None and row.state == ItemState.FAILED
     path = row.root.rstrip(b"/") + b"/" + row.path_bytes
     return FileRow(
@@ -131,86 +125,98 @@ def _iso(seconds: float) -> str:
 def export_rows(
     db: Database, job_id: int | None = None, model: str | None = None, min_confidence: float | None = None
 ) -> Iterator[FileRow]:
-    """Yield every file that is still there, or those of a job's items, a page at a time, in a stable order."""
+    """Yield every file that is not missing, or those of one job, by id."""
     query = select_file_rows(model).order_by(File.id)
     query = query.where(File.missing_since.is_(None))
     if job_id is not None:
         query = query.where(sa.exists().where(Item.file_id == File.id, Item.job_id == job_id).correlate(File))
     if min_confidence is not None:
         query = query.where(Caption.confidence >= min_confidence)
-    last = 0
-    while True:  # by key, not by offset: a page costs the same at the ten-millionth row
+    last_id = 0
+    while True:  # a page starts after an id, not at an offset, so that it costs the same at the ten-millionth row
         with db.reading() as connection:
-            rows = connection.execute(query.where(File.id > last).limit(_PAGE)).all()
+            rows = connection.execute(query.where(File.id > last_id).limit(_PAGE_SIZE)).all()
         yield from map(to_file_row, rows)
-        if len(rows) < _PAGE:
+        if len(rows) < _PAGE_SIZE:
             return
-        last = rows[-1].file_id
+        last_id = rows[-1].file_id
 
 
 def samples(db: Database, job_id: int, count: int) -> list[FileRow]:
-    """Return a few captioned images of a job, spread over it."""
+    """Return up to `count` captioned files of a job, spread evenly over its first ten thousand by id."""
     done = (ItemState.CAPTIONED, ItemState.REUSED)
+    captioned = sa.select(Item.file_id).where(Item.job_id == job_id, Item.state.in_(done)).order_by(Item.file_id)
     with db.reading() as connection:
-        mine = sa.select(Item.file_id).where(Item.job_id == job_id, Item.state.in_(done)).order_by(Item.file_id)
-        ids = list(connection.execute(mine.limit(10_000)).scalars())
-        some = ids[:: max(1, -(-len(ids) // count))]
-        rows = connection.execute(select_file_rows(None).where(File.id.in_(some)).order_by(File.id)).all()
+        ids = list(connection.execute(captioned.limit(10_000)).scalars())
+        chosen = ids[:: max(1, -(-len(ids) // count))]
+        rows = connection.execute(select_file_rows(None).where(File.id.in_(chosen)).order_by(File.id)).all()
     return [to_file_row(row) for row in rows]
 
 
 @dataclass(frozen=True)
 class CaptionDetails:
-    """One of the captions of an image."""
+    """One caption of an image, with its provenance."""
 
     text: str
     source: str
     model: str | None
     model_digest: str | None
-    confidence: float | None
+    confidence: float | None  # 0 to 1
     weakest_word: str | None
     words: list[dict[str, Any]]  # each with its confidence
-    alternatives: list[dict[str, Any]]
+    alternatives: list[dict[str, Any]]  # text and log-probability (nats) of other hypotheses
     runtime: str | None
     precision: str | None
     software: str | None
-    created_at: str
+    created_at: str  # ISO 8601, UTC
 
 
 def show(db: Database, path: bytes) -> tuple[FileRow, list[CaptionDetails]] | None:
-    """Return a file by its path with all captions of its content, the counting one first; None if unknown."""
+    """Return a file with all captions of its image, the preferred one first; None if the store does not know it."""
     path = absolute(path)
     with db.reading() as connection:
         roots = connection.execute(sa.select(Root.id, Root.path_bytes)).all()
-        for root in sorted(roots, key=lambda root: -len(root.path_bytes)):
+        for root in sorted(roots, key=lambda root: -len(root.path_bytes)):  # the deepest first: see `store.files.roots`
             if not is_below(path, root.path_bytes):
                 continue
             below = path[len(root.path_bytes.rstrip(b"/")) + 1 :]
             where = (File.root_id == root.id, File.path_hash == hash_of(below))
             row = connection.execute(select_file_rows(None).add_columns(File.image_id).where(*where)).one_or_none()
             if row is not None:
-                return to_file_row(row), _told(connection, row.image_id)
+                return to_file_row(row), _caption_details(connection, row.image_id)
     return None
 
 
-def _told(connection: sa.Connection, image_id: int | None) -> list[CaptionDetails]:
+def _caption_details(connection: sa.Connection, image_id: int | None) -> list[CaptionDetails]:
     if image_id is None:
         return []
-    first = Caption.id == preferred_caption_id(sa.literal(image_id), None)
+    is_preferred = Caption.id == preferred_caption_id(sa.literal(image_id), None)
     rows = connection.execute(
         sa.select(Caption, Model.name.label("model"), Model.digest, Model.card)
         .outerjoin(Model, Model.id == Caption.model_id)
         .where(Caption.image_id == image_id)
-        .order_by(first.desc(), Caption.created_at.desc(), Caption.id.desc())
+        .order_by(is_preferred.desc(), Caption.created_at.desc(), Caption.id.desc())
     ).all()
     return [
-        CaptionDetails(r.text, r.source, r.model, r.digest, r.confidence, r.weakest_word, _words(r), r.alternatives or [],
-             r.runtime, r.precision, r.software, _iso(r.created_at))
-        for r in rows
-    ]  # fmt: skip
+        CaptionDetails(
+            text=row.text,
+            source=row.source,
+            model=row.model,
+            model_digest=row.digest,
+            confidence=row.confidence,
+            weakest_word=row.weakest_word,
+            words=_word_confidences(row),
+            alternatives=row.alternatives or [],
+            runtime=row.runtime,
+            precision=row.precision,
+            software=row.software,
+            created_at=_iso(row.created_at),
+        )
+        for row in rows
+    ]
 
 
-def _words(row: Any) -> list[dict[str, Any]]:
+def _word_confidences(row: Any) -> list[dict[str, Any]]:
     if not row.word_log_probabilities:
         return []
     words = calibration_of(row.card or {}).of_words(row.text, row.word_log_probabilities)

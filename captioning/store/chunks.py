@@ -51,11 +51,11 @@ def requeue(connection: Connection, job_id: int, root_id: int, item_ids: Sequenc
     for chunk_id, part in _new_chunks(connection, job_id, root_id, item_ids, chunk_size):
         current = sa.select(Item.chunk_id).where(Item.id.in_(part))
         old = sa.select(Chunk.id).where(Chunk.id.in_(current)).order_by(Chunk.id).with_for_update()
-        losing = connection.execute(old).scalars().all()
+        old_ids = connection.execute(old).scalars().all()
         fresh = {"chunk_id": chunk_id, "state": ItemState.PENDING, "reason": None, "detail": None, "attempts": 0}
         connection.execute(sa.update(Item).where(Item.id.in_(part)).values(**fresh, finished_at=None))
-        for losing_id in losing:
-            _recount(connection, losing_id)
+        for old_id in old_ids:
+            _recount(connection, old_id)
 
 
 def split_off(

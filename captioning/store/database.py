@@ -146,7 +146,7 @@ def _sqlite(url: URL) -> Engine:
 
 
 def _open_wal(connection: sqlite3.Connection) -> None:
-    """Switch to write-ahead logging and read once, waiting while another process does the same: SQLite does not wait."""
+    """Switch to write-ahead logging and read once. SQLite does not wait for another process that does it; we do."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:

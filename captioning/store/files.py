@@ -52,14 +52,14 @@ class RootPath:
 
 
 def roots(db: Database) -> list[RootPath]:
-    """Return all roots, the deepest first: a file belongs to the first root in this list that holds it."""
+    """Return all roots, the deepest first: a file belongs to the first root in this list that contains it."""
     with db.reading() as connection:
         rows = connection.execute(sa.select(Root.id, Root.path_bytes)).all()
     return sorted((RootPath(*row) for row in rows), key=lambda root: -len(root.path))
 
 
 def ensure_root(db: Database, path: bytes) -> None:
-    """Make a folder a root, named after itself, unless it lies in one already."""
+    """Make a folder a root, named after itself, unless it is a root or below one already."""
     with db.writing() as connection:
         while True:
             rows = connection.execute(sa.select(Root.path_bytes, Root.name)).all()
@@ -82,7 +82,7 @@ def register(
 ) -> Registered:
     """Update files and a job's items to what a walk found, in one transaction.
 
-    A file whose size or time changed loses its link to content until a worker reads it. If it is an item of the job
+    A file with a new size or time loses its link to content until a worker reads it. If it is an item of the job
     already, finished or not, the item is queued again. Files of the same size go to the same chunk, so that copies of
     one image are captioned once.
     """
@@ -95,8 +95,8 @@ def register(
         sizes = dict(zip(file_ids, (f.size for f in found), strict=True))
         todo = sorted((i for i in sizes if i not in in_job and i not in captioned), key=lambda i: (sizes[i], i))
         enqueue(connection, job_id, root_id, todo, chunk_size)
-        again = _outdated_items(connection, job_id, in_job, changed) if in_job else []
-        requeue(connection, job_id, root_id, again, chunk_size)
+        outdated = _outdated_items(connection, job_id, in_job, changed) if in_job else []
+        requeue(connection, job_id, root_id, outdated, chunk_size)
         return Registered(file_ids, len(todo), sum(i not in in_job for i in sizes) - len(todo))
 
 
@@ -136,7 +136,7 @@ def _upsert(connection: Connection, root_id: int, found: Sequence[FoundFile]) ->
 
 
 def _outdated_items(connection: Connection, job_id: int, file_ids: Iterable[int], changed: set[int]) -> list[int]:
-    """Return the items of a job whose result describes a file as it was before it changed.
+    """Return the items of a job with a result that describes a file as it was before it changed.
 
     An item that is captioned though its file has no content was overtaken by a change that another submit recorded.
     Items that no worker has started need nothing: their file is read as it is by then.
@@ -182,12 +182,12 @@ def mark_missing(db: Database, folder: bytes, seen: "FileIdSet") -> int:
         with db.reading() as connection:
             rows = connection.execution_options(yield_per=10_000).execute(wanted)
             unseen = [row for row in rows if row.id not in seen]
-        gone = [row.id for row in unseen if not os.path.lexists(os.path.join(root.path, row.path_bytes))]
-        for start in range(0, len(gone), 1000):
+        missing = [row.id for row in unseen if not os.path.lexists(os.path.join(root.path, row.path_bytes))]
+        for start in range(0, len(missing), 1000):
             with db.writing() as connection:
-                some = sa.update(File).where(File.id.in_(gone[start : start + 1000]))
-                connection.execute(some.values(missing_since=now()))
-        marked += len(gone)
+                update = sa.update(File).where(File.id.in_(missing[start : start + 1000]))
+                connection.execute(update.values(missing_since=now()))
+        marked += len(missing)
     return marked
 
 

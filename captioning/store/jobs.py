@@ -1,4 +1,4 @@
-"""Jobs: what was asked for, how far it is, and what people may do to it."""
+"""Jobs: create them, report their progress and failures, and pause, resume, cancel or retry them."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,8 +13,9 @@ from captioning.store.database import Database, insert_or_ignore, now
 from captioning.store.schema import Chunk, File, Item, Job, Model, Root, is_failed, is_open
 from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, Reason
 
+_COUNTS = (Chunk.size, Chunk.captioned, Chunk.reused, Chunk.failed, Chunk.model_runs)
 _UNFINISHED = (JobState.ACTIVE, JobState.PAUSED)
-FATAL_ATTEMPTS = 4  # workers that died with an image alone in hand, before people are told
+FATAL_ATTEMPTS = 4  # workers that died while an image was alone in its chunk, before `fatal_images` reports it
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class JobRequest:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is, in images."""
+    """The progress of a job. Counts are in images."""
 
     job: int
     name: str
@@ -39,48 +40,49 @@ class Progress:
     model_digest: str
     registered: bool
     priority: int
-    total: int  # queued: new
+    total: int  # items: the images that needed work when they were registered
     captioned: int
     reused: int
     failed: int
     model_runs: int
-    known: int
-    skipped: dict[str, int]
-    created_at: float
+    known: int  # files that needed no work
+    skipped: dict[str, int]  # files that are not images or were filtered out, by kind
+    created_at: float  # seconds since 1970
     finished_at: float | None
 
     @property
     def done(self) -> int:
+        """The number of images with a result, captions or failures."""
         return self.captioned + self.reused + self.failed
 
     @property
     def is_finished(self) -> bool:
-        """Whether no worker will touch it any more, unless somebody says so."""
+        """Whether workers have stopped working on the job, unless somebody resumes or retries it."""
         return self.state in (JobState.DONE, JobState.CANCELLED)
 
 
 def register_model(db: Database, bundle: Bundle, *, default: str) -> int:
-    """Note that a model exists, and which name is the default; return its row's id."""
+    """Make sure that a bundle has a row, and mark the models named `default` as such; return the row's id."""
     with db.writing() as connection:
         at = connection.execute(sa.select(now())).scalar_one()
         row = {"digest": bundle.digest, "name": bundle.name, "card": bundle.card, "created_at": at}
         insert_or_ignore(connection, Model, [row])
-        wrong = Model.is_default != (Model.name == default)
-        connection.execute(sa.update(Model).where(wrong).values(is_default=Model.name == default))
+        outdated = Model.is_default != (Model.name == default)
+        connection.execute(sa.update(Model).where(outdated).values(is_default=Model.name == default))
         return connection.execute(sa.select(Model.id).where(Model.digest == bundle.digest)).scalar_one()
 
 
 def open_job(db: Database, request: JobRequest, model_id: int) -> tuple[int, bool]:
-    """Return the unfinished job of the same key, else a new one; and whether it is continued."""
+    """Return the id of the unfinished job with the same key, or of a new job, and whether the job existed."""
     with db.writing() as connection:
-        alone = sa.select(Model.id).where(Model.id == model_id).with_for_update(key_share=True)  # two submits at once
-        connection.execute(alone)
-        going = sa.select(Job.id).where(Job.key == request.key, Job.state.in_(_UNFINISHED))
-        going = going.order_by(Job.registered, Job.id.desc())  # a walk that was cut off first: nothing else ends it
-        there = connection.execute(going).scalars().first()
-        if there is not None:
-            connection.execute(sa.update(Job).where(Job.id == there).values(priority=request.priority))
-            return there, True
+        # The lock makes a second submit of the same job wait, and then find the job.
+        connection.execute(sa.select(Model.id).where(Model.id == model_id).with_for_update(key_share=True))
+        unfinished = sa.select(Job.id).where(Job.key == request.key, Job.state.in_(_UNFINISHED))
+        # A job with an interrupted walk comes first, because only another submit can complete it.
+        existing_id = connection.execute(unfinished.order_by(Job.registered, Job.id.desc())).scalars().first()
+        if existing_id is not None:
+            connection.execute(sa.update(Job).where(Job.id == existing_id).values(priority=request.priority))
+            return existing_id, True
         values = {
             "key": request.key,
             "name": request.name,
@@ -97,7 +99,7 @@ def open_job(db: Database, request: JobRequest, model_id: int) -> tuple[int, boo
 
 
 def close_registration(db: Database, job_id: int, known: int, skipped: dict[str, int]) -> None:
-    """Note that a job's walk has ended; a job without open work is done by that."""
+    """Record that the walk of a job's folders is complete. A job without open chunks is then done."""
     with db.writing() as connection:
         values = {"registered": True, "known": known, "skipped": skipped}
         connection.execute(sa.update(Job).where(Job.id == job_id).values(**values))
@@ -105,30 +107,25 @@ def close_registration(db: Database, job_id: int, known: int, skipped: dict[str,
 
 
 def progress(db: Database, job_id: int | None = None, limit: int | None = None) -> list[Progress]:
-    """Return where jobs stand, the newest first; one job when it is named. Raises UsageError when there is none."""
-    sums = [sa.func.coalesce(sa.func.sum(column), 0).label(column.key) for column in _COUNTS]
-    counting = sa.select(Chunk.job_id, *sums).group_by(Chunk.job_id)
+    """Return the progress of one job, or of the `limit` newest, newest first. Raises UsageError for an unknown job."""
     jobs = sa.select(Job.id).order_by(Job.id.desc()).limit(limit)
     if job_id is not None:
         jobs = sa.select(Job.id).where(Job.id == job_id)
-    counted = counting.where(Chunk.job_id.in_(jobs)).subquery()
+    sums = [sa.func.coalesce(sa.func.sum(column), 0).label(column.key) for column in _COUNTS]
+    counts = sa.select(Chunk.job_id, *sums).where(Chunk.job_id.in_(jobs)).group_by(Chunk.job_id).subquery()
+    columns = [sa.func.coalesce(counts.c[column.key], 0) for column in _COUNTS]
     query = (
-        sa.select(
-            Job, Model.name.label("model"), Model.digest, *[sa.func.coalesce(counted.c[c.key], 0) for c in _COUNTS]
-        )
+        sa.select(Job, Model.name.label("model"), Model.digest, *columns)
         .join(Model, Model.id == Job.model_id)
-        .outerjoin(counted, counted.c.job_id == Job.id)
+        .outerjoin(counts, counts.c.job_id == Job.id)
         .where(Job.id.in_(jobs))
         .order_by(Job.id.desc())
     )
     with db.reading() as connection:
         rows = connection.execute(query).all()
     if job_id is not None and not rows:
-        raise UsageError(f"there is no job {job_id}; `producer jobs` lists them.")
+        raise _unknown_job(job_id)
     return [_progress(row) for row in rows]
-
-
-_COUNTS = (Chunk.size, Chunk.captioned, Chunk.reused, Chunk.failed, Chunk.model_runs)
 
 
 def _progress(row: Row[Any]) -> Progress:
@@ -139,60 +136,65 @@ def _progress(row: Row[Any]) -> Progress:
     )  # fmt: skip
 
 
+def _unknown_job(job_id: int) -> UsageError:
+    return UsageError(f"there is no job {job_id}; `producer jobs` lists them.")
+
+
 def count_decided(db: Database) -> int:
-    """Return how many images are decided, in all jobs."""
+    """Return how many images of all jobs have a result, captions or failures."""
     decided = sa.func.sum(Chunk.captioned + Chunk.reused + Chunk.failed)
     with db.reading() as connection:
         return int(connection.execute(sa.select(decided)).scalar() or 0)
 
 
 def newest_job(db: Database) -> int:
-    """Return the newest job's number. Raises UsageError when there is none."""
+    """Return the id of the newest job. Raises UsageError when there is none."""
     with db.reading() as connection:
         newest = connection.execute(sa.select(sa.func.max(Job.id))).scalar()
     if newest is None:
-        raise UsageError("there are no jobs yet; `producer submit FOLDER` begins one.")
+        raise UsageError("there are no jobs yet; `producer submit FOLDER` creates one.")
     return int(newest)
 
 
-# -- what people do to a job --
+# -- changing a job --
 
 
 def pause(db: Database, job_id: int) -> str:
-    """Stop handing out a job's chunks; those in hand are finished. Return the state it is in."""
-    return _move(db, job_id, (JobState.ACTIVE,), JobState.PAUSED)
+    """Stop workers from claiming chunks of a job; they finish those they hold. Return the job's new state."""
+    return _change_state(db, job_id, (JobState.ACTIVE,), JobState.PAUSED)
 
 
 def resume(db: Database, job_id: int) -> str:
-    """Hand out a paused or cancelled job's chunks again."""
-    return _move(db, job_id, (JobState.PAUSED, JobState.CANCELLED), JobState.ACTIVE)
+    """Let workers claim the chunks of a paused or cancelled job again. Return the job's new state."""
+    return _change_state(db, job_id, (JobState.PAUSED, JobState.CANCELLED), JobState.ACTIVE)
 
 
 def cancel(db: Database, job_id: int) -> str:
-    """Stop a job, also what is in hand: a worker's next commit is refused by the fence."""
-    return _move(db, job_id, _UNFINISHED, JobState.CANCELLED)
+    """Stop a job at once: the fence refuses the next commit of every worker. Return the job's new state."""
+    return _change_state(db, job_id, _UNFINISHED, JobState.CANCELLED)
 
 
-def _move(db: Database, job_id: int, sources: tuple[JobState, ...], target: JobState) -> str:
+def _change_state(db: Database, job_id: int, sources: tuple[JobState, ...], target: JobState) -> str:
+    """Change a job to the state `target` if it is in one of the states `sources`; return the state that it has then."""
     with db.writing() as connection:
-        moved = sa.update(Job).where(Job.id == job_id, Job.state.in_(sources)).values(state=target, finished_at=None)
-        connection.execute(moved)
+        change = sa.update(Job).where(Job.id == job_id, Job.state.in_(sources))
+        connection.execute(change.values(state=target, finished_at=None))
         if target == JobState.CANCELLED:
-            mine = sa.update(Chunk).where(Chunk.job_id == job_id, Chunk.state == ChunkState.RUNNING)
-            connection.execute(mine.values(state=ChunkState.PENDING, fence=Chunk.fence + 1, lease_until=None))
+            running = sa.update(Chunk).where(Chunk.job_id == job_id, Chunk.state == ChunkState.RUNNING)
+            connection.execute(running.values(state=ChunkState.PENDING, fence=Chunk.fence + 1, lease_until=None))
         if target == JobState.ACTIVE:
             complete_job_if_done(connection, job_id)
         state = connection.execute(sa.select(Job.state).where(Job.id == job_id)).scalar()
     if state is None:
-        raise UsageError(f"there is no job {job_id}; `producer jobs` lists them.")
+        raise _unknown_job(job_id)
     return str(state)
 
 
 def retry(db: Database, job_id: int, reason: Reason | None, chunk_size: int) -> int:
-    """Queue a job's failed items again, all or those with one reason; return how many."""
+    """Queue the failed items of a job again, or only those that failed for `reason`; return how many."""
     with db.writing() as connection:
         if not lock_job(connection, job_id):
-            raise UsageError(f"there is no job {job_id}; `producer jobs` lists them.")
+            raise _unknown_job(job_id)
         failed = (
             sa.select(Item.id, File.root_id)
             .join(File, File.id == Item.file_id)
@@ -208,12 +210,12 @@ def retry(db: Database, job_id: int, reason: Reason | None, chunk_size: int) -> 
     return len(rows)
 
 
-# -- what people ask about a job --
+# -- reports about a job --
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An image without a caption, and why."""
+    """A failed item of a job."""
 
     job: int
     path: str
@@ -222,7 +224,7 @@ class Failure:
 
 
 def failures(db: Database, job_id: int | None) -> list[Failure]:
-    """Return the failed items of a job, or of all, in the order of their paths."""
+    """Return the failed items of one job, or of all jobs, by job and path. Raises UsageError for an unknown job."""
     query = (
         sa.select(Item.job_id, Root.path.label("root"), File.path, Item.reason, Item.detail)
         .join(File, File.id == Item.file_id)
@@ -231,15 +233,16 @@ def failures(db: Database, job_id: int | None) -> list[Failure]:
         .order_by(Item.job_id, Root.path, File.path)
     )
     if job_id is not None:
-        progress(db, job_id)  # says so when there is none
-        query = query.where(Item.job_id == job_id, Item.reason.is_not(None))  # by which SQLite sees the better index
+        progress(db, job_id)  # raises UsageError when there is no such job
+        # The condition on the reason is always true; with it, SQLite chooses the index of failed items.
+        query = query.where(Item.job_id == job_id, Item.reason.is_not(None))
     with db.reading() as connection:
         rows = connection.execute(query).all()
     return [Failure(r.job_id, f"{r.root.rstrip('/')}/{r.path}", r.reason, r.detail or "") for r in rows]
 
 
 def reasons(db: Database, job_id: int) -> dict[str, int]:
-    """Return how many items of a job failed, by reason."""
+    """Return the number of failed items of a job by reason."""
     query = sa.select(Item.reason, sa.func.count()).where(Item.job_id == job_id, is_failed())
     with db.reading() as connection:
         rows = connection.execute(query.group_by(Item.reason).order_by(Item.reason)).all()
@@ -247,14 +250,14 @@ def reasons(db: Database, job_id: int) -> dict[str, int]:
 
 
 def waiting_roots(db: Database, job_id: int) -> list[str]:
-    """Return the names of the roots in which a job still has work."""
-    waiting = sa.exists().where(Chunk.root_id == Root.id, Chunk.job_id == job_id, is_open())
+    """Return the names of the roots in which a job has open chunks, by name."""
+    has_work = sa.exists().where(Chunk.root_id == Root.id, Chunk.job_id == job_id, is_open())
     with db.reading() as connection:
-        return list(connection.execute(sa.select(Root.name).where(waiting).order_by(Root.name)).scalars())
+        return list(connection.execute(sa.select(Root.name).where(has_work).order_by(Root.name)).scalars())
 
 
 def last_errors(db: Database, job_id: int) -> list[tuple[str, int]]:
-    """Return why open chunks of a job were given back, as workers said it, and how many images each keeps waiting."""
+    """Return the last errors of open chunks, with the number of images that wait in these chunks, the most first."""
     left = sa.func.sum(Chunk.size - Chunk.captioned - Chunk.reused - Chunk.failed)
     query = sa.select(Chunk.last_error, left).where(Chunk.job_id == job_id, is_open(), Chunk.last_error.is_not(None))
     query = query.group_by(Chunk.last_error).order_by(left.desc()).limit(3)
@@ -263,7 +266,10 @@ def last_errors(db: Database, job_id: int) -> list[tuple[str, int]]:
 
 
 def fatal_images(db: Database, job_id: int) -> list[tuple[str, int]]:
-    """Return open images that had a chunk to themselves when worker after worker died, and how many did."""
+    """Return up to ten images that probably kill workers, each with the number of workers that died of it.
+
+    Such an image is the last unfinished one of its chunk, and `FATAL_ATTEMPTS` or more workers died with that chunk.
+    """
     left = Chunk.size - Chunk.captioned - Chunk.reused - Chunk.failed
     query = (
         sa.select(Root.path.label("root"), File.path, Chunk.attempts)

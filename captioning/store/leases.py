@@ -92,7 +92,7 @@ class Provenance:
 def claim(db: Database, worker: str, models: Sequence[str], roots: Sequence[int], lease_seconds: float) -> Claim | None:
     """Claim the next chunk for a worker that has these models (digests) and sees these roots (ids).
 
-    Jobs come by priority, then the one whose last claim is oldest; within a job, the first free chunk. Taking over an
+    Jobs come by priority, then the one with the oldest last claim; within a job, the first free chunk. Taking over an
     expired lease counts as an attempt. The job is found first, so that a claim costs the same however many chunks are
     waiting. Returns None when there is nothing to claim.
     """
@@ -197,9 +197,10 @@ def roots_with_work(db: Database) -> list[tuple[int, str, bytes]]:
 
 def count_claimable(db: Database, models: Sequence[str], roots: Sequence[int] | None, limit: int) -> int:
     """Return how many chunks could be claimed now, up to `limit`."""
-    some = sa.select(Chunk.id).join(Job, Job.id == Chunk.job_id).where(_servable(models), _is_free(roots)).limit(limit)
+    claimable = sa.select(Chunk.id).join(Job, Job.id == Chunk.job_id).where(_servable(models), _is_free(roots))
     with db.reading() as connection:
-        return int(connection.execute(sa.select(sa.func.count()).select_from(some.subquery())).scalar_one())
+        count = sa.select(sa.func.count()).select_from(claimable.limit(limit).subquery())
+        return int(connection.execute(count).scalar_one())
 
 
 # -- while a worker holds a chunk --
@@ -240,13 +241,13 @@ def commit_batch(
 ) -> None:
     """Commit a batch in one transaction: captions, items, files and counts. Extends the lease. Raises LeaseLost.
 
-    Idempotent, because a caller whose connection broke during the commit cannot know how it ended: captions are
+    Idempotent, because a caller that loses its connection during the commit cannot know how it ended: captions are
     inserted or ignored, and items that are no longer pending in this chunk are skipped.
     """
     with db.writing() as connection:
         _update_held(connection, claim, _lease(lease_seconds))
         image_ids = _insert_images(connection, [o.content for o in outcomes if o.content is not None])
-        _insert_captions(connection, claim, outcomes, image_ids, provenance)  # of re-queued items too: copies need them
+        insert_captions(connection, claim, outcomes, image_ids, provenance)  # of re-queued items too: copies need them
         ids = [o.item.item_id for o in outcomes]
         pending = (Item.chunk_id == claim.chunk_id, Item.state == ItemState.PENDING)
         query = sa.select(Item.id).where(Item.id.in_(ids), *pending)
@@ -256,7 +257,7 @@ def commit_batch(
             return
         n = {state: sum(o.state == state for o in outcomes) for state in ItemState}
         counts = {
-            "attempts": 0,  # progress: whatever killed earlier workers was not this
+            "attempts": 0,  # progress: these images did not kill the earlier workers
             "deferrals": 0,
             "last_error": None,
             "captioned": Chunk.captioned + n[ItemState.CAPTIONED],
@@ -371,9 +372,10 @@ def _insert_images(connection: Connection, contents: Sequence[Content]) -> dict[
     return {row.sha256: row.id for row in connection.execute(query)}
 
 
-def _insert_captions(
+def insert_captions(
     connection: Connection, claim: Claim, outcomes: Sequence[Outcome], image_ids: dict[str, int], provenance: Provenance
 ) -> None:
+    """Insert the captions of a batch; captions that exist already stay as they are."""
     at = connection.execute(sa.select(now())).scalar_one()
     rows = [
         {

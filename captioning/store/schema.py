@@ -1,6 +1,6 @@
 """The tables. The migration, the export view and the search index are in `migrations/`.
 
-Times are seconds since 1970 in UTC by the database's clock, so that machines whose clocks differ agree on leases.
+Times are seconds since 1970 in UTC by the database's clock, so that machines with different clocks agree on leases.
 Paths are stored as bytes, which are exact, and as text for people. `python -m scripts.reference` turns the docstrings
 and the comments of columns into docs/reference/schema.md.
 """
@@ -98,7 +98,7 @@ class Model(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     digest: Mapped[str] = mapped_column(Text, unique=True)
     name: Mapped[str] = mapped_column(Text, index=True)
-    is_default: Mapped[bool] = mapped_column(server_default=text("false"))  # its captions are shown unless asked otherwise
+    is_default: Mapped[bool] = mapped_column(server_default=text("false"))  # its captions are the preferred ones
     card: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[float] = mapped_column(Double)
 
@@ -215,11 +215,11 @@ class Worker(Base):
     models: Mapped[list[str]] = mapped_column(JSON)  # digests
     roots: Mapped[list[str]] = mapped_column(JSON)  # names of the roots with work that it sees
     runtime: Mapped[str] = mapped_column(Text)
-    dropped_messages: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # that were no wake-up messages
+    dropped_messages: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # not wake-up messages
 
 
 class Sweep(Base):
-    """One row: when a worker may next look for forgotten work."""
+    """One row: the earliest time at which a worker may sweep (look for work that no message announced)."""
 
     __tablename__ = "sweeps"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)

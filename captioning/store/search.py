@@ -1,7 +1,7 @@
-"""Searching captions: words are ANDed, "phrases" stand together, -words must not occur; endings don't matter.
+"""Search in captions: all words must occur, a "phrase" in this order, -words must not occur. Word endings are ignored.
 
-The grammar is ours and the same on both databases; each term is quoted for the backend, so nothing that a
-person types is syntax there.
+The grammar is our own and the same on both databases. Each term is quoted for the database's search language, so no
+input is syntax there.
 """
 
 import re
@@ -16,21 +16,21 @@ from captioning.store.captions import FileRow, preferred_caption_id, select_file
 from captioning.store.database import Database
 from captioning.store.schema import Caption, File
 
-COUNTED = 10_000  # files; which of more is the best, a word that they all have doesn't tell
+MAX_COUNTED = 10_000  # files that are counted and ranked; a ranking of more than that by a common word says little
 _TERM = re.compile(r'(-?)(?:"([^"]*)"?|(\S+))')
-TEXT_CONFIG = "captionmill"  # PostgreSQL's English, stop words kept, as SQLite has it; made by the migration
+TEXT_CONFIG = "captionmill"  # PostgreSQL's English with stop words, like SQLite's; the migration creates it
 
 
 @dataclass(frozen=True)
 class Query:
-    """What is looked for: each term is words that stand together."""
+    """A parsed query. Each term is one word, or the words of a phrase in order."""
 
     wanted: tuple[tuple[str, ...], ...]
     unwanted: tuple[tuple[str, ...], ...]
 
 
 def parse(text: str) -> Query:
-    """Read a query. Raises UsageError when there is nothing to look for."""
+    """Parse a query. Raises UsageError when it has no term that captions should contain."""
     wanted: list[tuple[str, ...]] = []
     unwanted: list[tuple[str, ...]] = []
     for minus, phrase, word in _TERM.findall(text):
@@ -38,40 +38,42 @@ def parse(text: str) -> Query:
         if words:
             (unwanted if minus else wanted).append(words)
     if not wanted:
-        raise UsageError(f"nothing to search for in {text!r}: give at least one word that a caption should have.")
+        raise UsageError(f"nothing to search for in {text!r}: give at least one word that captions should contain.")
     return Query(tuple(wanted), tuple(unwanted))
 
 
-def search(db: Database, text: str, limit: int, counted: int = COUNTED) -> tuple[int, list[FileRow]]:
-    """Return how many files match by *the* caption of their image, and the best of them.
+def search(db: Database, text: str, limit: int, max_counted: int = MAX_COUNTED) -> tuple[int, list[FileRow]]:
+    """Return how many files match by their preferred caption, and the best `limit` of them.
 
-    Begins at the captions that the index finds, and counts and compares no more than `counted` or `limit` files: a
-    total above both means that there are more. So a search costs what its answer is long, not what the table is.
+    The search starts at the captions that the index finds, and counts and ranks at most `max_counted` or `limit` files,
+    whichever is more; a total above both means that there are more. So the cost depends on the length of the answer,
+    not on the size of the tables.
     """
     with db.reading() as connection:
-        best = connection.execute(_best(parse(text), limit, max(limit, counted), sqlite=db.is_sqlite)).all()
-        places = {row.file_id: place for place, row in enumerate(best)}
-        rows = connection.execute(select_file_rows(None).where(File.id.in_(places))).all()
-    rows = sorted(rows, key=lambda row: places[row.file_id])
+        best = connection.execute(_best(parse(text), limit, max(limit, max_counted), sqlite=db.is_sqlite)).all()
+        ranks = {row.file_id: rank for rank, row in enumerate(best)}
+        rows = connection.execute(select_file_rows(None).where(File.id.in_(ranks))).all()
+    rows = sorted(rows, key=lambda row: ranks[row.file_id])
     return int(best[0].total) if best else 0, [to_file_row(row) for row in rows]
 
 
-def _best(query: Query, limit: int, counted: int, *, sqlite: bool) -> sa.Select[Any]:
+def _best(query: Query, limit: int, max_counted: int, *, sqlite: bool) -> sa.Select[Any]:
+    """Return the query for the ids of the best files, each row with the total."""
     hits = (_sqlite if sqlite else _postgresql)(query).cte("hits")
-    some = (
+    matches = (
         sa.select(File.id.label("file_id"), hits.c.rank)
         .join_from(hits, Caption, Caption.id == hits.c.id)
         .join(File, File.image_id == Caption.image_id)
         .where(File.missing_since.is_(None), Caption.id == preferred_caption_id(Caption.image_id, None))
-        .limit(counted + 1)
+        .limit(max_counted + 1)
         .subquery()
     )
-    total = sa.func.count().is_finished().label("total")
-    return sa.select(some.c.file_id, total).order_by(some.c.rank, some.c.file_id).limit(limit)
+    total = sa.func.count().over().label("total")
+    return sa.select(matches.c.file_id, total).order_by(matches.c.rank, matches.c.file_id).limit(limit)
 
 
 def _sqlite(query: Query) -> sa.Select[Any]:
-    """Return the ids of the captions that match, and a rank that is smaller the better they do."""
+    """Return the query for matching captions: `id`, and `rank`, which is lower for a better match."""
     quoted = [f'"{" ".join(term)}"' for term in query.wanted]
     match = " AND ".join(quoted) + "".join(f' NOT "{" ".join(term)}"' for term in query.unwanted)
     index = sa.table("captions_fts", sa.column("rowid"), sa.column("captions_fts"), sa.column("rank"))
@@ -79,15 +81,16 @@ def _sqlite(query: Query) -> sa.Select[Any]:
 
 
 def _postgresql(query: Query) -> sa.Select[Any]:
+    """Return the same query as `_sqlite`, for PostgreSQL."""
     config = sa.cast(TEXT_CONFIG, REGCONFIG)
     document = sa.func.to_tsvector(config, Caption.text)
 
     def term(words: tuple[str, ...]) -> sa.ColumnElement[Any]:
         return sa.func.phraseto_tsquery(config, " ".join(words), type_=TSQUERY)
 
-    asked = term(query.wanted[0])
+    terms = term(query.wanted[0])
     for words in query.wanted[1:]:
-        asked = asked.op("&&")(term(words))
+        terms = terms.op("&&")(term(words))
     for words in query.unwanted:
-        asked = asked.op("&&")(sa.func.tsquery_not(term(words)))
-    return sa.select(Caption.id, (-sa.func.ts_rank(document, asked)).label("rank")).where(document.op("@@")(asked))
+        terms = terms.op("&&")(sa.func.tsquery_not(term(words)))
+    return sa.select(Caption.id, (-sa.func.ts_rank(document, terms)).label("rank")).where(document.op("@@")(terms))

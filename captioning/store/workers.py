@@ -1,4 +1,4 @@
-"""Workers as the database knows them: heartbeats, who is alive, and whose turn it is to sweep."""
+"""Workers as the database knows them: heartbeats, who is alive, and which worker may sweep now."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class WorkerInfo:
 
 @dataclass(frozen=True)
 class LiveWorker:
-    """A worker whose last heartbeat is recent."""
+    """A worker with a recent heartbeat."""
 
     name: str
     host: str

@@ -57,7 +57,7 @@ _SQLITE_SEARCH = (
 )
 _SQLITE_SEARCH_DOWN = ("DROP TABLE captions_fts",)
 
-# English with its stop words kept, as FTS5 has it: "on the beach" is three words on both databases.
+# English, but with stop words, like FTS5: "on the beach" is three words on both databases.
 _POSTGRESQL_SEARCH = (
     "CREATE TEXT SEARCH DICTIONARY captionmill_stem (TEMPLATE = snowball, LANGUAGE = english)",
     "CREATE TEXT SEARCH CONFIGURATION captionmill (COPY = english)",

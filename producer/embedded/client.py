@@ -1,7 +1,8 @@
-"""The embedded stack, seen by its users: a private broker and a worker that live while someone is attached.
+"""The client of embedded mode: starts the supervisor of a data folder and keeps it running while work is to be done.
 
-Everybody who needs the stack holds a connection to its keeper (`producer.embedded.supervisor`); the first starts the
-keeper. The system closes a connection when its process ends, by whatever death, so nothing is left behind.
+Every process that needs the embedded broker and worker holds a connection to their supervisor
+(`producer.embedded.supervisor`); the first one starts it. The kernel closes a connection when its process ends, however
+it ends, so the supervisor always notices.
 """
 
 import contextlib
@@ -15,40 +16,43 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from captioning.errors import CaptioningError
-from captioning.settings import Settings
+from captioning.settings import Settings, child_environment
 
-SOCKET, LOCK, LOG = "stack.sock", "stack.lock", "worker.log"
-_START_SECONDS = 60.0
+SOCKET, LOCK, LOG = "embedded.sock", "embedded.lock", "worker.log"  # files in the data folder
+_START_SECONDS = 60.0  # that the supervisor may take to start the broker
+_MAX_LOG_BYTES = 10_000_000
 
 
 class EmbeddedClient:
-    """A hold on the stack of a data folder."""
+    """A connection to the supervisor of a data folder."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._keeper: subprocess.Popen[bytes] | None = None
+        self._supervisor: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
-        self._heard = b""
+        self._received = b""
         self.broker_url = ""
 
-    def begin(self) -> None:
-        """Start the keeper if none runs, without waiting for it: there is time until `attach`."""
+    def start(self) -> None:
+        """Start the supervisor if none is running. Does not wait for it; `attach` does."""
         if self._connection is None and not self._connect():
-            self._start_keeper()
+            self._start_supervisor()
 
     def attach(self) -> None:
-        """Hold on to a running stack. Raises CaptioningError when it can't be brought up."""
+        """Connect and wait for the broker. Raises CaptioningError when it cannot be started."""
         deadline = time.monotonic() + _START_SECONDS
         while not self.broker_url:
-            if self._connection is None and not self._connect():
-                self._start_keeper()
+            self.start()
             self.check()
             if time.monotonic() > deadline:
-                raise CaptioningError(f"the embedded broker doesn't start; see {self._settings.data_dir / LOG}.")
+                raise CaptioningError(f"the embedded broker does not start; see {self.log}.")
             time.sleep(0.05)
 
     def check(self) -> None:
-        """Hear what the keeper has to say; hold on to a new one if it died. Raises CaptioningError."""
+        """Read the supervisor's messages. Raises CaptioningError when it reports an error.
+
+        If the supervisor was killed, the client is detached; a new supervisor recovers the leases and the messages.
+        """
         while self._connection is not None:
             try:
                 data = self._connection.recv(65536)
@@ -56,15 +60,15 @@ class EmbeddedClient:
                 return
             except OSError:
                 data = b""
-            if not data:  # the keeper was killed: leases and bells heal, a new one takes over
+            if not data:
                 self.close()
                 return
-            *lines, self._heard = (self._heard + data).split(b"\n")
+            *lines, self._received = (self._received + data).split(b"\n")
             for line in lines:
-                said = json.loads(line)
-                if "error" in said:
-                    raise CaptioningError(said["error"])
-                self.broker_url = said["broker_url"]
+                message = json.loads(line)
+                if "error" in message:
+                    raise CaptioningError(message["error"])
+                self.broker_url = message["broker_url"]
 
     @property
     def attached(self) -> bool:
@@ -72,18 +76,19 @@ class EmbeddedClient:
 
     @property
     def log(self) -> Path:
+        """The log of the supervisor, the broker and the worker."""
         return self._settings.data_dir / LOG
 
     def close(self) -> None:
-        """Let go; the keeper stops the stack if nobody else holds it."""
+        """Disconnect. The supervisor stops the broker and the worker when the last client has disconnected."""
         if self._connection is not None:
             self._connection.close()
-        self._connection, self._heard, self.broker_url = None, b"", ""
+        self._connection, self._received, self.broker_url = None, b"", ""
 
     def _connect(self) -> bool:
         connection = socket.socket(socket.AF_UNIX)
         try:
-            with contextlib.chdir(self._settings.data_dir):  # a socket's path may have 107 bytes; its name always fits
+            with contextlib.chdir(self._settings.data_dir):  # the path of a socket is limited to 107 bytes; a name fits
                 connection.connect(SOCKET)
         except OSError:
             connection.close()
@@ -92,28 +97,27 @@ class EmbeddedClient:
         self._connection = connection
         return True
 
-    def _start_keeper(self) -> None:
-        if self._keeper is not None and self._keeper.poll() is None:
+    def _start_supervisor(self) -> None:
+        if self._supervisor is not None and self._supervisor.poll() is None:
             return
         folder = self._settings.data_dir
         folder.mkdir(parents=True, exist_ok=True)
-        with open_log(folder) as log:
-            self._keeper = subprocess.Popen(
+        with _open_log(self.log) as log:
+            self._supervisor = subprocess.Popen(
                 [sys.executable, "-P", "-m", "producer.embedded.supervisor"],
-                env=os.environ | self._settings.as_environment(),
+                env=child_environment(self._settings.as_environment()),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C in the terminal isn't for it
+                start_new_session=True,  # Ctrl-C in the terminal must not reach it
             )
 
 
 @contextlib.contextmanager
-def open_log(folder: Path) -> Iterator[int]:
-    """Open the log of the embedded stack to append to it; one that has grown large begins anew."""
-    path = folder / LOG
-    anew = os.O_TRUNC if path.exists() and path.stat().st_size > 10_000_000 else 0
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | anew, 0o600)
+def _open_log(path: Path) -> Iterator[int]:
+    """Open a log for appending; one that is too large is emptied first."""
+    truncate = os.O_TRUNC if path.exists() and path.stat().st_size > _MAX_LOG_BYTES else 0
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | truncate, 0o600)
     try:
         yield descriptor
     finally:

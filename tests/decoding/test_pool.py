@@ -1,4 +1,4 @@
-"""Images that kill, hang or bloat the process that opens them fail alone, by name."""
+"""An image that kills its decode process, or keeps it busy, or takes too much memory, fails alone."""
 
 import io
 import os
@@ -14,13 +14,19 @@ import pytest
 from PIL import Image
 
 from captioning.decoding.child import HEADER
-from captioning.decoding.pool import KILLS, DecodedImage, DecodePool, DecodePoolUnavailable
-from captioning.errors import ImageError
+from captioning.decoding.pool import MAX_ATTEMPTS_WHEN_KILLED, DecodedImage, DecodePool
+from captioning.errors import DecodePoolUnavailable, ImageError
 from captioning.model.pixels import Limits
 from captioning.values import Reason
 
+SIZE = 224
+LIMITS = Limits(10_000_000)
+CHILD = "tests.faults.decode_child"
+PROJECT = Path(__file__).parents[2]
+
 
 def image(word: str = "") -> bytes:
+    """Return a JPEG; the word after its end makes the decode process of the fault suite misbehave."""
     out = io.BytesIO()
     Image.new("RGB", (40, 30), "red").save(out, "JPEG")
     return out.getvalue() + word.encode()
@@ -28,212 +34,214 @@ def image(word: str = "") -> bytes:
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DecodePool start with a safe path, on which the tests are not."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    """Let decode processes import the tests: they start with a safe path (-P)."""
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
 
 
 @pytest.fixture
-def decode_pool() -> Iterator[DecodePool]:
-    made = DecodePool(2, 224, Limits(10_000_000), 60.0, module="tests.faults.decode_child")
+def pool() -> Iterator[DecodePool]:
+    made = DecodePool(2, SIZE, LIMITS, 60.0, module=CHILD)
     yield made
     made.close()
 
 
 @pytest.fixture
-def hasty() -> Iterator[DecodePool]:
-    """DecodePool that don't wait long for an image that hangs."""
-    made = DecodePool(2, 224, Limits(10_000_000), 5.0, module="tests.faults.decode_child")
+def impatient_pool() -> Iterator[DecodePool]:
+    made = DecodePool(2, SIZE, LIMITS, 5.0, module=CHILD)
     yield made
     made.close()
 
 
-def open_all(decode_pool: DecodePool, words: list[str], deaths: int = 0) -> tuple[list[DecodedImage | ImageError], list[str]]:
+def decode_all(
+    pool: DecodePool, words: list[str], attempts: int = 0
+) -> tuple[list[DecodedImage | ImageError], list[str]]:
+    """Decode an image for each word. Return the results, and the word for each process that died."""
     blamed: list[str] = []
 
-    def one(word: str) -> DecodedImage | ImageError:
+    def decode(word: str) -> DecodedImage | ImageError:
         try:
-            return decode_pool.open(image(word), deaths, lambda: blamed.append(word))
-        except ImageError as wrong:
-            return wrong
+            return pool.decode(image(word), attempts, lambda: blamed.append(word))
+        except ImageError as error:
+            return error
 
-    return list(decode_pool.map(one, words)), blamed
+    return list(pool.map(decode, words)), blamed
 
 
-def test_good_images_open_in_order(decode_pool: DecodePool) -> None:
-    found, blamed = open_all(decode_pool, [""] * 20)
-    assert all(isinstance(one, DecodedImage) and one.facts.width == 40 and one.pixels.shape == (224, 224, 3) for one in found)
+def reason(result: DecodedImage | ImageError) -> Reason | None:
+    return result.reason if isinstance(result, ImageError) else None
+
+
+def test_good_images_are_decoded_in_order(pool: DecodePool) -> None:
+    results, blamed = decode_all(pool, [""] * 20)
+    for result in results:
+        assert isinstance(result, DecodedImage)
+        assert (result.info.width, result.pixels.shape) == (40, (SIZE, SIZE, 3))
     assert blamed == []
-
-
-@pytest.mark.parametrize(("word", "reason"), [("CRASH", Reason.CRASHED), ("HANG", Reason.TIMEOUT)])
-def test_a_image_that_kills_its_opener_twice_is_to_blame_and_its_neighbours_are_not(
-    hasty: DecodePool, word: str, reason: Reason
-) -> None:
-    found, blamed = open_all(hasty, ["", "", word, "", "", ""])
-    assert [one.reason if isinstance(one, ImageError) else None for one in found] == [
-        None,
-        None,
-        reason,
-        None,
-        None,
-        None,
-    ]
-    assert blamed == [word, word]
-
-
-def frame(said: str, data: bytes = b"") -> str:
-    return f"TAKEN OVER {(HEADER.pack(len(said), len(data)) + said.encode() + data).hex()}!"
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("word", "expected", "detail"),
     [
-        f"TAKEN OVER {HEADER.pack(2**62, 2**62).hex()}!",
-        frame("no json"),
-        frame("[" * 50_000),
-        frame("[]"),
-        frame("{}"),
-        frame('{"reason": "because", "detail": ""}'),
-        frame('{"width": 1, "height": 1, "format": "JPEG"}', b"too short"),
-        frame('{"width": -1, "height": 1, "format": "JPEG"}', bytes(224 * 224 * 3)),
-        frame('{"width": 1, "height": 1, "format": "\\u0000"}', bytes(224 * 224 * 3)),
+        ("CRASH", Reason.CRASHED, "decoding killed the process 2 times"),
+        ("HANG", Reason.TIMEOUT, "decoding takes more than 5 s (CAPTIONING_DECODE_TIMEOUT_SECONDS)"),
     ],
 )
-def test_an_opener_that_a_image_has_taken_over_is_believed_nothing(decode_pool: DecodePool, words: str) -> None:
-    found, blamed = open_all(decode_pool, [words, ""])
-    assert isinstance(found[0], ImageError)
-    assert found[0].reason is Reason.CRASHED
-    assert isinstance(found[1], DecodedImage)
-    assert blamed == [words, words]
+def test_an_image_that_kills_its_process_twice_is_to_blame_and_its_neighbours_are_not(
+    impatient_pool: DecodePool, word: str, expected: Reason, detail: str
+) -> None:
+    results, blamed = decode_all(impatient_pool, ["", "", word, "", "", ""])
+    assert [reason(result) for result in results] == [None, None, expected, None, None, None]
+    assert str(results[2]) == detail
+    assert blamed == [word, word]
 
 
-def test_an_opener_knows_no_password(decode_pool: DecodePool, monkeypatch: pytest.MonkeyPatch) -> None:
+def message(head: str, data: bytes = b"") -> str:
+    """Return the word that makes a process send this message."""
+    return f"TAKEN OVER {(HEADER.pack(len(head), len(data)) + head.encode() + data).hex()}!"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        f"TAKEN OVER {HEADER.pack(2**62, 2**62).hex()}!",
+        message("no json"),
+        message("[" * 50_000),
+        message("[]"),
+        message("{}"),
+        message('{"reason": "because", "detail": ""}'),
+        message('{"width": 1, "height": 1, "format": "JPEG"}', b"too short"),
+        message('{"width": -1, "height": 1, "format": "JPEG"}', bytes(SIZE * SIZE * 3)),
+        message('{"width": 1, "height": 1, "format": "\\u0000"}', bytes(SIZE * SIZE * 3)),
+    ],
+)
+def test_an_invalid_answer_counts_as_a_crash(pool: DecodePool, word: str) -> None:
+    results, blamed = decode_all(pool, [word, ""])
+    assert [reason(result) for result in results] == [Reason.CRASHED, None]
+    assert blamed == [word, word]
+
+
+def test_a_decode_process_does_not_get_passwords(pool: DecodePool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAPTIONING_BROKER_URL", "redis://:secret@h/0")
     monkeypatch.setenv("PGPASSWORD", "secret")
-    open_all(decode_pool, ["", ""])
-    for process in decode_pool._processes:
+    decode_all(pool, ["", ""])
+    for process in pool._processes:
         assert "secret" not in " ".join(psutil.Process(process.pid).environ().values())
 
 
-def test_a_death_in_an_earlier_life_counts(decode_pool: DecodePool) -> None:
-    found, blamed = open_all(decode_pool, ["CRASH"], deaths=1)
-    assert isinstance(found[0], ImageError)
+def test_earlier_attempts_count(pool: DecodePool) -> None:
+    results, blamed = decode_all(pool, ["CRASH"], attempts=1)
+    assert reason(results[0]) is Reason.CRASHED
     assert blamed == ["CRASH"]
 
 
-def test_a_image_must_be_there_at_more_deaths_when_something_else_kills(decode_pool: DecodePool) -> None:
-    """The system, out of memory, kills whoever it likes; who is killed over one image again and again is told."""
-    found, blamed = open_all(decode_pool, ["KILLED", ""])
-    assert isinstance(found[0], ImageError)
-    assert found[0].reason is Reason.CRASHED
-    assert isinstance(found[1], DecodedImage)
-    assert blamed == ["KILLED"] * KILLS
+def test_an_image_gets_more_attempts_when_its_process_is_killed_from_outside(pool: DecodePool) -> None:
+    """A system without memory kills any process; an image whose process is killed every time is to blame."""
+    results, blamed = decode_all(pool, ["KILLED", ""])
+    assert [reason(result) for result in results] == [Reason.CRASHED, None]
+    assert blamed == ["KILLED"] * MAX_ATTEMPTS_WHEN_KILLED
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="macOS does not bound address space")
-def test_a_image_that_wants_all_memory_is_too_large(decode_pool: DecodePool) -> None:
-    found, _ = open_all(decode_pool, ["BLOAT", ""])
-    assert isinstance(found[0], ImageError)
-    assert found[0].reason is Reason.TOO_LARGE
-    assert isinstance(found[1], DecodedImage)
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS does not limit address space")
+def test_an_image_that_takes_all_memory_is_too_large(pool: DecodePool) -> None:
+    results, _ = decode_all(pool, ["BLOAT", ""])
+    assert [reason(result) for result in results] == [Reason.TOO_LARGE, None]
 
 
-def test_what_a_library_prints_does_not_disturb(decode_pool: DecodePool) -> None:
-    found, _ = open_all(decode_pool, ["NOISE", ""])
-    assert all(isinstance(one, DecodedImage) for one in found)
-
-
-def test_when_no_opener_starts_no_image_is_to_blame() -> None:
-    made = DecodePool(1, 224, Limits(10_000_000), 2.0, module="tests.faults.no_such_module")
-    with pytest.raises(DecodePoolUnavailable):
-        open_all(made, ["", ""])
-    made.close()
-
-
-def test_a_machine_without_free_file_handles_blames_no_image() -> None:
-    code = """
-import os, resource
-from captioning.model.pixels import Limits
-from tests.worker.test_openers import open_all
-from captioning.decoding.pool import DecodePool, DecodePoolUnavailable
-decode_pool = DecodePool(1, 224, Limits(), 2.0, module="tests.faults.decode_child")
-resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-try:
-    open_all(decode_pool, [""])
-except DecodePoolUnavailable as error:
-    print(error)
-decode_pool.close()
-"""
-    project = Path(__file__).parents[2]
-    said = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
-    assert said.stdout == "no process to open images can be started: Too many open files\n"
-
-
-def test_a_bad_image_is_a_result_and_its_opener_lives_on(decode_pool: DecodePool) -> None:
-    with pytest.raises(ImageError) as caught:
-        next(iter(decode_pool.map(lambda _: decode_pool.open(b"no image", 0, lambda: None), [0])))
-    assert caught.value.reason is Reason.UNREADABLE
-    assert isinstance(open_all(decode_pool, [""])[0][0], DecodedImage)
-
-
-def test_closing_leaves_no_process(decode_pool: DecodePool) -> None:
-    open_all(decode_pool, ["", "", ""])
-    children = psutil.Process(os.getpid()).children(recursive=True)
-    mine = [c for c in children if "tests.faults.decode_child" in " ".join(c.cmdline())]
-    assert mine
-    decode_pool.close()
-    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in mine)
-
-
-def test_an_opener_never_loads_torch(tmp_path: Path) -> None:
-    code = "import sys, captioning.decoding.child; sys.exit('torch' in sys.modules or 'sqlalchemy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_signals_to_stop_are_for_the_worker_and_blame_no_image(decode_pool: DecodePool) -> None:
-    """systemd and terminals signal every process of a group."""
-    open_all(decode_pool, ["", ""])
-    for process in list(decode_pool._processes):
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            process.send_signal(number)
-    found, blamed = open_all(decode_pool, [""] * 6)
-    assert all(isinstance(one, DecodedImage) for one in found)
+def test_output_of_a_library_does_not_disturb(pool: DecodePool) -> None:
+    results, blamed = decode_all(pool, ["NOISE", ""])
+    assert [reason(result) for result in results] == [None, None]
     assert blamed == []
 
 
-def test_time_in_which_everything_was_stopped_is_held_against_no_image() -> None:
-    """A laptop that sleeps, a container that is frozen: on waking, whoever was being opened isn't late."""
-    code = """
-import os, threading
-from captioning.model.pixels import Limits
-from tests.worker.test_openers import open_all
+def test_no_image_is_to_blame_when_no_process_starts() -> None:
+    pool = DecodePool(1, SIZE, LIMITS, 2.0, module="tests.faults.no_such_module")
+    with pytest.raises(DecodePoolUnavailable, match="does not start"):
+        decode_all(pool, ["", ""])
+    pool.close()
+
+
+def test_no_image_is_to_blame_when_there_are_no_file_handles() -> None:
+    code = f"""
+import os, resource
 from captioning.decoding.pool import DecodePool
-decode_pool = DecodePool(1, 224, Limits(), 2.0, module="tests.faults.decode_child")
-open_all(decode_pool, [""])
+from captioning.errors import DecodePoolUnavailable
+from captioning.model.pixels import Limits
+from tests.decoding.test_pool import decode_all
+pool = DecodePool(1, {SIZE}, Limits(), 2.0, module="{CHILD}")
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+try:
+    decode_all(pool, [""])
+except DecodePoolUnavailable as error:
+    print(error)
+pool.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout == "cannot start a process that decodes images: Too many open files\n"
+
+
+def test_a_file_that_is_not_an_image_does_not_end_its_process(pool: DecodePool) -> None:
+    with pytest.raises(ImageError) as caught:
+        next(iter(pool.map(lambda data: pool.decode(data, 0, lambda: None), [b"no image"])))
+    assert caught.value.reason is Reason.UNREADABLE
+    before = set(pool._processes)
+    assert isinstance(decode_all(pool, [""])[0][0], DecodedImage)
+    assert before <= pool._processes
+
+
+def test_closing_leaves_no_process(pool: DecodePool) -> None:
+    decode_all(pool, ["", "", ""])
+    children = psutil.Process(os.getpid()).children(recursive=True)
+    own = [child for child in children if CHILD in " ".join(child.cmdline())]
+    assert own
+    pool.close()
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in own)
+
+
+@pytest.mark.parametrize("module", ["captioning.decoding.child", "captioning.decoding.pool"])
+def test_decoding_loads_neither_torch_nor_celery_nor_the_store(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(not {{'torch', 'celery', 'sqlalchemy'}}.isdisjoint(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_signals_for_the_worker_do_not_end_a_decode_process(pool: DecodePool) -> None:
+    """systemd and terminals signal every process of a group."""
+    decode_all(pool, ["", ""])
+    for process in list(pool._processes):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            process.send_signal(number)
+    results, blamed = decode_all(pool, [""] * 6)
+    assert all(isinstance(result, DecodedImage) for result in results)
+    assert blamed == []
+
+
+def test_time_in_which_all_processes_are_stopped_does_not_count() -> None:
+    """After a laptop has slept, or a container was paused, the image that was being decoded has not timed out."""
+    code = f"""
+from captioning.decoding.pool import DecodePool
+from captioning.model.pixels import Limits
+from tests.decoding.test_pool import decode_all
+pool = DecodePool(1, {SIZE}, Limits(), 2.0, module="{CHILD}")
+decode_all(pool, [""])
 print("ready", flush=True)
-found, blamed = open_all(decode_pool, ["SLOW"])
-print(blamed, type(found[0]).__name__, flush=True)
-decode_pool.close()
+results, blamed = decode_all(pool, ["SLOW"])
+print(blamed, type(results[0]).__name__, flush=True)
+pool.close()
 """
     running = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        [sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert running.stdout is not None
     assert running.stdout.readline() == "ready\n"
     time.sleep(0.3)
     os.killpg(running.pid, signal.SIGSTOP)
-    time.sleep(4)  # twice what an image may take
+    time.sleep(4)  # twice as long as the timeout
     os.killpg(running.pid, signal.SIGCONT)
     out, _ = running.communicate(timeout=60)
     assert out == "[] DecodedImage\n"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="an OOM killer of Linux")
-def test_when_memory_runs_out_an_opener_goes_before_the_model(decode_pool: DecodePool) -> None:
-    open_all(decode_pool, [""])
-    for process in decode_pool._processes:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has oom_score_adj")
+def test_when_memory_runs_out_a_decode_process_is_killed_before_the_model(pool: DecodePool) -> None:
+    decode_all(pool, [""])
+    for process in pool._processes:
         assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == "1000\n"

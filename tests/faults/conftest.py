@@ -1,6 +1,6 @@
-"""Cells of the fault matrix: the world that each breaks, the databases it breaks it on, and the table they make.
+"""Fault scenarios: the world that each one breaks, the databases on which it runs, and the table of results.
 
-`make test` runs the quick ones; `make faults` runs all, twice, and writes the table to docs/faults.md.
+`make test` runs the quick scenarios. `make faults` runs all of them, twice, and writes the table to docs/faults.md.
 """
 
 import tempfile
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.servers import Broker, PostgresServer
 from tests.faults.table import Table
 from tests.faults.world import World
+from tests.support.postgres import PostgresServer
+from tests.support.valkey import Broker
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--table") and not hasattr(config, "workerinput"):  # of several processes, the first writes
+    if config.getoption("--table") and not hasattr(config, "workerinput"):  # one of several test processes writes
         config.pluginmanager.register(Table(Path(config.getoption("--table"))))
 
 
@@ -29,45 +30,45 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Tell the table, and the world's end, how the cell went."""
-    cell, funcargs = item.get_closest_marker("cell"), getattr(item, "funcargs", {})
-    if call.when == "call" and cell is not None and "world" in funcargs:
+    """Record the result of a scenario for the table and for the world's fixture."""
+    scenario, funcargs = item.get_closest_marker("scenario"), getattr(item, "funcargs", {})
+    if call.when == "call" and scenario is not None and "world" in funcargs:
         world: World = funcargs["world"]
         world.failed = call.excinfo is not None
-        said = [*cell.args, funcargs["store"], funcargs["round_"], round(world.recovered_seconds, 2)]
-        item.user_properties.append(("cell", said))
+        result = [*scenario.args, funcargs["store"], funcargs["round_"], round(world.recovery_seconds, 2)]
+        item.user_properties.append(("scenario", result))
 
 
 @pytest.fixture(scope="session")
-def place() -> Iterator[Path]:
-    """A folder with a path short enough for sockets, which others may enter: PostgreSQL isn't root."""
+def short_folder() -> Iterator[Path]:
+    """A folder with a path short enough for sockets, which other users may enter: PostgreSQL does not run as root."""
     with tempfile.TemporaryDirectory(prefix="cm-faults-") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
 
 
 @pytest.fixture(scope="session")
-def postgres_to_break(place: Path) -> Iterator[PostgresServer]:
-    server = PostgresServer(place / "postgres")
+def postgres_to_break(short_folder: Path) -> Iterator[PostgresServer]:
+    server = PostgresServer(short_folder / "postgres")
     yield server
     server.close()
 
 
 @pytest.fixture
-def world(request: pytest.FixtureRequest, place: Path, store: str, round_: int) -> Iterator[World]:
-    """A fresh world for one cell."""
-    folder = Path(tempfile.mkdtemp(dir=place, prefix="w"))
+def world(request: pytest.FixtureRequest, short_folder: Path, store: str, round_: int) -> Iterator[World]:
+    """A new world for one scenario."""
+    folder = Path(tempfile.mkdtemp(dir=short_folder, prefix="w"))
     broker = Broker(folder / "broker")
     broker.start()
     server: PostgresServer | None = request.getfixturevalue("postgres_to_break") if store == "postgresql" else None
     try:
-        made = World(folder, broker, store, server)
-        yield made
-        if made.failed:
+        world = World(folder, broker, store, server)
+        yield world
+        if world.failed:
             for log in sorted(folder.glob("worker-*.log")):
                 print(f"---- {log.name}\n" + log.read_text(errors="replace")[-4000:])
-        made.close()
+        world.close()
     finally:
         broker.close()
         if server is not None:
-            server.start_again()
+            server.ensure_started()

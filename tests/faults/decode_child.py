@@ -1,6 +1,6 @@
-"""An opener with a fuse: images that carry a word do to it what a hostile image would.
+"""The decode process of the fault suite: an image that contains a certain word does what a hostile image could do.
 
-For the stub captioner, whose square is small, the pixels it hands on begin with the file's SHA-256.
+For the stub captioner, whose images are small, the returned pixels begin with the file's SHA-256.
 """
 
 import hashlib
@@ -11,15 +11,15 @@ import time
 
 import numpy as np
 
+from captioning.decoding import child
 from captioning.model import pixels
 from tests.faults.stub_captioner import SIZE
-from worker import opener
 
-_open = pixels.open_image
-_sink = os.dup(1)
+_open_image = pixels.open_image
+_stdout = os.dup(1)
 
 
-def fused(data: bytes, size: int, limits: pixels.Limits) -> object:
+def open_image(data: bytes, size: int, limits: pixels.Limits) -> object:
     if b"CRASH" in data:
         os.kill(os.getpid(), signal.SIGSEGV)
     if b"KILLED" in data:
@@ -30,18 +30,18 @@ def fused(data: bytes, size: int, limits: pixels.Limits) -> object:
         time.sleep(1.0)
     if b"BLOAT" in data:
         _ = bytearray(100_000_000_000)  # refused at once: no page of it is touched
-    if b"TAKEN OVER" in data:  # by an image that says what it likes in the opener's name
-        said = data.partition(b"TAKEN OVER ")[2].partition(b"!")[0].decode()
-        os.write(_sink, bytes.fromhex(said))
+    if b"TAKEN OVER" in data:  # the image has taken control and sends these bytes, in hex, as the process's answer
+        answer = data.partition(b"TAKEN OVER ")[2].partition(b"!")[0].decode()
+        os.write(_stdout, bytes.fromhex(answer))
     if b"NOISE" in data:
-        print("a library prints where messages go", file=sys.stdout)
-    square, facts = _open(data, size, limits)
+        print("a library prints to the stream of the answers", file=sys.stdout)
+    square, info = _open_image(data, size, limits)
     if size == SIZE:
         square = square.copy()
         square.reshape(-1)[:32] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
-    return square, facts
+    return square, info
 
 
 if __name__ == "__main__":
-    opener.open_image = fused  # type: ignore[assignment]
-    opener.main()
+    child.open_image = open_image  # type: ignore[assignment]
+    child.main()

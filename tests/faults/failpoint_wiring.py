@@ -1,4 +1,4 @@
-"""Installs failpoints and quick timings into the product's modules: in this process, by whoever starts it so."""
+"""Connect failpoints to public functions of the product, and shorten its timings. Affects the current process only."""
 
 import functools
 import os
@@ -8,48 +8,49 @@ from typing import Any
 from tests.faults.failpoints import reach
 
 
-def quick_timings() -> None:
-    """Recover in seconds from what takes half a minute in earnest, so that a cell is over soon."""
-    from captioning import queue
+def shorten_timings() -> None:
+    """Make recovery take seconds where it takes half a minute in production, so that a scenario ends soon."""
+    from captioning.queue.celery_app import TRANSPORT_OPTIONS
     from captioning.store import database
 
-    visibility = int(os.environ.get("FAULTS_VISIBILITY", "5"))
-    queue._TRANSPORT.update(
-        visibility_timeout=visibility,
+    TRANSPORT_OPTIONS.update(
+        visibility_timeout=int(os.environ.get("FAULTS_VISIBILITY_SECONDS", "5")),
         unacked_mutex_expire=3,
         unacked_restore_interval=1,
         unacked_restore_throttle=1,
-        health_check_interval=int(os.environ.get("FAULTS_HEALTH", "2")),
+        health_check_interval=int(os.environ.get("FAULTS_HEALTH_CHECK_SECONDS", "2")),
     )
     database.BUSY_SECONDS = 2
 
 
-def before(owner: Any, name: str, place: str) -> None:
-    """Reach a place whenever a function is about to be called."""
-    wrap(owner, name, lambda act, *words, **named: (reach(place), act(*words, **named))[1])
+def before(owner: Any, name: str, point: str) -> None:
+    """Reach a failpoint before each call of `owner.name`, a function of a module or a method of a class."""
+
+    def around(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        reach(point)
+        return original(*args, **kwargs)
+
+    wrap(owner, name, around)
 
 
-def after(owner: Any, name: str, place: str) -> None:
-    """Reach a place whenever a function has returned something, or None if it never does."""
+def after(owner: Any, name: str, point: str, when: Callable[..., bool] = lambda _result, *_args: True) -> None:
+    """Reach a failpoint after each call of `owner.name` for which `when(result, *args)` is true."""
 
-    def act_then_reach(act: Callable[..., Any], *words: Any, **named: Any) -> Any:
-        result = act(*words, **named)
-        if result is not None or name != "claim":
-            reach(place)
+    def around(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if when(result, *args):
+            reach(point)
         return result
 
-    wrap(owner, name, act_then_reach)
+    wrap(owner, name, around)
 
 
 def wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
+    """Replace `owner.name` by a function that calls `around(original, *args, **kwargs)`."""
     original = getattr(owner, name)
-    setattr(owner, name, functools.wraps(original)(functools.partial(around, original)) if not isinstance(owner, type)
-            else _method(original, around))  # fmt: skip
 
-
-def _method(original: Callable[..., Any], around: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def method(self: Any, *words: Any, **named: Any) -> Any:
-        return around(functools.partial(original, self), *words, **named)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return around(original, *args, **kwargs)
 
-    return method
+    setattr(owner, name, wrapper)

@@ -1,8 +1,9 @@
-"""Places in the running programs where a fault can be made to strike, once in the life of a test.
+"""Failpoints: named points in the running programs at which a test makes a fault happen, once.
 
-`FAULTS="claimed:kill recorded@3:stop"` in the environment names places and what happens there: `kill` takes the whole
-worker (its process group) with SIGKILL, `die` only the process that is there, `stop` stops the whole worker, `hang`
-waits for ever, `raise` raises. `@n` means the n-th time, counted over all processes that share FAULTS_PLACE.
+`FAULTS_FAILPOINTS="after_claim:kill after_commit@3:stop"` in the environment names points and actions. `kill` ends the
+whole worker (its process group) with SIGKILL, `die` ends only the current process, `stop` stops the whole worker with
+SIGSTOP, `hang` waits for an hour, `raise` raises RuntimeError. `@n` means the n-th time that the point is reached,
+counted over all processes that share the folder FAULTS_DIR.
 """
 
 import os
@@ -10,43 +11,46 @@ import signal
 import time
 from pathlib import Path
 
-PLACE = "FAULTS_PLACE"
-FAULTS = "FAULTS"
+DIR = "FAULTS_DIR"
+FAILPOINTS = "FAULTS_FAILPOINTS"
 
 
-def reach(name: str) -> None:
-    """Say that a place is reached; what was arranged for it happens."""
-    for arranged in os.environ.get(FAULTS, "").split():
-        where, _, what = arranged.partition(":")
-        where, _, count = where.partition("@")
-        if where == name and _hits(name) == int(count or 1):
-            _mark(f"fired-{name}")
-            _strike(what)
+def reach(point: str) -> None:
+    """Act if the environment names this point for this hit."""
+    for failpoint in os.environ.get(FAILPOINTS, "").split():
+        name, _, action = failpoint.partition(":")
+        name, _, hit = name.partition("@")
+        if name == point and _count_hit(point) == int(hit or 1):
+            fired_file(point).touch()
+            _act(action)
 
 
-def _hits(name: str) -> int:
+def fired_file(point: str, folder: Path | None = None) -> Path:
+    """Return the file that exists once the fault at this point has happened."""
+    return (folder or shared_dir()) / f"fired-{point}"
+
+
+def shared_dir() -> Path:
+    return Path(os.environ[DIR])
+
+
+def _count_hit(point: str) -> int:
     """Count this hit; return its number."""
-    with (_place() / f"hits-{name}").open("ab") as file:
+    with (shared_dir() / f"hits-{point}").open("ab") as file:
         file.write(b".")
         return file.tell()
 
 
-def _mark(name: str) -> None:
-    (_place() / name).touch()
-
-
-def _place() -> Path:
-    return Path(os.environ[PLACE])
-
-
-def _strike(what: str) -> None:
-    if what == "kill":
+def _act(action: str) -> None:
+    if action == "kill":
         os.killpg(0, signal.SIGKILL)
-    elif what == "die":
+    elif action == "die":
         os.kill(os.getpid(), signal.SIGKILL)
-    elif what == "stop":
+    elif action == "stop":
         os.killpg(0, signal.SIGSTOP)
-    elif what == "hang":
+    elif action == "hang":
         time.sleep(3600)
-    elif what == "raise":
+    elif action == "raise":
         raise RuntimeError("a failpoint")
+    else:
+        raise ValueError(f"{FAILPOINTS}: no action {action!r}")

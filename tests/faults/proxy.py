@@ -1,4 +1,4 @@
-"""A TCP proxy that misbehaves when told to: it delays, falls silent, resets, or cuts a link at a word."""
+"""A TCP proxy that misbehaves on request: it delays, drops all traffic, resets links, or cuts one at a given word."""
 
 import contextlib
 import socket
@@ -14,16 +14,16 @@ Address = tuple[str, int] | str
 
 @dataclass
 class Proxy:
-    """Forwards to a server. What it does to the traffic may be changed while it runs."""
+    """Forward to a server. What it does to the traffic can be changed while it runs."""
 
     upstream: Address
-    delay: float = 0.0  # seconds, each way, for every piece
-    bytes_a_second: float = 0.0  # 0: no limit
-    silent: bool = False  # takes everything, passes nothing on: a half-open link
-    cut_at: bytes = b""  # of what the client sends: its link is cut there...
-    cut_after: bytes = b""  # ...but not before it has sent this
-    most_cuts: int = 1
-    cut_before: bool = True  # whether the server doesn't get that piece any more
+    delay: float = 0.0  # seconds, in each direction, for every piece
+    bytes_per_second: float = 0.0  # 0: no limit
+    silent: bool = False  # accepts everything and forwards nothing, like a half-open link
+    cut_at: bytes = b""  # cut a client's link when the client sends this...
+    cut_after: bytes = b""  # ...and has sent this earlier
+    max_cuts: int = 1
+    cut_before_forwarding: bool = True  # the server does not receive the piece with `cut_at`
     cuts: int = 0
     port: int = 0
     _links: list[socket.socket] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Proxy:
         self.reset()
 
     def reset(self) -> None:
-        """Cut all links, as a router that reboots does: with a reset, not a farewell."""
+        """Reset all links, as a router does when it reboots."""
         links, self._links = self._links, []
         for link in links:
             _reset(link)
@@ -53,8 +53,8 @@ class Proxy:
                     _reset(client)
                     continue
                 self._links += [client, server]
-                for source, sink, watch in ((client, server, self._watcher()), (server, client, lambda piece: False)):
-                    threading.Thread(target=self._pump, args=(source, sink, watch), daemon=True).start()
+                for source, sink, cuts_at in ((client, server, self._cutter()), (server, client, lambda piece: False)):
+                    threading.Thread(target=self._pump, args=(source, sink, cuts_at), daemon=True).start()
 
     def _connect(self) -> socket.socket:
         if isinstance(self.upstream, str):
@@ -63,30 +63,30 @@ class Proxy:
             return server
         return socket.create_connection(self.upstream)
 
-    def _watcher(self) -> Callable[[bytes], bool]:
-        """Return what tells, for one link, whether it is to be cut at this piece."""
+    def _cutter(self) -> Callable[[bytes], bool]:
+        """Return a function that decides, for one link, whether to cut it at this piece."""
         seen = b""
 
-        def is_the_end(piece: bytes) -> bool:
+        def cuts_at(piece: bytes) -> bool:
             nonlocal seen
             seen = (seen + piece)[-1_000_000:] if self.cut_at else b""
-            if not self.cut_at or self.cut_at not in piece or self.cut_after not in seen or self.cuts >= self.most_cuts:
+            if not self.cut_at or self.cut_at not in piece or self.cut_after not in seen or self.cuts >= self.max_cuts:
                 return False
             self.cuts += 1
             return True
 
-        return is_the_end
+        return cuts_at
 
-    def _pump(self, source: socket.socket, sink: socket.socket, is_the_end: Callable[[bytes], bool]) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, cuts_at: Callable[[bytes], bool]) -> None:
         with contextlib.suppress(OSError):
             while piece := source.recv(65536):
                 if self.silent:
                     continue
-                time.sleep(self.delay + (len(piece) / self.bytes_a_second if self.bytes_a_second else 0.0))
-                if is_the_end(piece):
-                    if not self.cut_before:
+                time.sleep(self.delay + (len(piece) / self.bytes_per_second if self.bytes_per_second else 0.0))
+                if cuts_at(piece):
+                    if not self.cut_before_forwarding:
                         sink.sendall(piece)
-                        time.sleep(0.3)  # the server has done it, and its answer meets a closed door
+                        time.sleep(0.3)  # the server acts on it; its answer finds the link closed
                     break
                 sink.sendall(piece)
         for link in (source, sink):

@@ -1,4 +1,4 @@
-"""Databases that crash, cut links, lock, fill up, turn read-only or are away: nothing twice, no image blamed."""
+"""Databases that crash, cut links, lock, fill up, turn read-only or are down: nothing is done twice, no image fails."""
 
 import shutil
 import sqlite3
@@ -13,9 +13,9 @@ import psycopg
 import pytest
 
 from tests.faults.proxy import Proxy
-from tests.faults.servers import PostgresServer
-from tests.faults.world import CHUNK, ITEMS, World
-from tests.support.servers import wait_until
+from tests.faults.world import CHUNK_SIZE, ITEMS, World
+from tests.support.postgres import PostgresServer
+from tests.support.waiting import wait_until
 
 on_postgresql = pytest.mark.stores("postgresql")
 on_sqlite = pytest.mark.stores("sqlite")
@@ -23,8 +23,8 @@ on_sqlite = pytest.mark.stores("sqlite")
 
 @pytest.fixture
 def slow(world: World) -> World:
-    """A world in which the job lasts, so that there is something to disturb."""
-    world.settings["FAULTS_SECONDS"] = "0.2"
+    """A world in which the job takes long enough to be disturbed."""
+    world.settings["FAULTS_SECONDS_PER_IMAGE"] = "0.2"
     return world
 
 
@@ -33,120 +33,165 @@ def server(world: World) -> PostgresServer:
     return world.postgres
 
 
-def no_image_is_blamed(world: World) -> None:
-    assert world.one("SELECT sum(attempts) FROM items") == 0
+def assert_no_image_is_blamed(world: World) -> None:
+    assert world.scalar("SELECT sum(attempts) FROM items") == 0
+
+
+# -- PostgreSQL: connections and commits --
 
 
 @on_postgresql
-@pytest.mark.cell("D1", "PostgreSQL crashes and restarts in the middle of a job, three times", quick=True)
-def test_a_database_that_crashes_is_waited_for(slow: World) -> None:
-    slow.worker()
-    slow.worker()
+@pytest.mark.scenario("D1", "PostgreSQL crashes and restarts in the middle of a job, three times", quick=True)
+def test_workers_wait_for_a_database_that_crashes(slow: World) -> None:
+    slow.start_worker()
+    slow.start_worker()
     slow.submit()
-    for done in (4, 12, 20):
-        slow.wait_done(done)
+    for finished in (4, 12, 20):
+        slow.wait_for_items(finished)
         server(slow).stop()
         time.sleep(0.5)
         server(slow).start()
         slow.db.engine.dispose()
-    slow.struck()
+    slow.fault_injected()
     slow.faults = 6
-    slow.recover()
-    no_image_is_blamed(slow)
+    slow.wait_for_recovery()
+    assert_no_image_is_blamed(slow)
 
 
 @on_postgresql
-@pytest.mark.cell("D2", "all sessions of the database are ended, every 2 s, six times")
-def test_sessions_that_are_ended_are_opened_again(slow: World) -> None:
-    slow.worker()
-    slow.worker()
+@pytest.mark.scenario("D2", "all database sessions are terminated every 2 s, six times")
+def test_workers_reopen_sessions_that_are_terminated(slow: World) -> None:
+    slow.start_worker()
+    slow.start_worker()
     slow.submit()
     for _ in range(6):
         time.sleep(2)
-        server(slow).ask(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{slow.database}'")
+        server(slow).execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{slow.database}'"
+        )
         slow.db.engine.dispose()
-    slow.struck()
+    slow.fault_injected()
     slow.faults = 12
-    slow.recover()
-    no_image_is_blamed(slow)
+    slow.wait_for_recovery()
+    assert_no_image_is_blamed(slow)
 
 
 @on_postgresql
 @pytest.mark.parametrize(
     "before",
     [
-        pytest.param(True, marks=pytest.mark.cell("D3a", "the link is cut with COMMIT on its way")),
-        pytest.param(False, marks=pytest.mark.cell("D3b", "the link is cut with its answer on its way")),
+        pytest.param(True, marks=pytest.mark.scenario("D3a", "the link is cut before COMMIT reaches the server")),
+        pytest.param(False, marks=pytest.mark.scenario("D3b", "the link is cut before the answer to COMMIT arrives")),
     ],
 )
-def test_a_commit_of_unknown_outcome_is_looked_up_not_believed(slow: World, before: bool) -> None:
+def test_a_commit_with_an_unknown_result_is_repeated_without_counting_twice(slow: World, before: bool) -> None:
     proxy = Proxy(
-        server(slow).socket_file, cut_at=b"COMMIT", cut_after=b"INTO captions", cut_before=before, most_cuts=5
+        server(slow).socket_file,
+        cut_at=b"COMMIT",
+        cut_after=b"INTO captions",
+        cut_before_forwarding=before,
+        max_cuts=5,
     )
-    slow.worker(CAPTIONING_DATABASE_URL=server(slow).url(slow.database, proxy.port))
+    slow.start_worker(CAPTIONING_DATABASE_URL=server(slow).url(slow.database, proxy.port))
     slow.submit()
-    wait_until(lambda: proxy.cuts >= 3, 60, "commits to be cut")
-    slow.struck()
+    wait_until(lambda: proxy.cuts >= 3, 60, "three commits to be cut")
+    slow.fault_injected()
     slow.faults = 5
-    slow.recover()
-    no_image_is_blamed(slow)
-    captioned, runs = (slow.one(f"SELECT sum({n}) FROM chunks") for n in ("captioned", "model_runs"))
+    slow.wait_for_recovery()
+    assert_no_image_is_blamed(slow)
+    captioned, runs = (slow.scalar(f"SELECT sum({column}) FROM chunks") for column in ("captioned", "model_runs"))
     assert captioned == runs
     proxy.close()
 
 
+# -- PostgreSQL: locks --
+
+
 @on_postgresql
-@pytest.mark.cell("D4a", "somebody locks the table of captions for 10 s")
-def test_a_locked_table_is_waited_for(slow: World) -> None:
-    slow.worker()
+@pytest.mark.scenario("D4a", "another session locks the table of captions for 10 s")
+def test_workers_wait_for_a_locked_table(slow: World) -> None:
+    slow.start_worker()
     slow.submit()
-    slow.wait_done(4)
+    slow.wait_for_items(4)
     with psycopg.connect(f"host={server(slow).socket} user=postgres dbname={slow.database}") as connection:
         connection.execute("LOCK TABLE captions IN ACCESS EXCLUSIVE MODE")
         time.sleep(10)
-    slow.struck()
+    slow.fault_injected()
     slow.faults = 3
-    slow.recover()
-    no_image_is_blamed(slow)
+    slow.wait_for_recovery()
+    assert_no_image_is_blamed(slow)
 
 
 @on_postgresql
-@pytest.mark.cell("D4b", "a worker is the victim of a deadlock, three times")
-def test_a_deadlock_is_tried_again(slow: World) -> None:
-    slow.worker()
+@pytest.mark.scenario("D4b", "a worker's transaction is aborted by a deadlock, three times")
+def test_a_transaction_aborted_by_a_deadlock_is_retried(slow: World) -> None:
+    slow.start_worker()
     slow.submit()
-    slow.wait_done(4)
+    slow.wait_for_items(4)
     before = deadlocks(slow)
-    with psycopg.connect(f"host={server(slow).socket} user=postgres dbname={slow.database}", autocommit=True) as mine:
-        mine.execute("SET deadlock_timeout = '30s'")  # the other one, whose is 1 s, is to be the victim
+    with psycopg.connect(f"host={server(slow).socket} user=postgres dbname={slow.database}", autocommit=True) as own:
+        own.execute("SET deadlock_timeout = '30s'")  # the worker's is 1 s, so PostgreSQL aborts the worker
         for _ in range(3):
-            with mine.transaction():
-                mine.execute("SELECT id FROM jobs FOR UPDATE")
-                wait_until(lambda: waits_for_lock(slow), 20, "the worker to want the job's row")
-                mine.execute("SELECT id FROM chunks WHERE state <> 'done' FOR UPDATE")
-    slow.struck()
-    wait_until(lambda: deadlocks(slow) >= before + 3, 20, "three deadlocks to be counted, none of them ours")
+            with own.transaction():
+                own.execute("SELECT id FROM jobs FOR UPDATE")
+                wait_until(lambda: waits_for_lock(slow), 20, "the worker to request the job's row")
+                own.execute("SELECT id FROM chunks WHERE state <> 'done' FOR UPDATE")
+    slow.fault_injected()
+    wait_until(lambda: deadlocks(slow) >= before + 3, 20, "three deadlocks to be counted")
     slow.faults = 3
-    slow.recover()
-    no_image_is_blamed(slow)
+    slow.wait_for_recovery()
+    assert_no_image_is_blamed(slow)
 
 
 def deadlocks(world: World) -> int:
-    rows = server(world).ask(f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{world.database}'")
+    rows = server(world).execute(f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{world.database}'")
     return int(str(rows[0][0]))
 
 
 def waits_for_lock(world: World) -> bool:
     query = f"SELECT 1 FROM pg_stat_activity WHERE datname = '{world.database}' AND wait_event_type = 'Lock'"
-    return bool(server(world).ask(query))
+    return bool(server(world).execute(query))
+
+
+@on_postgresql
+@pytest.mark.scenario("D4c", "a worker is stopped inside the transaction that writes captions, and killed later")
+def test_a_transaction_of_a_stopped_worker_delays_no_other_chunk(slow: World) -> None:
+    slow.submit()
+    stopped = slow.start_worker("inside_commit@3:stop")
+    slow.wait_for_fault("inside_commit")
+    slow.start_worker()
+    wait_until(lambda: slow.finished_items >= ITEMS - CHUNK_SIZE, 20, "every chunk but the one of the stopped worker")
+    slow.kill(stopped)
+    slow.fault_injected()
+    slow.wait_for_recovery()
+
+
+# -- PostgreSQL: space, permissions, connections --
+
+
+@on_postgresql
+@pytest.mark.scenario("D5a", "the disk with the captions is full for a while")
+def test_workers_wait_for_space_on_a_full_disk(slow: World) -> None:
+    slow.submit()
+    with small_disk(slow.folder.parent / f"disk-{slow.database}", "2m") as disk, tables_on(slow, disk):
+        ballast = disk / "ballast"
+        ballast.write_bytes(b"x" * (shutil.disk_usage(disk).free - 8192))
+        slow.start_worker()
+        wait_until(lambda: "No space left" in slow.log(), 60, "the disk to be full")
+        time.sleep(6)  # longer than CAPTIONING_DATABASE_RETRY_SECONDS
+        ballast.unlink()
+        slow.fault_injected()
+        slow.faults = 5
+        slow.wait_for_recovery()
+        assert_no_image_is_blamed(slow)
 
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Mount a disk that is soon full. Skips where only root may and we aren't."""
+    """Mount a small disk. Skips the test without the permission to do so."""
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False)
-    if done.returncode:
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False)
+    if mount.returncode:
         pytest.skip("mounting a small disk needs root")
     try:
         yield folder
@@ -154,185 +199,161 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-@on_postgresql
-@pytest.mark.cell("D4c", "a worker is frozen inside the transaction that writes captions, and killed later")
-def test_a_transaction_that_stands_still_holds_up_nobody_else(slow: World) -> None:
-    slow.submit()
-    frozen = slow.worker("recording@3:stop")
-    slow.wait_for_strike("recording")
-    slow.worker()
-    wait_until(lambda: slow.done >= ITEMS - CHUNK, 20, "all but the chunk that is in the frozen hand")
-    slow.kill(frozen)
-    slow.struck()
-    slow.recover()
-
-
-@on_postgresql
-@pytest.mark.cell("D5a", "the disk of the captions is full for a while")
-def test_a_full_disk_is_waited_for(slow: World) -> None:
-    slow.submit()
-    with small_disk(slow.folder.parent / f"disk-{slow.database}", "2m") as disk, moved_to(slow, disk):
-        ballast = disk / "ballast"
-        ballast.write_bytes(b"x" * (shutil.disk_usage(disk).free - 8192))
-        slow.worker()
-        wait_until(lambda: "No space left" in slow.log(), 60, "the disk to be full")
-        time.sleep(6)  # longer than a task waits for a database
-        ballast.unlink()
-        slow.struck()
-        slow.faults = 5
-        slow.recover()
-        no_image_is_blamed(slow)
-
-
 @contextmanager
-def moved_to(world: World, disk: Path) -> Iterator[None]:
-    """Keep captions and images on another disk while this lasts."""
+def tables_on(world: World, disk: Path) -> Iterator[None]:
+    """Keep captions and images on another disk while the context lasts."""
     space = f"small_{world.database}"
     if user := server(world).server.system_user:
         shutil.chown(disk, user)
     disk.chmod(0o700)
-    server(world).ask(f"CREATE TABLESPACE {space} LOCATION '{disk}'")
+    server(world).execute(f"CREATE TABLESPACE {space} LOCATION '{disk}'")
     try:
         for table in ("captions", "images"):
-            server(world).ask(f"ALTER TABLE {table} SET TABLESPACE {space}", world.database)
+            server(world).execute(f"ALTER TABLE {table} SET TABLESPACE {space}", world.database)
         yield
     finally:
         (disk / "ballast").unlink(missing_ok=True)
         for table in ("captions", "images"):
-            server(world).ask(f"ALTER TABLE {table} SET TABLESPACE pg_default", world.database)
-        server(world).ask(f"DROP TABLESPACE {space}")
+            server(world).execute(f"ALTER TABLE {table} SET TABLESPACE pg_default", world.database)
+        server(world).execute(f"DROP TABLESPACE {space}")
 
 
 @on_postgresql
-@pytest.mark.cell("D5b", "the database is read-only for 8 s")
-def test_a_read_only_database_is_waited_for(slow: World) -> None:
-    slow.worker()
+@pytest.mark.scenario("D5b", "the database is read-only for 8 s")
+def test_workers_wait_for_a_read_only_database(slow: World) -> None:
+    slow.start_worker()
     slow.submit()
-    slow.wait_done(4)
+    slow.wait_for_items(4)
     for value, seconds in (("on", 8), ("off", 0)):
-        server(slow).ask(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
-        server(slow).ask("SELECT pg_reload_conf()")
+        server(slow).execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+        server(slow).execute("SELECT pg_reload_conf()")
         time.sleep(seconds)
-    server(slow).ask("ALTER SYSTEM RESET default_transaction_read_only")
-    slow.struck()
+    server(slow).execute("ALTER SYSTEM RESET default_transaction_read_only")
+    slow.fault_injected()
     slow.faults = 3
-    slow.recover()
-    no_image_is_blamed(slow)
+    slow.wait_for_recovery()
+    assert_no_image_is_blamed(slow)
 
 
 @on_postgresql
-@pytest.mark.cell("D5c", "the database lets each worker in once where it needs to three times, for 10 s")
-def test_a_database_without_a_free_connection_is_waited_for(slow: World) -> None:
+@pytest.mark.scenario("D5c", "the database allows a worker one connection, where it needs three, for 12 s")
+def test_workers_wait_for_a_free_connection(slow: World) -> None:
     role = f"few_{slow.database}"
-    server(slow).ask(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 1")
-    server(slow).ask(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}", slow.database)
-    server(slow).ask(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}", slow.database)
+    server(slow).execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 1")
+    server(slow).execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}", slow.database)
+    server(slow).execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}", slow.database)
     slow.submit()
     url = server(slow).url(slow.database).replace("postgres@", f"{role}@")
-    slow.worker(CAPTIONING_DATABASE_URL=url)
+    slow.start_worker(CAPTIONING_DATABASE_URL=url)
     time.sleep(12)
-    server(slow).ask(f"ALTER ROLE {role} CONNECTION LIMIT -1")
-    slow.struck()
+    server(slow).execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
+    slow.fault_injected()
     slow.faults = 3
-    slow.recover()
-    no_image_is_blamed(slow)
+    slow.wait_for_recovery()
+    assert_no_image_is_blamed(slow)
+
+
+# -- PostgreSQL: outages --
 
 
 @on_postgresql
-@pytest.mark.cell("D6a", "the database is down when a worker starts")
-def test_a_worker_waits_for_its_database(slow: World) -> None:
+@pytest.mark.scenario("D6a", "the database is down when a worker starts")
+def test_a_starting_worker_waits_for_its_database(slow: World) -> None:
     slow.submit()
-    slow.settings["CAPTIONING_OUTAGE_SECONDS"] = "20"
+    slow.settings["CAPTIONING_DATABASE_RETRY_SECONDS"] = "20"
     server(slow).stop()
-    worker = slow.worker()
-    wait_until(lambda: "waiting_for_database" in slow.log(), 30, "the worker to say so")
+    worker = slow.start_worker()
+    wait_until(lambda: "waiting_for_database" in slow.log(), 30, "the worker to log that it waits")
     server(slow).start()
     slow.db.engine.dispose()
-    slow.struck()
-    slow.recover()
-    assert slow.alive(worker)
+    slow.fault_injected()
+    slow.wait_for_recovery()
+    assert slow.is_alive(worker)
 
 
 @on_postgresql
-@pytest.mark.cell("D6b", "the database is down for 20 s, four times as long as a task waits for it")
-def test_a_long_outage_burns_no_attempt(slow: World) -> None:
-    worker = slow.worker()
+@pytest.mark.scenario("D6b", "the database is down for 20 s, four times as long as a task waits for it")
+def test_a_long_outage_counts_as_no_attempt(slow: World) -> None:
+    worker = slow.start_worker()
     slow.submit()
-    slow.wait_done(4)
+    slow.wait_for_items(4)
     server(slow).stop()
     time.sleep(20)
     server(slow).start()
     slow.db.engine.dispose()
-    slow.struck()
+    slow.fault_injected()
     slow.faults = 2
-    slow.recover()
-    assert slow.alive(worker)
-    no_image_is_blamed(slow)
-
-
-@on_sqlite
-@pytest.mark.cell("D7a", "another program holds SQLite's write lock four times as long as we wait")
-def test_a_locked_file_is_waited_for(slow: World) -> None:
-    worker = slow.worker()
-    slow.submit()
-    slow.wait_done(4)
-    other = sqlite3.connect(slow.folder / "captions.sqlite", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    time.sleep(8)
-    other.execute("ROLLBACK")
-    other.close()
-    slow.struck()
-    slow.faults = 3
-    slow.recover()
-    assert slow.alive(worker)
-    no_image_is_blamed(slow)
-
-
-@on_sqlite
-@pytest.mark.cell("D7b", "workers are killed inside transactions, five times")
-def test_a_file_whose_writers_were_killed_is_whole(slow: World) -> None:
-    slow.submit()
-    for n in range(1, 6):
-        slow.worker(f"recording@{2 * n}:kill")
-        wait_until(lambda n=n: not slow.alive(slow.workers[n - 1]), 60, "the worker to be killed")
-    slow.struck()
-    slow.faults = 5
-    slow.worker()
-    slow.recover()
-
-
-@on_sqlite
-@pytest.mark.cell("D7c", "the worker may write no more to its disk for 8 s")
-def test_a_full_disk_under_sqlite_is_waited_for(slow: World) -> None:
-    worker = slow.worker()
-    slow.submit()
-    slow.wait_done(4)
-    limited = [worker, *worker.children()]
-    for process in limited:
-        process.rlimit(psutil.RLIMIT_FSIZE, (1, psutil.RLIM_INFINITY))
-    time.sleep(8)
-    for process in limited:
-        process.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
-    slow.struck()
-    slow.faults = 3
-    slow.recover()
-    assert slow.alive(worker)
-    no_image_is_blamed(slow)
+    slow.wait_for_recovery()
+    assert slow.is_alive(worker)
+    assert_no_image_is_blamed(slow)
 
 
 @on_postgresql
-@pytest.mark.cell("D6c", "the database and the broker are both down for 8 s")
-def test_when_both_are_away_both_are_waited_for(slow: World) -> None:
-    worker = slow.worker()
+@pytest.mark.scenario("D6c", "the database and the broker are both down for 8 s")
+def test_workers_wait_for_database_and_broker_at_once(slow: World) -> None:
+    worker = slow.start_worker()
     slow.submit()
-    slow.wait_done(4)
+    slow.wait_for_items(4)
     server(slow).stop()
     slow.broker.kill()
     time.sleep(8)
     slow.broker.start()
     server(slow).start()
     slow.db.engine.dispose()
-    slow.struck()
+    slow.fault_injected()
     slow.faults = 2
-    slow.recover()
-    assert slow.alive(worker)
+    slow.wait_for_recovery()
+    assert slow.is_alive(worker)
+
+
+# -- SQLite --
+
+
+@on_sqlite
+@pytest.mark.scenario("D7a", "another program holds SQLite's write lock for 8 s, four times as long as a worker waits")
+def test_workers_wait_for_a_locked_file(slow: World) -> None:
+    worker = slow.start_worker()
+    slow.submit()
+    slow.wait_for_items(4)
+    other = sqlite3.connect(slow.folder / "captions.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    time.sleep(8)
+    other.execute("ROLLBACK")
+    other.close()
+    slow.fault_injected()
+    slow.faults = 3
+    slow.wait_for_recovery()
+    assert slow.is_alive(worker)
+    assert_no_image_is_blamed(slow)
+
+
+@on_sqlite
+@pytest.mark.scenario("D7b", "workers are killed inside transactions, five times")
+def test_a_file_whose_writers_were_killed_is_intact(slow: World) -> None:
+    slow.submit()
+    for n in range(1, 6):
+        worker = slow.start_worker(f"inside_commit@{2 * n}:kill")
+        wait_until(lambda worker=worker: not slow.is_alive(worker), 60, "the worker to be killed")
+    slow.fault_injected()
+    slow.faults = 5
+    slow.start_worker()
+    slow.wait_for_recovery()
+
+
+@on_sqlite
+@pytest.mark.scenario("D7c", "the worker's writes to its disk fail for 8 s")
+def test_workers_wait_for_space_for_the_file(slow: World) -> None:
+    worker = slow.start_worker()
+    slow.submit()
+    slow.wait_for_items(4)
+    processes = [worker, *worker.children()]
+    for process in processes:
+        process.rlimit(psutil.RLIMIT_FSIZE, (1, psutil.RLIM_INFINITY))
+    time.sleep(8)
+    for process in processes:
+        process.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
+    slow.fault_injected()
+    slow.faults = 3
+    slow.wait_for_recovery()
+    assert slow.is_alive(worker)
+    assert_no_image_is_blamed(slow)

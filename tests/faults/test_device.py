@@ -1,4 +1,4 @@
-"""Devices that are full or broken, and models that aren't what they say."""
+"""Devices that are out of memory or failed, and models that are damaged or missing."""
 
 import json
 import shutil
@@ -7,52 +7,51 @@ import pytest
 
 from captioning.bundles import BUILT_IN
 from tests.faults.world import World
-from tests.support.servers import wait_until
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.stores("postgresql")
 
 
-@pytest.mark.cell("G1a", "the device has memory for one image at a time")
-def test_a_full_device_gets_half_as_much(world: World) -> None:
-    worker = world.worker(FAULTS_DEVICE_HOLDS="1")
+@pytest.mark.scenario("G1a", "the device has memory for one image at a time")
+def test_a_device_out_of_memory_gets_smaller_batches(world: World) -> None:
+    worker = world.start_worker(FAULTS_DEVICE_CAPACITY="1")
     pool = world.pool_process(worker).pid
     world.submit()
-    world.struck()
-    world.recover()
-    assert "device_full" in world.log()
+    world.fault_injected()
+    world.wait_for_recovery()
+    assert "device_out_of_memory" in world.log()
     assert world.pool_process(worker).pid == pool
 
 
-@pytest.mark.cell("G1b", "the device fails for good in this process: a sticky error", quick=True)
-def test_a_broken_device_ends_its_process_and_loses_nothing(world: World) -> None:
-    worker = world.worker(FAULTS_DEVICE_BREAKS="1")
+@pytest.mark.scenario("G1b", "the device fails for the rest of the process (a sticky error)", quick=True)
+def test_a_failed_device_ends_the_pool_process_and_loses_nothing(world: World) -> None:
+    worker = world.start_worker(FAULTS_DEVICE_FAILS="1")
     pool = world.pool_process(worker).pid
     world.submit()
-    world.wait_for_strike("broken")
-    world.recover()
-    assert "device_broken" in world.log()
+    world.wait_for_fault("device")
+    world.wait_for_recovery()
+    assert "device_failed" in world.log()
     assert world.pool_process(worker).pid != pool
-    assert world.alive(worker)
+    assert world.is_alive(worker)
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
-        pytest.param("weights", "has digest", marks=pytest.mark.cell("G2a", "the weights are others")),
-        pytest.param("gone", "no model named", marks=pytest.mark.cell("G2b", "the model is not there")),
-        pytest.param("json", "no model named", marks=pytest.mark.cell("G2c", "the model's description is damaged")),
+        pytest.param("weights", "has digest", marks=pytest.mark.scenario("G2a", "the model's weights were changed")),
+        pytest.param("gone", "no model named", marks=pytest.mark.scenario("G2b", "the model is missing")),
+        pytest.param("json", "no model named", marks=pytest.mark.scenario("G2c", "the model's bundle.json is damaged")),
     ],
-)  # fmt: skip
-def test_a_worker_without_its_model_takes_nothing(world: World, damage: str, says: str) -> None:
+)
+def test_a_worker_without_its_model_claims_nothing(world: World, damage: str, message: str) -> None:
     models = world.folder / "models"
     shutil.copytree(BUILT_IN, models)
     folder = models / "flickr8k-gru"
-    described = json.loads((folder / "bundle.json").read_text()) | {"name": "mine"}
-    (folder / "bundle.json").write_text(json.dumps(described))
+    config = json.loads((folder / "bundle.json").read_text()) | {"name": "mine"}
+    (folder / "bundle.json").write_text(json.dumps(config))
     world.settings |= {"CAPTIONING_BUNDLES": str(models), "CAPTIONING_MODEL": "mine"}
     world.submit()
-    with world.broker.client() as client:
-        bells = client.llen("captionmill:captions")
+    queued = world.broker.message_counts()
     if damage == "weights":
         with (folder / "decoder.safetensors").open("r+b") as file:
             file.seek(-1, 2)
@@ -61,12 +60,11 @@ def test_a_worker_without_its_model_takes_nothing(world: World, damage: str, say
         shutil.rmtree(folder)
     else:
         (folder / "bundle.json").write_text("{")
-    worker = world.worker()
-    wait_until(lambda: not world.alive(worker), 40, "the worker to give up")
-    assert says in world.log().splitlines()[-1]
+    worker = world.start_worker()
+    wait_until(lambda: not world.is_alive(worker), 40, "the worker to give up")
+    assert message in world.log().splitlines()[-1]
     assert "Traceback" not in world.log()
-    with world.broker.client() as client:
-        assert client.llen("captionmill:captions") == bells
-    assert world.one("SELECT count(*) FROM chunks WHERE fence > 0") == 0
+    assert world.broker.message_counts() == queued
+    assert world.scalar("SELECT count(*) FROM chunks WHERE fence > 0") == 0
     del world.settings["CAPTIONING_MODEL"]
-    world.struck()
+    world.fault_injected()

@@ -1,4 +1,4 @@
-"""Submits that are killed, doubled or meet a broker that is down: rows first, bells after, the same command goes on."""
+"""Submits that are killed, doubled, or run without a broker: rows come first, wake-up messages after."""
 
 import subprocess
 import sys
@@ -11,43 +11,43 @@ from tests.faults.world import ITEMS, PROJECT, World
 KILLED = -9
 
 
-@pytest.mark.cell("P0", "a submit is killed before its rows are committed", sqlite=True)
-def test_before_the_commit_nothing_is_stored_and_the_same_command_goes_on(world: World) -> None:
-    world.producer("submit", str(world.images), faults="registering:kill", code=KILLED)
-    world.struck()
-    assert world.one("SELECT count(*) FROM items") == world.one("SELECT count(*) FROM chunks") == 0
-    world.worker()
+@pytest.mark.scenario("P0", "a submit is killed before it commits its rows", sqlite=True)
+def test_a_submit_killed_before_its_commit_stores_nothing_and_can_be_repeated(world: World) -> None:
+    world.run_producer("submit", str(world.images), failpoints="inside_registration:kill", code=KILLED)
+    world.fault_injected()
+    assert world.scalar("SELECT count(*) FROM items") == world.scalar("SELECT count(*) FROM chunks") == 0
+    world.start_worker()
     world.submit()
     assert world.job == 1
-    world.recover()
+    world.wait_for_recovery()
+
+
+def killed_at(point: str, name: str, what: str, *, quick: bool = False) -> object:
+    return pytest.param(point, marks=pytest.mark.scenario(name, f"a submit is killed {what}", quick=quick), id=name)
 
 
 @pytest.mark.parametrize(
-    "where",
+    "point",
     [
-        pytest.param(
-            "registered", marks=pytest.mark.cell("P1a", "a submit is killed after its commit, before it looks again")
-        ),
-        pytest.param(
-            "ringing", marks=pytest.mark.cell("P1b", "a submit is killed after its commit, before it rings", quick=True)
-        ),
-        pytest.param("rang", marks=pytest.mark.cell("P2", "a submit is killed just after it rang")),
+        killed_at("after_registration", "P1a", "right after it commits the end of the registration"),
+        killed_at("before_wake_up", "P1b", "after its commits, before it sends wake-up messages", quick=True),
+        killed_at("after_wake_up", "P2", "right after it sends wake-up messages"),
     ],
 )
-def test_after_the_commit_workers_finish_without_the_producer(world: World, where: str) -> None:
-    world.worker()
-    world.producer("submit", str(world.images), faults=f"{where}:kill", code=KILLED)
-    world.wait_for_strike(where)
-    world.recover()
+def test_workers_finish_a_committed_job_without_the_producer(world: World, point: str) -> None:
+    world.start_worker()
+    world.run_producer("submit", str(world.images), failpoints=f"{point}:kill", code=KILLED)
+    world.wait_for_fault(point)
+    world.wait_for_recovery()
     world.submit()
     assert jobs.progress(world.db)[0].known == ITEMS - 1  # the one that failed is new again
-    world.recover()
+    world.wait_for_recovery()
 
 
-@pytest.mark.cell("P3", "one folder is submitted twice at the same moment", quick=True, sqlite=True)
-def test_two_submits_at_once_make_one_caption_a_image(world: World) -> None:
-    world.worker()
-    both = [
+@pytest.mark.scenario("P3", "one folder is submitted twice at the same time", quick=True, sqlite=True)
+def test_two_submits_at_once_make_one_caption_per_image(world: World) -> None:
+    world.start_worker()
+    submits = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.faults.producer", "submit", str(world.images)],
             env=world.environment(),
@@ -56,19 +56,19 @@ def test_two_submits_at_once_make_one_caption_a_image(world: World) -> None:
         )
         for _ in range(2)
     ]
-    assert [one.wait(60) for one in both] == [0, 0]
-    world.struck()
-    world.recover()
+    assert [submit.wait(60) for submit in submits] == [0, 0]
+    world.fault_injected()
+    world.wait_for_recovery()
 
 
-@pytest.mark.cell("P4", "the broker is down during a submit and comes up later")
-def test_a_submit_without_a_broker_is_queued_and_says_so(world: World) -> None:
+@pytest.mark.scenario("P4", "the broker is down during a submit and starts later")
+def test_a_submit_without_a_broker_queues_the_job_and_warns(world: World) -> None:
     world.broker.kill()
-    world.struck()
-    said = world.producer("submit", str(world.images))
-    assert said.stderr.count("\n") == 1
-    assert "the broker doesn't answer" in said.stderr
-    assert world.broker.password not in said.stderr
-    world.worker()
+    world.fault_injected()
+    result = world.run_producer("submit", str(world.images))
+    assert result.stderr.count("\n") == 1
+    assert "the broker does not answer" in result.stderr
+    assert world.broker.password not in result.stderr
+    world.start_worker()
     world.broker.start()
-    world.recover()
+    world.wait_for_recovery()

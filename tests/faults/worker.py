@@ -1,38 +1,39 @@
-"""`worker` as the fault suite starts it: a stub captioner, failpoints, quick timings. Everything else is the product.
+"""The worker program of the fault suite: the product with a stub captioner, failpoints and short timings.
 
-Pool processes are spawned and import this module again, so what it arranges holds in them too.
+Pool processes are spawned and import this module again, so all of this applies to them too.
 """
 
-import functools
 import os
 
-from tests.faults import stub
-from tests.faults.failpoint_wiring import after, before, quick_timings
+from tests.faults import stub_captioner
+from tests.faults.failpoint_wiring import after, before, shorten_timings
 
-stub.install()
-quick_timings()
+stub_captioner.install()
+shorten_timings()
 
-import kombu.transport.redis  # noqa: E402, the stub must be there first
-
-import worker.pipeline  # noqa: E402
+import worker.pipeline  # noqa: E402, the stub must be installed and the timings set first
 import worker.runner  # noqa: E402
 import worker.tasks  # noqa: E402
-from captioning import transport  # noqa: E402
 from captioning.decoding.pool import DecodePool  # noqa: E402
+from captioning.queue import transport  # noqa: E402
+from captioning.store import leases  # noqa: E402
+from captioning.store.schema import Caption  # noqa: E402
 
-worker.runner.DecodePool = functools.partial(DecodePool, module="tests.faults.decode_child")  # type: ignore[misc,assignment]
-worker.runner.BACKOFF_SECONDS = float(os.environ.get("FAULTS_BACKOFF", worker.runner.BACKOFF_SECONDS))
-worker.pipeline.BACKOFF_SECONDS = worker.runner.BACKOFF_SECONDS
-worker.tasks.TASK_SECONDS = float(os.environ.get("FAULTS_TASK", worker.tasks.TASK_SECONDS))
-worker.pipeline.TURN_SECONDS = float(os.environ.get("FAULTS_TURN", worker.pipeline.TURN_SECONDS))
-before(worker.runner.Runner, "claim", "received")
-after(claims, "claim", "claimed")
-before(DecodePool, "open", "opening")
-after(claims, "_captions", "recording")  # inside the transaction
-after(claims, "record", "recorded")
-after(claims, "finish", "finished")
-before(kombu.transport.redis.QoS, "ack", "acking")  # in the parent
-before(transport.Transport, "_deliver", "popped")  # in the parent: taken from the list, noted down nowhere yet
+worker.runner.DECODE_MODULE = "tests.faults.decode_child"
+worker.runner.BACKOFF_SECONDS = float(os.environ.get("FAULTS_BACKOFF_SECONDS", worker.runner.BACKOFF_SECONDS))
+worker.tasks.TASK_SECONDS = float(os.environ.get("FAULTS_TASK_SECONDS", worker.tasks.TASK_SECONDS))
+worker.pipeline.TURN_SECONDS = float(os.environ.get("FAULTS_TURN_SECONDS", worker.pipeline.TURN_SECONDS))
+
+before(worker.runner.Runner, "claim", "before_claim")
+after(leases, "claim", "after_claim", when=lambda claim, *_: claim is not None)
+before(DecodePool, "decode", "before_decode")
+after(leases, "insert_or_ignore", "inside_commit", when=lambda _, _connection, table, _rows: table is Caption)
+after(leases, "commit_batch", "after_commit")
+after(leases, "complete", "after_complete")
+# These two run in the parent process. `_deliver` is kombu's name: the product overrides it, and it is called after a
+# message was taken off the queue and before it is recorded as unacknowledged.
+before(transport.QoS, "ack", "before_ack")
+before(transport.Transport, "_deliver", "after_pop")
 
 if __name__ == "__main__":
     from worker.cli import main

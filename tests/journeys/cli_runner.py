@@ -1,4 +1,4 @@
-"""A person at a terminal: the installed programs, in a data folder of their own."""
+"""Run the installed programs as a person at a terminal does, with a data folder and an environment of their own."""
 
 import json
 import os
@@ -14,72 +14,82 @@ import psutil
 
 @dataclass
 class CliRunner:
-    """Somebody who runs `producer`, `worker` and `training`, with an environment of their own.
+    """Runs `producer`, `worker`, `training` and `celery`. No setting of this process reaches them.
 
-    `experienced`: in whose data folder the model was prepared for this machine before, which takes a while.
+    `with_compiled_model`: share the compiled models of other tests, because compiling one takes a while.
     """
 
-    data: Path
+    data: Path  # the data folder
     environment: dict[str, str] = field(default_factory=dict)
-    experienced: bool = False
+    with_compiled_model: bool = False
 
     def __post_init__(self) -> None:
-        if self.experienced:
+        if self.with_compiled_model:
             self.data.mkdir(parents=True, exist_ok=True)
             (self.data / "runtime").symlink_to(os.environ["CAPTIONING_TEST_RUNTIME"])
 
     @property
     def env(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("CAPTIONING_")}
-        return kept | {"CAPTIONING_DATA_DIR": str(self.data)} | self.environment
+        """The whole environment of the programs."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("CAPTIONING_")}
+        return inherited | {"CAPTIONING_DATA_DIR": str(self.data)} | self.environment
 
-    def start(self, program: str, *words: str | bytes, **options: Any) -> subprocess.Popen[str]:
+    def start(self, program: str, *arguments: str | bytes, **options: Any) -> subprocess.Popen[str]:
+        """Start a program and return at once; `options` are those of Popen."""
         path = Path(sys.executable).with_name(program)
-        return subprocess.Popen([path, *words], env=self.env, text=True, **options)
+        return subprocess.Popen([path, *arguments], env=self.env, text=True, **options)
 
-    def run(self, program: str, *words: str | bytes, cwd: Path | None = None, stdin: str = "") -> "CliResult":
-        path = Path(sys.executable).with_name(program)
+    def run(self, program: str, *arguments: str | bytes, cwd: Path | None = None, stdin: str = "") -> "CliResult":
+        """Run a program to its end."""
         started = time.monotonic()
+        path = Path(sys.executable).with_name(program)
         done = subprocess.run(
-            [path, *words], env=self.env, text=True, capture_output=True, input=stdin, cwd=cwd, check=False, timeout=280
+            [path, *arguments],
+            env=self.env,
+            text=True,
+            capture_output=True,
+            input=stdin,
+            cwd=cwd,
+            check=False,
+            timeout=280,
         )
         return CliResult(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
 
-    def producer(self, *words: str | bytes, **options: Any) -> "CliResult":
-        return self.run("producer", *words, **options)
+    def producer(self, *arguments: str | bytes, **options: Any) -> "CliResult":
+        return self.run("producer", *arguments, **options)
 
-    def submit(self, *words: str | bytes) -> dict[str, Any]:
-        """Submit, wait and return the JSON answer; the exit code must fit it."""
-        said = self.producer("submit", *words, "--wait", "--json")
-        assert said.code in (0, 3), said
-        answer = said.json
-        assert said.code == (3 if answer["failed"] else 0)
-        assert answer["scanned"] == answer["new"] + answer["known"]
-        assert answer["new"] == answer["captioned"] + answer["reused"] + answer["failed"]
-        return dict(answer)
+    def submit(self, *arguments: str | bytes) -> dict[str, Any]:
+        """Submit, wait for the end of the job and return its result; check that counts and exit code agree."""
+        result = self.producer("submit", *arguments, "--wait", "--json")
+        assert result.code in (0, 3), result
+        counts = result.json
+        assert result.code == (3 if counts["failed"] else 0)
+        assert counts["scanned"] == counts["new"] + counts["known"]
+        assert counts["new"] == counts["captioned"] + counts["reused"] + counts["failed"]
+        return dict(counts)
 
     def processes(self) -> list[psutil.Process]:
-        """Everything that runs with this person's data folder in its environment, and what that started.
+        """Return all processes with this data folder in their environment, and their children.
 
-        A broker writes its title over its environment, so it is found by its parent.
+        A broker overwrites its environment with its title, so it is found by its parent.
         """
-        mine = {}
+        found = {}
         for process in psutil.process_iter():
             try:
                 if process.environ().get("CAPTIONING_DATA_DIR") == str(self.data) and process.pid != os.getpid():
                     family = (process, *process.children(recursive=True))
-                    mine |= {one.pid: one for one in family if one.status() != psutil.STATUS_ZOMBIE}
+                    found |= {one.pid: one for one in family if one.status() != psutil.STATUS_ZOMBIE}
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue
-        return list(mine.values())
+        return list(found.values())
 
-    def is_quiet(self) -> bool:
+    def has_no_processes(self) -> bool:
         return not self.processes()
 
 
 @dataclass(frozen=True)
 class CliResult:
-    """What a program answered."""
+    """The exit code and the output of a program."""
 
     code: int
     out: str
@@ -88,8 +98,10 @@ class CliResult:
 
     @property
     def json(self) -> Any:
+        """Standard output, parsed as one JSON value."""
         return json.loads(self.out)
 
     @property
     def lines(self) -> list[Any]:
+        """Standard output, parsed as one JSON value per line."""
         return [json.loads(line) for line in self.out.splitlines()]

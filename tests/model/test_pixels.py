@@ -1,4 +1,4 @@
-"""Whatever a camera, a scanner or a web page makes comes out as a person would see it on a white page."""
+"""Images of every supported kind are decoded as a viewer shows them on a white page."""
 
 import io
 import struct
@@ -28,7 +28,7 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def quarters(width: int = 400, height: int = 200) -> Image.Image:
-    """Red and green above, blue and white below."""
+    """Return an image with red and green quarters above, blue and white ones below."""
     image = Image.new("RGB", (width, height))
     for x, y, colour in ((0, 0, RED), (1, 0, GREEN), (0, 1, BLUE), (1, 1, WHITE)):
         image.paste(colour, (x * width // 2, y * height // 2, (x + 1) * width // 2, (y + 1) * height // 2))
@@ -36,7 +36,7 @@ def quarters(width: int = 400, height: int = 200) -> Image.Image:
 
 
 def colours(data: bytes) -> list[tuple[int, ...]]:
-    """The colours in the middle of the four quarters, to the nearest 0 or 255."""
+    """Return the colours in the middle of the four quarters, each channel rounded to 0 or 255."""
     pixels, _ = open_image(data, SIZE, LIMITS)
     assert pixels.shape == (SIZE, SIZE, 3)
     assert pixels.dtype == np.uint8
@@ -54,18 +54,18 @@ def reason(data: bytes, limits: Limits = LIMITS) -> Reason:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_every_orientation_is_turned_upright(orientation: int, kind: str) -> None:
     upright = quarters()
-    inverse = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # stored so that the viewer's turn gives upright
+    inverse = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # undone by the viewer
     stored = upright.transpose(Image.Transpose(inverse[orientation])) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 95} if kind != "PNG" else {}
     data = saved(stored, kind, exif=exif, **options)
     assert colours(data) == [RED, GREEN, BLUE, WHITE]
-    _, facts = open_image(data, SIZE, LIMITS)
-    assert (facts.width, facts.height, facts.format) == (400, 200, kind)
+    _, info = open_image(data, SIZE, LIMITS)
+    assert (info.width, info.height, info.format) == (400, 200, kind)
 
 
-def test_transparent_parts_are_white() -> None:
+def test_transparent_pixels_are_white() -> None:
     image = quarters().convert("RGBA")
     image.paste((255, 0, 0, 0), (0, 0, 200, 100))
     for kind in ("PNG", "WEBP"):
@@ -77,7 +77,7 @@ def test_half_transparent_red_is_pink() -> None:
     assert np.abs(pixels[100, 100].astype(int) - (255, 127, 127)).max() <= 1
 
 
-def test_a_palette_with_a_transparent_colour_is_white_there() -> None:
+def test_a_transparent_palette_colour_is_white() -> None:
     image = quarters().convert("P", palette=Image.Palette.ADAPTIVE, colors=8)
     index = image.getpixel((10, 10))
     assert colours(saved(image, "PNG")) == [RED, GREEN, BLUE, WHITE]
@@ -85,15 +85,15 @@ def test_a_palette_with_a_transparent_colour_is_white_there() -> None:
     assert colours(saved(image, "GIF", transparency=index)) == [WHITE, GREEN, BLUE, WHITE]
 
 
-def test_a_colour_key_in_rgb_is_white_there() -> None:
+def test_a_colour_key_in_rgb_is_white() -> None:
     assert colours(saved(quarters(), "PNG", transparency=RED)) == [WHITE, GREEN, BLUE, WHITE]
 
 
-def test_cmyk_has_its_colours() -> None:
+def test_cmyk_keeps_its_colours() -> None:
     assert colours(saved(quarters().convert("CMYK"), "JPEG", quality=95)) == [RED, GREEN, BLUE, WHITE]
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+def test_16_bit_grey_is_scaled_not_clipped() -> None:
     ramp = np.tile(np.linspace(0, 65535, 400).astype(np.uint16), (200, 1))
     pixels, _ = open_image(saved(Image.fromarray(ramp), "PNG"), SIZE, LIMITS)
     middle = pixels[112, :, 0].astype(int)
@@ -103,52 +103,52 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     assert middle[-1] > 251
 
 
-def test_sixteen_bit_grey_with_a_colour_key_is_white_there_alone() -> None:
+def test_only_the_colour_key_of_16_bit_grey_is_white() -> None:
     levels = Image.fromarray(np.repeat(np.array([[0, 30000], [60000, 60000]], np.uint16), 100, 0).repeat(100, 1))
     pixels, _ = open_image(saved(levels, "PNG", transparency=60000), SIZE, LIMITS)
     assert [int(pixels[y, x, 0]) for y, x in ((56, 56), (56, 168), (168, 56))] == [0, 117, 255]
 
 
-def test_sixteen_bit_colour_keeps_its_colours() -> None:
+def test_16_bit_colour_keeps_its_colours() -> None:
     raw = b"".join(b"\0" + struct.pack(">6H", 65535, 0, 0, 0, 0, 65535) for _ in range(2))
     assert colours(png(2, 2, 16, 2, raw)) == [RED, BLUE, RED, BLUE]
 
 
 def png(width: int, height: int, depth: int, colour: int, raw: bytes) -> bytes:
-    def part(name: bytes, data: bytes) -> bytes:
+    def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(raw)) + part(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
 
 
-def test_grey_black_and_white_and_bitmaps_open() -> None:
+def test_grey_black_and_white_and_bmp_are_decoded() -> None:
     for mode in ("L", "1", "LA"):
         pixels, _ = open_image(saved(quarters().convert(mode), "PNG"), SIZE, LIMITS)
         assert pixels[168, 168].tolist() == [255, 255, 255]
     assert colours(saved(quarters(), "BMP")) == [RED, GREEN, BLUE, WHITE]
 
 
-def test_of_an_animation_the_first_frame_counts() -> None:
+def test_the_first_frame_of_an_animation_is_decoded() -> None:
     frames = [quarters(), Image.new("RGB", (400, 200), "black")]
     for kind in ("GIF", "WEBP", "PNG"):
         data = saved(frames[0], kind, save_all=True, append_images=frames[1:], duration=50, lossless=True)
         assert colours(data) == [RED, GREEN, BLUE, WHITE]
 
 
-def test_of_a_camera_pair_the_first_image_counts() -> None:
+def test_the_first_image_of_a_camera_pair_is_decoded() -> None:
     pair = saved(quarters(), "MPO", save_all=True, append_images=[Image.new("RGB", (400, 200), "black")], quality=95)
     assert colours(pair) == [RED, GREEN, BLUE, WHITE]
     assert open_image(pair, SIZE, LIMITS)[1].format == "JPEG"
 
 
-def test_a_small_image_is_enlarged_and_a_narrow_one_squeezed() -> None:
+def test_a_small_image_is_enlarged_and_a_narrow_one_is_distorted() -> None:
     assert colours(saved(quarters(2, 2), "PNG"))[0] == RED
     assert colours(saved(quarters(2000, 3), "PNG"))[0] == RED
     assert open_image(saved(Image.new("RGB", (1, 1), RED), "PNG"), SIZE, LIMITS)[1].width == 1
 
 
-def test_the_same_pixels_come_from_any_lossless_format() -> None:
+def test_all_lossless_formats_give_the_same_pixels() -> None:
     rng = np.random.default_rng(1)
     image = Image.fromarray(rng.integers(0, 256, (300, 500, 3), dtype=np.uint8))
     first = open_image(saved(image, "PNG"), SIZE, LIMITS)[0]
@@ -156,22 +156,22 @@ def test_the_same_pixels_come_from_any_lossless_format() -> None:
     assert (open_image(saved(image, "WEBP", lossless=True), SIZE, LIMITS)[0] == first).all()
 
 
-def test_training_and_serving_see_a_square_image_as_it_is() -> None:
+def test_an_image_of_the_right_size_is_not_changed() -> None:
     rng = np.random.default_rng(2)
     pixels = rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     assert (open_image(saved(Image.fromarray(pixels), "PNG"), SIZE, LIMITS)[0] == pixels).all()
 
 
 def test_a_large_jpeg_needs_little_memory() -> None:
-    """108 megapixels are 324 MB in RGB; the decoder gets 250 MB beyond what Python and its libraries take."""
+    """108 megapixels are 324 MB in RGB; decoding gets 250 MB beyond what Python and its libraries use."""
     data = saved(quarters(12000, 9000), "JPEG", quality=50)
     code = """
 import resource, sys
 from captioning.model.pixels import Limits, open_image
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 250_000_000,) * 2)
-pixels, facts = open_image(sys.stdin.buffer.read(), 224, Limits())
-print(facts.width, facts.height, pixels[56, 56].tolist())
+pixels, info = open_image(sys.stdin.buffer.read(), 224, Limits())
+print(info.width, info.height, pixels[56, 56].tolist())
 """
     done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
     width, height, *red = done.stdout.decode().replace("[", "").replace("]", "").replace(",", "").split()
@@ -179,7 +179,7 @@ print(facts.width, facts.height, pixels[56, 56].tolist())
     assert np.abs(np.array(red, int) - RED).max() < 5
 
 
-def test_a_bomb_is_refused_by_its_header() -> None:
+def test_a_decompression_bomb_is_refused_by_its_header() -> None:
     bomb = png(30000, 30000, 8, 2, b"")
     assert reason(bomb) is Reason.TOO_LARGE
 
@@ -191,13 +191,13 @@ def test_limits_can_be_set() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
-def test_a_image_cut_short_has_a_reason(kind: str) -> None:
+def test_an_image_that_is_cut_short_has_a_reason(kind: str) -> None:
     rng = np.random.default_rng(3)
     data = saved(Image.fromarray(rng.integers(0, 256, (200, 300, 3), dtype=np.uint8)), kind)
     assert reason(data[: len(data) // 2]) in (Reason.TRUNCATED, Reason.UNREADABLE)
 
 
-def test_a_jpeg_cut_short_is_called_truncated() -> None:
+def test_a_jpeg_that_is_cut_short_is_truncated() -> None:
     data = saved(quarters(), "JPEG")
     assert reason(data[: len(data) * 2 // 3]) is Reason.TRUNCATED
 
@@ -215,7 +215,7 @@ def test_a_jpeg_cut_short_is_called_truncated() -> None:
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", Reason.UNSUPPORTED),
     ],
 )
-def test_what_is_no_image_of_ours_has_its_reason(data: bytes, expected: Reason) -> None:
+def test_a_file_in_no_supported_format_has_a_reason(data: bytes, expected: Reason) -> None:
     assert reason(data) is expected
 
 
@@ -226,9 +226,9 @@ PLAIN = {kind: saved(quarters(64, 48), kind) for kind in ("JPEG", "PNG", "GIF", 
 @given(kind=st.sampled_from(sorted(PLAIN)), at=st.floats(0, 1), junk=st.binary(min_size=1, max_size=40))
 def test_damage_anywhere_gives_pixels_or_a_reason_and_nothing_else(kind: str, at: float, junk: bytes) -> None:
     whole = PLAIN[kind]
-    place = int(at * len(whole))
+    start = int(at * len(whole))
     try:
-        pixels, _ = open_image(whole[:place] + junk + whole[place + len(junk) :], SIZE, LIMITS)
+        pixels, _ = open_image(whole[:start] + junk + whole[start + len(junk) :], SIZE, LIMITS)
     except ImageError:
         return
     assert pixels.shape == (SIZE, SIZE, 3)

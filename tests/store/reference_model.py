@@ -1,6 +1,7 @@
-"""What the store should do, said again in plain Python: lists, no SQL, no transactions, one at a time.
+"""A reference model of the store in plain Python: objects and lists, no SQL, no transactions, no concurrency.
 
-It refuses to know how rows are kept. Times are seconds by the database's clock, handed in by who asks.
+The state machine test compares the database with this model. The model does not know how rows are stored. Times are
+seconds by the database's clock; the caller passes them in.
 """
 
 from collections.abc import Collection, Sequence
@@ -10,23 +11,23 @@ from captioning.store.files import FoundFile
 from captioning.store.leases import Outcome
 from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, Reason
 
-CaptionKey = tuple[str, int, str]  # content, model, digest of the options
-BEAMS = DecodeOptions()
+CaptionKey = tuple[str, int, str]  # digest of the content, model id, digest of the options
+DEFAULT_OPTIONS = DecodeOptions()
 UNFINISHED = (JobState.ACTIVE, JobState.PAUSED)
 
 
 @dataclass(frozen=True)
 class SubmitRequest:
-    """What a person submits. The same again continues a job that isn't finished."""
+    """What a `submit` asks for. An equal request continues a job that is not finished."""
 
     roots: tuple[int, ...]
-    model: int
-    options: DecodeOptions = BEAMS
+    model_id: int
+    options: DecodeOptions = DEFAULT_OPTIONS
     force: bool = False
 
 
 @dataclass(eq=False)
-class PlainFile:
+class ModelFile:
     number: int
     root: int
     path: bytes
@@ -37,200 +38,201 @@ class PlainFile:
 
 
 @dataclass(eq=False)
-class PlainItem:
+class ModelItem:
     number: int
-    file: PlainFile
+    file: ModelFile
     state: ItemState = ItemState.PENDING
     reason: Reason | None = None
-    crashes: int = 0
-    sha256: str | None = None  # of what was captioned
+    attempts: int = 0
+    sha256: str | None = None  # of the content that was captioned
 
 
 @dataclass(eq=False)
-class PlainChunk:
-    job: "PlainJob"
+class ModelChunk:
+    job: "ModelJob"
     seq: int
     root: int
-    items: list[PlainItem]
+    items: list[ModelItem]
     state: ChunkState = ChunkState.PENDING
     fence: int = 0
-    crashes: int = 0
+    attempts: int = 0
     worker: str | None = None
-    lease: float | None = None
+    lease_until: float | None = None
     model_runs: int = 0
 
     @property
-    def pending(self) -> list[PlainItem]:
+    def pending(self) -> list[ModelItem]:
         return [item for item in self.items if item.state == ItemState.PENDING]
 
     @property
-    def rest(self) -> float:
+    def backoff(self) -> float:
+        """How long the chunk waits after a death, in seconds."""
         return min(600.0, 5.0 * self.attempts**2)
 
     def count(self, state: ItemState) -> int:
         return sum(item.state == state for item in self.items)
 
-    def is_free(self, at: float) -> bool:
+    def is_claimable(self, at: float) -> bool:
         if self.state == ChunkState.PENDING:
-            return (self.lease or 0.0) < at
-        return self.state == ChunkState.RUNNING and self.lease is not None and self.lease + self.rest < at
+            return (self.lease_until or 0.0) < at
+        expired = self.lease_until is not None and self.lease_until + self.backoff < at
+        return self.state == ChunkState.RUNNING and expired
 
-    def is_held_by(self, fence: int) -> bool:
+    def is_held_with(self, fence: int) -> bool:
         return (self.state, self.fence) == (ChunkState.RUNNING, fence) and self.job.state != JobState.CANCELLED
 
-    def give_back(self, lease: float | None) -> None:
-        self.state, self.lease = ChunkState.PENDING, lease
+    def make_pending(self, lease_until: float | None) -> None:
+        self.state, self.lease_until = ChunkState.PENDING, lease_until
 
 
 @dataclass(eq=False)
-class PlainJob:
+class ModelJob:
     id: int
-    order: SubmitRequest
+    request: SubmitRequest
     priority: int
     state: JobState = JobState.ACTIVE
     registered: bool = False
     known: int = 0
-    served: float = 0.0  # when it had its last turn, or that of others after a long one will be over
-    chunks: list[PlainChunk] = field(default_factory=list)
+    last_claimed_at: float = 0.0  # in the future after a long turn
+    chunks: list[ModelChunk] = field(default_factory=list)
 
     @property
-    def items(self) -> list[PlainItem]:
+    def items(self) -> list[ModelItem]:
         return [item for chunk in self.chunks for item in chunk.items]
 
     @property
-    def failed(self) -> list[PlainItem]:
+    def failed(self) -> list[ModelItem]:
         return [item for item in self.items if item.state == ItemState.FAILED]
 
-    def key(self, sha256: str) -> CaptionKey:
-        return sha256, self.order.model, self.order.options.digest
+    def caption_key(self, sha256: str) -> CaptionKey:
+        return sha256, self.request.model_id, self.request.options.digest
 
-    def add_chunks(self, root: int, items: Sequence[PlainItem], size: int) -> None:
-        for start in range(0, len(items), size):
-            self.chunks.append(PlainChunk(self, len(self.chunks) + 1, root, list(items[start : start + size])))
+    def add_chunks(self, root: int, items: Sequence[ModelItem], chunk_size: int) -> None:
+        for start in range(0, len(items), chunk_size):
+            part = list(items[start : start + chunk_size])
+            self.chunks.append(ModelChunk(self, len(self.chunks) + 1, root, part))
         if items and self.state == JobState.DONE:
             self.state = JobState.ACTIVE
 
-    def count_turn(self, at: float, held: float) -> None:
-        if held > 5:
-            self.served = at + held
+    def defer_after_long_turn(self, at: float, held_seconds: float) -> None:
+        if held_seconds > 5:
+            self.last_claimed_at = at + held_seconds
 
-    def settle(self) -> None:
+    def complete_if_done(self) -> None:
         if self.registered and self.state == JobState.ACTIVE and all(c.state == ChunkState.DONE for c in self.chunks):
             self.state = JobState.DONE
 
 
-class PlainStore:
-    """Files, jobs and captions, and what producers, workers and people do to them."""
+class ModelStore:
+    """Files, jobs and captions, with the operations of producers, workers and people."""
 
     def __init__(self) -> None:
-        self.files: dict[tuple[int, bytes], PlainFile] = {}
-        self.jobs: dict[int, PlainJob] = {}
+        self.files: dict[tuple[int, bytes], ModelFile] = {}
+        self.jobs: dict[int, ModelJob] = {}
         self.captions: dict[CaptionKey, str] = {}
-        self._items = 0
+        self._item_count = 0
 
     @property
-    def chunks(self) -> list[PlainChunk]:
+    def chunks(self) -> list[ModelChunk]:
         return [chunk for job in self.jobs.values() for chunk in job.chunks]
 
-    # -- what producers do --
+    # -- producers --
 
-    def going(self, order: SubmitRequest) -> PlainJob | None:
-        """Return the job that a submit would continue: one whose walk was cut off, else the newest."""
-        same = [job for job in self.jobs.values() if job.order == order and job.state in UNFINISHED]
-        return min(same, key=lambda job: (job.registered, -job.id), default=None)
+    def find_job(self, request: SubmitRequest) -> ModelJob | None:
+        """Return the job that a submit continues: one whose walk was interrupted, else the newest."""
+        equal = [job for job in self.jobs.values() if job.request == request and job.state in UNFINISHED]
+        return min(equal, key=lambda job: (job.registered, -job.id), default=None)
 
-    def open_job(self, number: int, order: SubmitRequest, priority: int) -> PlainJob:
-        job = self.going(order) or self.jobs.setdefault(number, PlainJob(number, order, priority))
+    def open_job(self, new_id: int, request: SubmitRequest, priority: int) -> ModelJob:
+        job = self.find_job(request) or self.jobs.setdefault(new_id, ModelJob(new_id, request, priority))
         job.priority = priority
         return job
 
-    def register(self, job: PlainJob, root: int, found: Sequence[FoundFile], chunk_size: int) -> tuple[int, int]:
-        """Return how many files were new and how many known."""
-        seen = [self._see(root, one) for one in found]
-        files = [file for file, _ in seen]
-        mine = {item.file for item in job.items}
-        others = [file for file in files if file not in mine]
-        new = [file for file in others if job.order.force or not self._has_caption(file, job.order.model)]
+    def register(self, job: ModelJob, root: int, found: Sequence[FoundFile], chunk_size: int) -> tuple[int, int]:
+        """Register files; return how many of them were new and how many known."""
+        updates = [self._update_file(root, one) for one in found]
+        files = [file for file, _ in updates]
+        in_job = {item.file for item in job.items}
+        others = [file for file in files if file not in in_job]
+        new = [f for f in others if job.request.force or not self._has_caption(f, job.request.model_id)]
         new.sort(key=lambda file: (file.size, file.number))
-        job.add_chunks(root, [self._item(file) for file in new], chunk_size)
-        changed = {file for file, has_changed in seen if has_changed}
-        self._again(job, root, [i for i in job.items if i.file in files and i.file in mine], changed, chunk_size)
+        job.add_chunks(root, [self._new_item(file) for file in new], chunk_size)
+        changed = {file for file, has_changed in updates if has_changed}
+        registered = [item for item in job.items if item.file in files and item.file in in_job]
+        self._requeue(job, root, self._outdated(job, registered, changed), chunk_size)
         return len(new), len(others) - len(new)
 
-    def _again(
-        self, job: PlainJob, root: int, items: list[PlainItem], changed: Collection[PlainFile], chunk_size: int
-    ) -> None:
-        """Queue what the job has said, or a worker is about to say, of files as they were before they changed."""
-        at_work = {item for chunk in job.chunks if chunk.state == ChunkState.RUNNING for item in chunk.items}
-        stale = [
+    def _outdated(self, job: ModelJob, items: Sequence[ModelItem], changed: Collection[ModelFile]) -> list[ModelItem]:
+        """Return the items whose result describes, or is about to describe, a file as it was before it changed."""
+        running = {item for chunk in job.chunks if chunk.state == ChunkState.RUNNING for item in chunk.items}
+        return [
             item
             for item in items
-            if (item.file in changed and (item.state != ItemState.PENDING or item in at_work))
+            if (item.file in changed and (item.state != ItemState.PENDING or item in running))
             or (item.state in (ItemState.CAPTIONED, ItemState.REUSED) and item.file.sha256 is None)
         ]
-        self._requeue(job, root, stale, chunk_size)
 
-    def _requeue(self, job: PlainJob, root: int, items: Collection[PlainItem], chunk_size: int) -> None:
+    def _requeue(self, job: ModelJob, root: int, items: Collection[ModelItem], chunk_size: int) -> None:
         for chunk in job.chunks:
             chunk.items = [item for item in chunk.items if item not in items]
         for item in items:
             item.state, item.reason, item.attempts = ItemState.PENDING, None, 0
         job.add_chunks(root, sorted(items, key=lambda item: item.number), chunk_size)
 
-    def _see(self, root: int, found: FoundFile) -> tuple[PlainFile, bool]:
-        """Note that a file is there; return it, and whether it has changed."""
-        fresh = PlainFile(len(self.files), root, found.path, found.size, found.mtime_ns)
-        file = self.files.setdefault((root, found.path), fresh)
+    def _update_file(self, root: int, found: FoundFile) -> tuple[ModelFile, bool]:
+        """Record a found file; return it and whether it changed."""
+        new = ModelFile(len(self.files), root, found.path, found.size, found.mtime_ns)
+        file = self.files.setdefault((root, found.path), new)
         changed = (file.size, file.mtime_ns) != (found.size, found.mtime_ns)
         if changed:
             file.size, file.mtime_ns, file.sha256 = found.size, found.mtime_ns, None
         file.missing = False
         return file, changed
 
-    def _has_caption(self, file: PlainFile, model: int) -> bool:
-        return any(key[:2] == (file.sha256, model) for key in self.captions)
+    def _has_caption(self, file: ModelFile, model_id: int) -> bool:
+        return any(key[:2] == (file.sha256, model_id) for key in self.captions)
 
-    def _item(self, file: PlainFile) -> PlainItem:
-        self._items += 1
-        return PlainItem(self._items, file)
+    def _new_item(self, file: ModelFile) -> ModelItem:
+        self._item_count += 1
+        return ModelItem(self._item_count, file)
 
     def mark_missing(self, root: int, seen: Collection[bytes]) -> int:
-        gone = [f for f in self.files.values() if f.root == root and f.path not in seen and not f.missing]
-        for file in gone:
+        missing = [f for f in self.files.values() if f.root == root and f.path not in seen and not f.missing]
+        for file in missing:
             file.missing = True
-        return len(gone)
+        return len(missing)
 
-    def close_registration(self, job: PlainJob, known: int) -> None:
+    def close_registration(self, job: ModelJob, known: int) -> None:
         job.registered, job.known = True, known
-        job.settle()
+        job.complete_if_done()
 
-    # -- what workers do --
+    # -- workers --
 
-    def claimable(self, models: Collection[int], roots: Collection[int], at: float) -> list[PlainChunk]:
-        """Return the chunks that may be taken, the best first."""
-        jobs = [job for job in self.jobs.values() if job.state == JobState.ACTIVE and job.order.model in models]
-        jobs.sort(key=lambda job: (-job.priority, job.served, job.id))
-        return [chunk for job in jobs for chunk in job.chunks if chunk.root in roots and chunk.is_free(at)]
+    def claimable(self, model_ids: Collection[int], roots: Collection[int], at: float) -> list[ModelChunk]:
+        """Return the chunks that can be claimed, in the order in which they are claimed."""
+        jobs = [job for job in self.jobs.values() if job.state == JobState.ACTIVE and job.request.model_id in model_ids]
+        jobs.sort(key=lambda job: (-job.priority, job.last_claimed_at, job.id))
+        return [chunk for job in jobs for chunk in job.chunks if chunk.root in roots and chunk.is_claimable(at)]
 
-    def take(self, chunk: PlainChunk, worker: str, at: float, lease_seconds: float) -> None:
-        chunk.job.served = at
+    def claim(self, chunk: ModelChunk, worker: str, at: float, lease_seconds: float) -> None:
+        chunk.job.last_claimed_at = at
         chunk.attempts += chunk.state == ChunkState.RUNNING
-        chunk.state, chunk.worker, chunk.lease = ChunkState.RUNNING, worker, at + lease_seconds
+        chunk.state, chunk.worker, chunk.lease_until = ChunkState.RUNNING, worker, at + lease_seconds
         chunk.fence += 1
         pending = chunk.pending
         if chunk.attempts >= 2 and len(pending) > 1:
-            rest = pending[len(pending) // 2 :]
-            chunk.items = [item for item in chunk.items if item not in rest]
-            chunk.job.add_chunks(chunk.root, rest, len(rest))
+            second_half = pending[len(pending) // 2 :]
+            chunk.items = [item for item in chunk.items if item not in second_half]
+            chunk.job.add_chunks(chunk.root, second_half, len(second_half))
             chunk.job.chunks[-1].attempts = chunk.attempts
 
-    def commit_batch(self, chunk: PlainChunk, outcomes: Sequence[Outcome], lease: float) -> None:
-        chunk.lease = lease
-        places = {(item.file.root, item.file.path): item for item in chunk.pending}
+    def commit_batch(self, chunk: ModelChunk, outcomes: Sequence[Outcome], lease_until: float) -> None:
+        chunk.lease_until = lease_until
+        pending = {(item.file.root, item.file.path): item for item in chunk.pending}
         for outcome in outcomes:
-            item = places.get((chunk.root, outcome.item.path))
             if outcome.caption is not None and outcome.content is not None:
-                self.captions.setdefault(chunk.job.key(outcome.content.sha256), outcome.caption.text)
+                self.captions.setdefault(chunk.job.caption_key(outcome.content.sha256), outcome.caption.text)
+            item = pending.get((chunk.root, outcome.item.path))
             if item is None:
                 continue
             item.state, item.reason = outcome.state, outcome.reason
@@ -243,44 +245,46 @@ class PlainStore:
             if outcome.caption is not None:
                 chunk.model_runs += 1
 
-    def finish(self, chunk: PlainChunk, at: float, held: float) -> None:
-        chunk.state, chunk.lease = ChunkState.DONE, None
-        chunk.job.count_turn(at, held)
-        chunk.job.settle()
+    def complete(self, chunk: ModelChunk, at: float, held_seconds: float) -> None:
+        chunk.state, chunk.lease_until = ChunkState.DONE, None
+        chunk.job.defer_after_long_turn(at, held_seconds)
+        chunk.job.complete_if_done()
 
-    def release(self, chunk: PlainChunk, at: float, held: float, backoff_seconds: float, *, crashed: bool) -> None:
-        chunk.job.count_turn(at, held)
-        chunk.give_back(at + (max(chunk.rest, backoff_seconds) if crashed else backoff_seconds))
-        chunk.attempts += crashed
+    def release(
+        self, chunk: ModelChunk, at: float, held_seconds: float, backoff_seconds: float, *, counts_as_attempt: bool
+    ) -> None:
+        chunk.job.defer_after_long_turn(at, held_seconds)
+        chunk.make_pending(at + (max(chunk.backoff, backoff_seconds) if counts_as_attempt else backoff_seconds))
+        chunk.attempts += counts_as_attempt
 
-    def release_held_by(self, worker: str, at: float, *, crashed: bool) -> int:
-        held = [c for c in self.chunks if (c.worker, c.state) == (worker, ChunkState.RUNNING)]
+    def release_held_by(self, worker: str, at: float, *, counts_as_attempt: bool) -> int:
+        held = [chunk for chunk in self.chunks if (chunk.worker, chunk.state) == (worker, ChunkState.RUNNING)]
         for chunk in held:
             chunk.fence += 1
-            chunk.give_back(at + chunk.rest if crashed else None)
-            chunk.attempts += crashed
+            chunk.make_pending(at + chunk.backoff if counts_as_attempt else None)
+            chunk.attempts += counts_as_attempt
         return len(held)
 
-    # -- what people do --
+    # -- people --
 
-    def pause(self, job: PlainJob) -> None:
+    def pause(self, job: ModelJob) -> None:
         if job.state == JobState.ACTIVE:
             job.state = JobState.PAUSED
 
-    def resume(self, job: PlainJob) -> None:
+    def resume(self, job: ModelJob) -> None:
         if job.state in (JobState.PAUSED, JobState.CANCELLED):
             job.state = JobState.ACTIVE
-            job.settle()
+            job.complete_if_done()
 
-    def cancel(self, job: PlainJob) -> None:
+    def cancel(self, job: ModelJob) -> None:
         if job.state in UNFINISHED:
             job.state = JobState.CANCELLED
             for chunk in job.chunks:
                 if chunk.state == ChunkState.RUNNING:
                     chunk.fence += 1
-                    chunk.give_back(None)
+                    chunk.make_pending(None)
 
-    def retry(self, job: PlainJob, reason: Reason | None, chunk_size: int) -> int:
+    def retry(self, job: ModelJob, reason: Reason | None, chunk_size: int) -> int:
         failed = [item for item in job.failed if reason in (None, item.reason)]
         for root in sorted({item.file.root for item in failed}):
             self._requeue(job, root, [item for item in failed if item.file.root == root], chunk_size)

@@ -1,4 +1,4 @@
-"""One set of migrations makes what the code says, on both databases, from nothing and back."""
+"""Migrations build the schema that the code describes, on both databases, and can be undone."""
 
 import pytest
 import sqlalchemy as sa
@@ -7,6 +7,7 @@ from alembic import command
 import migrations
 from captioning.errors import CaptioningError
 from captioning.store.database import Database
+from captioning.store.schema import Base
 
 
 def test_migrations_build_the_schema(db: Database) -> None:
@@ -14,7 +15,15 @@ def test_migrations_build_the_schema(db: Database) -> None:
     assert migrations.current(db) == migrations.head(db)
 
 
-def test_they_can_be_undone(db: Database) -> None:
+def test_migrated_tables_have_their_columns_in_the_order_of_the_code(db: Database) -> None:
+    with db.reading() as connection:
+        inspector = sa.inspect(connection)
+        for table in Base.metadata.sorted_tables:
+            migrated = [column["name"] for column in inspector.get_columns(table.name)]
+            assert migrated == [column.name for column in table.columns]
+
+
+def test_migrations_can_be_undone(db: Database) -> None:
     command.downgrade(migrations.config_for(db), "base")
     with db.reading() as connection:
         inspector = sa.inspect(connection)
@@ -23,7 +32,7 @@ def test_they_can_be_undone(db: Database) -> None:
     assert migrations.upgrade(db) == migrations.head(db)
 
 
-def test_an_empty_database_gets_its_tables_by_itself(url: str) -> None:
+def test_an_empty_database_is_migrated_at_first_use(url: str) -> None:
     db = Database(url)
     assert migrations.current(db) is None
     migrations.ensure_schema(db)
@@ -32,8 +41,8 @@ def test_an_empty_database_gets_its_tables_by_itself(url: str) -> None:
     db.close()
 
 
-def test_a_database_from_the_future_is_refused(db: Database) -> None:
+def test_the_schema_of_a_newer_version_is_refused(db: Database) -> None:
     with db.writing() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(CaptioningError, match="made by a newer captionmill"):
+    with pytest.raises(CaptioningError, match="a newer captionmill"):
         migrations.ensure_schema(db)

@@ -1,4 +1,8 @@
-"""Searching, showing, exporting: the same answers on both databases, and the same caption everywhere."""
+"""Search, show and export: the same answers on both databases, and the same preferred caption everywhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -9,7 +13,7 @@ from captioning.store.database import Database, now
 from captioning.store.files import FoundFile
 from captioning.store.schema import Caption
 from captioning.values import Source
-from tests.store.helpers import GRU, LSTM, World, captioned, failed
+from tests.store.helpers import GRU, LSTM, StoreDriver, captioned, failed
 
 SENTENCES = (
     "two dogs run on the beach",
@@ -46,123 +50,146 @@ ANSWERS = {
 
 
 @pytest.fixture
-def world(db: Database) -> World:
-    world = World(db)
-    world.submit(len(SENTENCES), "f", chunk=10)
-    claim = world.claim()
-    assert claim is not None
-    world.commit_batch(claim, [captioned(w, s) for w, s in zip(claim.items, SENTENCES, strict=True)])
-    return world
+def driver(db: Database) -> StoreDriver:
+    """A store with one file per sentence, captioned with it."""
+    driver = StoreDriver(db)
+    driver.submit(len(SENTENCES), "f", chunk_size=10)
+    claim = driver.claim()
+    outcomes = [captioned(item, sentence) for item, sentence in zip(claim.items, SENTENCES, strict=True)]
+    driver.commit_batch(claim, outcomes)
+    return driver
 
 
 @pytest.mark.parametrize("query", ANSWERS)
-def test_a_query_finds_the_same_on_both_databases(world: World, query: str) -> None:
-    total, rows = search.search(world.db, query, 100)
+def test_a_query_finds_the_same_on_both_databases(driver: StoreDriver, query: str) -> None:
+    total, rows = search.search(driver.db, query, 100)
     assert sorted(SENTENCES.index(row.caption or "") for row in rows) == ANSWERS[query]
     assert total == len(rows)
 
 
 @pytest.mark.parametrize("query", ["", "  ", "-dog", "!!!", '""', "-"])
-def test_a_query_without_a_word_says_so(world: World, query: str) -> None:
+def test_a_query_without_a_word_to_find_is_refused(driver: StoreDriver, query: str) -> None:
     with pytest.raises(UsageError, match="give at least one word"):
-        search.search(world.db, query, 10)
+        search.search(driver.db, query, 10)
 
 
-def test_a_limit_limits_and_the_total_is_told(world: World) -> None:
-    total, rows = search.search(world.db, "dog", 2)
+def test_the_limit_shortens_the_answer_but_not_the_total(driver: StoreDriver) -> None:
+    total, rows = search.search(driver.db, "dog", 2)
     assert (total, len(rows)) == (3, 2)
 
 
-def test_of_very_many_no_more_are_counted_than_asked_for(world: World) -> None:
-    total, rows = search.search(world.db, "a", 1, counted=2)  # five have it
+def test_matches_are_counted_up_to_a_maximum(driver: StoreDriver) -> None:
+    total, rows = search.search(driver.db, "a", 1, max_counted=2)  # five sentences match
     assert (total, len(rows)) == (3, 1)
-    total, rows = search.search(world.db, "a", 5, counted=2)
+    total, rows = search.search(driver.db, "a", 5, max_counted=2)
     assert (total, len(rows)) == (5, 5)
 
 
-def test_the_best_come_first_and_among_equals_the_first(world: World) -> None:
-    add(world, Source.HUMAN, "a dog and a dog and a dog")
-    found = [row.path for row in search.search(world.db, "dog", 10)[1]]
+def test_the_best_match_comes_first_and_equal_matches_come_by_id(driver: StoreDriver) -> None:
+    add(driver, Source.HUMAN, "a dog and a dog and a dog")
+    found = [row.path for row in search.search(driver.db, "dog", 10)[1]]
     assert found[0] == "/photos/f-0.jpg"
-    assert found == [row.path for row in search.search(world.db, "dog", 10)[1]]
+    assert found == [row.path for row in search.search(driver.db, "dog", 10)[1]]
 
 
-def test_a_search_begins_at_the_index_and_reads_no_table_through(world: World) -> None:
-    said: list[tuple[str, object]] = []
-    sa.event.listen(world.db.engine, "before_cursor_execute", lambda *words: said.append((words[2], words[3])))
-    search.search(world.db, "dog -ball", 20)
-    query, values = next((query, values) for query, values in said if "hits" in query)
-    with world.db.reading() as connection:
-        if world.db.is_sqlite:
-            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values).all()
-        else:
-            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # of six rows it would rather read all
-            rows = connection.exec_driver_sql(f"EXPLAIN {query}", values).all()
-    plan = "\n".join(str(row[-1]) for row in rows)
+def test_a_search_uses_the_indexes_and_scans_no_table(driver: StoreDriver) -> None:
+    with recorded_statements(driver.db) as statements:
+        search.search(driver.db, "dog -ball", 20)
+    plan = explain(driver.db, *next(statement for statement in statements if "hits" in statement[0]))
     assert "captions_fts" in plan
     assert "ix_files_image_id" in plan
     assert "SCAN files" not in plan
     assert "Seq Scan on files" not in plan
 
 
-def add(world: World, source: Source, text: str, model: int | None = None) -> None:
-    with world.db.writing() as connection:
+def test_failures_are_read_with_the_index_of_failed_items(driver: StoreDriver) -> None:
+    with recorded_statements(driver.db) as statements:
+        assert jobs.reasons(driver.db, 1) == {}
+        assert jobs.failures(driver.db, 1) == []
+    about_items = [statement for statement in statements if "items" in statement[0]]
+    assert len(about_items) >= 2
+    for statement in about_items:
+        assert "ix_items_failed" in explain(driver.db, *statement)
+
+
+@contextmanager
+def recorded_statements(db: Database) -> Iterator[list[tuple[str, Any]]]:
+    """Record the SQL statements that are executed while the context lasts, with their parameters."""
+    statements: list[tuple[str, Any]] = []
+
+    def record(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        statements.append((statement, parameters))
+
+    sa.event.listen(db.engine, "before_cursor_execute", record)
+    yield statements
+    sa.event.remove(db.engine, "before_cursor_execute", record)
+
+
+def explain(db: Database, statement: str, parameters: Any) -> str:
+    """Return the query plan of a statement."""
+    with db.reading() as connection:
+        if not db.is_sqlite:
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # a scan is faster on so small a table
+        keyword = "EXPLAIN QUERY PLAN" if db.is_sqlite else "EXPLAIN"
+        return "\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{keyword} {statement}", parameters))
+
+
+def add(driver: StoreDriver, source: Source, text: str, model_id: int | None = None) -> None:
+    """Add a caption to the first image."""
+    with driver.db.writing() as connection:
         first = connection.exec_driver_sql("SELECT min(id) FROM images").scalar_one()
-        values = {"image_id": first, "source": source, "text": text, "model_id": model, "options_digest": "x"}
+        values = {"image_id": first, "source": source, "text": text, "model_id": model_id, "options_digest": "x"}
         connection.execute(sa.insert(Caption).values(**values, created_at=now()))
 
 
-def preferred_caption_id(world: World, model: str | None = None) -> str | None:
-    """The first image's caption by every way to ask; they must agree."""
-    exported = next(captions.export_rows(world.db, model=model))
+def preferred_caption(driver: StoreDriver, model: str | None = None) -> str | None:
+    """Return the first image's preferred caption. Fail when export, show, view and search disagree about it."""
+    exported = next(captions.export_rows(driver.db, model=model))
     if model is None:
-        shown = captions.show(world.db, b"/photos/f-0.jpg")
+        shown = captions.show(driver.db, b"/photos/f-0.jpg")
         assert shown is not None
-        with world.db.reading() as connection:
-            viewed = connection.exec_driver_sql(
-                "SELECT caption FROM caption_export WHERE path = '/photos/f-0.jpg'"
-            ).scalar()
-        assert shown[0].caption == shown[1][0].text == viewed == exported.caption
-        _, found = search.search(world.db, exported.caption or "", 10)
+        with driver.db.reading() as connection:
+            viewed = connection.exec_driver_sql("SELECT caption FROM caption_export WHERE path = '/photos/f-0.jpg'")
+            assert shown[0].caption == shown[1][0].text == viewed.scalar() == exported.caption
+        _, found = search.search(driver.db, exported.caption or "", 10)
         assert exported.path in [row.path for row in found]
     return exported.caption
 
 
-def test_people_come_before_imports_before_the_asked_model_before_others(world: World) -> None:
-    gru = jobs.register_model(world.db, GRU, default=LSTM.name)
-    assert preferred_caption_id(world) == SENTENCES[0]
-    add(world, Source.MACHINE, "by the gru", gru)
-    assert preferred_caption_id(world) == SENTENCES[0]
-    assert preferred_caption_id(world, "flickr8k-gru") == "by the gru"
-    jobs.register_model(world.db, GRU, default=GRU.name)
-    assert preferred_caption_id(world) == "by the gru"
-    add(world, Source.IMPORTED, "imported once")
-    assert preferred_caption_id(world) == "imported once"
-    assert preferred_caption_id(world, "flickr8k-lstm") == "imported once"
-    add(world, Source.HUMAN, "said by a person")
-    add(world, Source.HUMAN, "said by a person later")
-    assert preferred_caption_id(world) == "said by a person later"
-    total, _ = search.search(world.db, "imported", 10)
-    assert total == 0  # a caption that doesn't count isn't found
+def test_the_preferred_caption_is_human_then_imported_then_of_the_chosen_model(driver: StoreDriver) -> None:
+    gru = jobs.register_model(driver.db, GRU, default=LSTM.name)
+    assert preferred_caption(driver) == SENTENCES[0]
+    add(driver, Source.MACHINE, "by the gru", gru)
+    assert preferred_caption(driver) == SENTENCES[0]
+    assert preferred_caption(driver, "flickr8k-gru") == "by the gru"
+    jobs.register_model(driver.db, GRU, default=GRU.name)
+    assert preferred_caption(driver) == "by the gru"
+    add(driver, Source.IMPORTED, "imported once")
+    assert preferred_caption(driver) == "imported once"
+    assert preferred_caption(driver, "flickr8k-lstm") == "imported once"
+    add(driver, Source.HUMAN, "written by a person")
+    add(driver, Source.HUMAN, "written by a person later")
+    assert preferred_caption(driver) == "written by a person later"
+    total, _ = search.search(driver.db, "imported", 10)
+    assert total == 0  # only preferred captions are found
 
 
-def test_an_edited_text_is_found_by_its_new_words_only(world: World) -> None:
-    with world.db.writing() as connection:
+def test_an_edited_caption_is_found_only_by_its_new_words(driver: StoreDriver) -> None:
+    with driver.db.writing() as connection:
         connection.execute(sa.update(Caption).where(Caption.text == SENTENCES[2]).values(text="a zebra"))
-    assert search.search(world.db, "zebra", 10)[0] == 1
-    assert search.search(world.db, "bike", 10)[0] == 0
-    with world.db.writing() as connection:
+    assert search.search(driver.db, "zebra", 10)[0] == 1
+    assert search.search(driver.db, "bike", 10)[0] == 0
+    with driver.db.writing() as connection:
         connection.execute(sa.delete(Caption).where(Caption.text == "a zebra"))
-    assert search.search(world.db, "zebra", 10)[0] == 0
+    assert search.search(driver.db, "zebra", 10)[0] == 0
 
 
-def test_an_export_has_one_row_a_file_with_its_state(db: Database) -> None:
-    world = World(db)
-    job = world.job()
-    world.register(job, [FoundFile(b"a.jpg", 1, 1), FoundFile(b"b.jpg", 2, 1), FoundFile(b"caf\xe9.jpg", 3, 1)], chunk=3)
-    claim = world.claim()
-    assert claim is not None
-    world.commit_batch(claim, [captioned(claim.items[0]), failed(claim.items[1])])
+def test_an_export_has_one_row_per_file_with_its_status(db: Database) -> None:
+    driver = StoreDriver(db)
+    found = [FoundFile(b"a.jpg", 1, 1), FoundFile(b"b.jpg", 2, 1), FoundFile(b"caf\xe9.jpg", 3, 1)]
+    driver.register(driver.open_job(), found)
+    claim = driver.claim()
+    driver.commit_batch(claim, [captioned(claim.items[0]), failed(claim.items[1])])
     rows = [row.as_export() for row in captions.export_rows(db)]
     assert [row["path"] for row in rows] == ["/photos/a.jpg", "/photos/b.jpg", "/photos/caf%E9.jpg"]
     assert [row["status"] for row in rows] == ["captioned", "failed", "pending"]
@@ -174,17 +201,3 @@ def test_an_export_has_one_row_a_file_with_its_state(db: Database) -> None:
     with db.reading() as connection:
         view = connection.exec_driver_sql("SELECT path, status, error, captioned_at FROM caption_export ORDER BY path")
         assert [tuple(r) for r in view] == [(r["path"], r["status"], r["error"], r["captioned_at"]) for r in rows]
-
-
-def test_failures_are_counted_without_reading_what_went_well(world: World) -> None:
-    said: list[tuple[str, object]] = []
-    sa.event.listen(world.db.engine, "before_cursor_execute", lambda *words: said.append((words[2], words[3])))
-    assert jobs.reasons(world.db, 1) == {}
-    assert jobs.failures(world.db, 1) == []
-    with world.db.reading() as connection:
-        if not world.db.is_sqlite:
-            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        explain = "EXPLAIN QUERY PLAN" if world.db.is_sqlite else "EXPLAIN"
-        for query, values in [one for one in said if "items" in one[0]]:
-            plan = "\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {query}", values))
-            assert "ix_items_failed" in plan

@@ -1,4 +1,4 @@
-"""Submitting: what is new, what is known, what changed, what has gone."""
+"""Registering files: new, known, changed and missing ones."""
 
 import os
 from pathlib import Path
@@ -8,160 +8,149 @@ from captioning.store.database import Database
 from captioning.store.files import FileIdSet, FoundFile
 from captioning.store.leases import Content, Outcome
 from captioning.values import ItemState, JobState
-from tests.store.helpers import GRU, LSTM, World, captioned, failed
-from tests.support.servers import row_counts
+from tests.store.helpers import GRU, LSTM, StoreDriver, captioned, failed
+from tests.support.rows import row_counts
 
 
-def found(count: int, size: int = 100) -> list[FoundFile]:
-    return [FoundFile(b"%d.jpg" % i, size + i, 1) for i in range(count)]
+def found_files(count: int) -> list[FoundFile]:
+    return [FoundFile(b"%d.jpg" % i, 100 + i, 1) for i in range(count)]
 
 
 def test_resubmitting_an_unfinished_job_adds_nothing(db: Database) -> None:
-    world = World(db)
-    job = world.submit(10)
+    driver = StoreDriver(db)
+    job = driver.submit(10)
     before = row_counts(db)
-    again = world.submit(10)
-    assert again == job
+    assert driver.submit(10) == job
     assert row_counts(db) == before
-    assert world.progress(job).total == 10
+    assert driver.progress(job).total == 10
 
 
-def test_a_captioned_file_is_known_and_a_failed_one_is_new_again(db: Database) -> None:
-    world = World(db)
-    world.register(world.job("a"), found(4))
-    claim = world.claim()
-    assert claim is not None
-    world.commit_batch(claim, [*map(captioned, claim.items[:3]), failed(claim.items[3])])
-    second = world.register(world.job("b"), found(4))
-    assert (second.known, second.new) == (3, 1)
+def test_another_job_knows_captioned_files_and_takes_failed_ones(db: Database) -> None:
+    driver = StoreDriver(db)
+    driver.register(driver.open_job("a"), found_files(4))
+    claim = driver.claim()
+    driver.commit_batch(claim, [*map(captioned, claim.items[:3]), failed(claim.items[3])])
+    registered = driver.register(driver.open_job("b"), found_files(4))
+    assert (registered.known, registered.new) == (3, 1)
 
 
-def test_a_changed_file_is_new_and_forgets_its_content(db: Database) -> None:
-    world = World(db)
-    world.register(world.job("a"), found(2))
-    claim = world.claim()
-    assert claim is not None
-    world.process_chunk(claim)
-    changed = [FoundFile(b"0.jpg", 100, 2), found(2)[1]]
-    again = world.register(world.job("b"), changed)
-    assert (again.known, again.new) == (1, 1)
+def test_a_changed_file_is_new_again(db: Database) -> None:
+    driver = StoreDriver(db)
+    driver.register(driver.open_job("a"), found_files(2))
+    driver.process_chunk(driver.claim())
+    changed = [FoundFile(b"0.jpg", 100, 2), found_files(2)[1]]
+    registered = driver.register(driver.open_job("b"), changed)
+    assert (registered.known, registered.new) == (1, 1)
 
 
-def test_force_takes_all_and_stale_takes_what_another_bundle_of_the_name_captioned(db: Database) -> None:
-    world = World(db)
-    world.register(world.job("a"), found(3))
-    claim = world.claim()
-    assert claim is not None
-    world.process_chunk(claim)
-    assert world.register(world.job("b"), found(3), force=True).new == 3
-    assert world.register(world.job("c"), found(3), stale=True).known == 3
+def test_force_takes_every_file_and_stale_takes_files_captioned_by_another_bundle_of_the_name(db: Database) -> None:
+    driver = StoreDriver(db)
+    driver.register(driver.open_job("a"), found_files(3))
+    driver.process_chunk(driver.claim())
+    assert driver.register(driver.open_job("b"), found_files(3), force=True).new == 3
+    assert driver.register(driver.open_job("c"), found_files(3), stale=True).known == 3
     other = jobs.register_model(db, GRU, default=LSTM.name)
-    terms = files.ReusePolicy(other, LSTM.name, stale=True, force=False)
-    assert files.register(db, world.job("d"), world.root, found(3), terms, 4).new == 3
+    policy = files.ReusePolicy(other, LSTM.name, stale=True, force=False)
+    assert files.register(db, driver.open_job("d"), driver.root_id, found_files(3), policy, 4).new == 3
 
 
 def test_files_of_one_size_share_a_chunk(db: Database) -> None:
-    world = World(db)
+    driver = StoreDriver(db)
     sizes = [7, 9, 7, 8, 9, 8]
-    world.register(world.job(), [FoundFile(b"%d" % i, size, 1) for i, size in enumerate(sizes)], chunk=2)
-    while (claim := world.claim()) is not None:
-        assert len({item.size for work in claim.items}) == 1
+    driver.register(driver.open_job(), [FoundFile(b"%d" % i, size, 1) for i, size in enumerate(sizes)], chunk_size=2)
+    for claim in driver.claim_all():
+        assert len({item.size for item in claim.items}) == 1
 
 
-def test_a_file_that_has_gone_is_missing_until_it_is_back(db: Database, tmp_path: Path) -> None:
+def test_a_deleted_file_is_missing_until_it_is_found_again(db: Database, tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path)
-    world = World(db, folder)
+    driver = StoreDriver(db, folder)
     (tmp_path / "sub").mkdir()
     for i in range(3):
         (tmp_path / f"{i}.jpg").touch()
-    registered = world.register(world.job(), found(5))
+    registered = driver.register(driver.open_job(), found_files(5))
     seen = FileIdSet()
     for file_id in registered.file_ids[:2]:
         seen.add(file_id)
     assert files.mark_missing(db, folder + b"/sub", seen) == 0
-    assert files.mark_missing(db, folder, seen) == 2  # the third wasn't seen but is there
+    assert files.mark_missing(db, folder, seen) == 2  # the walk did not see the third file, but it exists
     assert files.mark_missing(db, folder, seen) == 0
     assert len(list(captions.export_rows(db))) == 3
-    world.register(world.job(), found(5))
+    driver.register(driver.open_job(), found_files(5))
     assert len(list(captions.export_rows(db))) == 5
 
 
-def test_a_folder_inside_a_root_belongs_to_that_root_and_others_get_their_own(db: Database) -> None:
-    world = World(db, b"/photos")
+def test_a_folder_below_a_root_belongs_to_it_and_other_folders_become_roots(db: Database) -> None:
+    driver = StoreDriver(db, b"/photos")
     files.ensure_root(db, b"/photos/2024")
-    assert world.root_of(b"/photos/2024") == world.root
+    assert driver.find_root(b"/photos/2024") == driver.root_id
     for path in (b"/photos-old", b"/other/photos", b"/"):
         files.ensure_root(db, path)
-        assert world.root_of(path) != world.root
-    assert world.root_of(b"/photos/x") == world.root
+        assert driver.find_root(path) != driver.root_id
+    assert driver.find_root(b"/photos/x") == driver.root_id
     assert len({root.id for root in files.roots(db)}) == 4
 
 
-def test_a_job_with_nothing_to_do_is_done_when_it_is_registered(db: Database) -> None:
-    world = World(db)
-    job = world.job()
+def test_a_job_without_new_files_is_done_when_its_registration_is_closed(db: Database) -> None:
+    driver = StoreDriver(db)
+    job = driver.open_job()
     jobs.close_registration(db, job, 7, {"hidden": 2})
-    progress = world.progress(job)
+    progress = driver.progress(job)
     assert progress.state == JobState.DONE
     assert (progress.known, progress.skipped) == (7, {"hidden": 2})
 
 
-def test_a_path_of_any_bytes_is_kept(db: Database) -> None:
-    world = World(db)
+def test_a_path_of_any_bytes_is_stored_exactly(db: Database) -> None:
+    driver = StoreDriver(db)
     names = [b"caf\xe9.jpg", "café.jpg".encode(), b"new\nline.jpg", b"%E9.jpg", b"x" * 255]
-    world.register(world.job(), [FoundFile(name, 5, 1) for name in names], chunk=10)
-    claim = world.claim()
-    assert claim is not None
-    assert sorted(work.path for work in claim.items) == sorted(names)
+    driver.register(driver.open_job(), [FoundFile(name, 5, 1) for name in names], chunk_size=10)
+    assert sorted(item.path for item in driver.claim().items) == sorted(names)
 
 
-def test_the_same_submit_again_takes_what_changed_since_and_nothing_else(db: Database) -> None:
-    world = World(db)
-    job = world.job()
-    world.register(job, found(10), chunk=2)
-    first, in_hand = world.claim(), world.claim("w2")
-    assert first is not None
-    assert in_hand is not None
-    world.commit_batch(first, [captioned(first.work[0]), failed(first.work[1])])
-    leases.complete(db, first)
-    changed = [FoundFile(one.path, one.size, 2) if i < 5 else one for i, one in enumerate(found(10))]
-    registered = world.register(job, changed, chunk=2)
+def test_resubmitting_a_job_queues_only_the_files_that_changed(db: Database) -> None:
+    driver = StoreDriver(db)
+    job = driver.open_job()
+    driver.register(job, found_files(10), chunk_size=2)
+    finished, running = driver.claim("w1"), driver.claim("w2")
+    driver.commit_batch(finished, [captioned(finished.items[0]), failed(finished.items[1])])
+    leases.complete(db, finished)
+    changed = [FoundFile(f.path, f.size, 2) if i < 5 else f for i, f in enumerate(found_files(10))]
+    registered = driver.register(job, changed, chunk_size=2)
     assert (registered.new, registered.known) == (0, 0)
-    world.commit_batch(in_hand, [captioned(work) for work in in_hand.work])  # of files as they were: too late
-    progress = world.progress(job)
+    driver.commit_batch(running, [captioned(item) for item in running.items])  # too late: both files changed
+    progress = driver.progress(job)
     assert (progress.total, progress.done) == (10, 0)
-    while (claim := world.claim()) is not None:
-        assert all(work.mtime_ns == (2 if int(work.path[:1]) < 5 else 1) for work in claim.items)
-        world.process_chunk(claim)
-    leases.complete(db, in_hand)
+    for claim in driver.claim_all():
+        assert all(item.mtime_ns == (2 if int(item.path[:1]) < 5 else 1) for item in claim.items)
+        driver.process_chunk(claim)
+    leases.complete(db, running)
     jobs.close_registration(db, job, 0, {})
-    progress = world.progress(job)
+    progress = driver.progress(job)
     assert (progress.total, progress.captioned, progress.failed, progress.state) == (10, 10, 0, JobState.DONE)
-    assert world.register(world.job("another"), changed).known == 10
+    assert driver.register(driver.open_job("another"), changed).known == 10
 
 
-def test_a_change_that_another_submit_noted_first_is_not_overlooked(db: Database) -> None:
-    world = World(db)
-    job = world.job()
-    world.register(job, found(1))
-    claim = world.claim()
-    assert claim is not None
-    world.commit_batch(claim, [captioned(claim.items[0])])
+def test_a_change_that_another_job_registered_first_is_noticed(db: Database) -> None:
+    driver = StoreDriver(db)
+    job = driver.open_job()
+    driver.register(job, found_files(1))
+    claim = driver.claim()
+    driver.commit_batch(claim, [captioned(claim.items[0])])
     changed = [FoundFile(b"0.jpg", 100, 2)]
-    world.register(world.job("another", model=jobs.register_model(db, GRU, default=LSTM.name)), changed)
-    world.register(job, changed)
-    assert world.progress(job).done == 0
+    gru = jobs.register_model(db, GRU, default=LSTM.name)
+    driver.register(driver.open_job("another", model_id=gru), changed)
+    driver.register(job, changed)
+    assert driver.progress(job).done == 0
 
 
-def test_a_copy_has_its_caption_when_the_original_changes_while_both_are_in_hand(db: Database) -> None:
-    world = World(db)
-    job = world.job()
-    world.register(job, found(2))
-    claim = world.claim()
-    assert claim is not None
+def test_a_copy_keeps_its_caption_when_the_original_changes_before_the_commit(db: Database) -> None:
+    driver = StoreDriver(db)
+    job = driver.open_job()
+    driver.register(job, found_files(2))
+    claim = driver.claim()
     original, copy = claim.items
-    world.register(job, [FoundFile(original.path, original.size, 2)])  # it moves on to another chunk
+    driver.register(job, [FoundFile(original.path, original.size, 2)])  # its item moves to another chunk
     content = Content("f" * 64, copy.size, None)
-    world.commit_batch(claim, [captioned(original, content="f" * 64), Outcome(copy, ItemState.REUSED, content)])
+    driver.commit_batch(claim, [captioned(original, sha256="f" * 64), Outcome(copy, ItemState.REUSED, content)])
     assert row_counts(db)["captions"] == row_counts(db)["images"] == 1
     assert [(row.path, row.caption) for row in captions.samples(db, job, 5)] == [("/photos/1.jpg", "a dog runs")]

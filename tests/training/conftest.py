@@ -9,14 +9,14 @@ from scripts.sample_images import copy_samples
 from training.config import TrainConfig
 from training.data.encoders import EncoderFile, open_encoder
 
-SAID = {
+CAPTIONS = {
     "astronaut.png": "A woman in an orange suit smiles at the camera .",
     "chelsea.png": "A striped cat looks at something .",
     "coffee.png": "A cup of coffee stands on a wooden table .",
     "rocket.jpg": "A rocket stands on its launch pad at night .",
 }
 
-VAL = tuple(f"val-{name}" for name in SAID)
+VAL = tuple(f"val-{name}" for name in CAPTIONS)
 
 MEMORISING = TrainConfig(
     epochs=40,
@@ -27,21 +27,21 @@ MEMORISING = TrainConfig(
     memory_size=64,
     ema_decay=0.8,
     label_smoothing=0.0,
-    captions=2,
+    captions_per_image=2,
 )
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four images with five captions each, all twice: to learn from and to judge by, with the usual flaws."""
+    """Four images with five captions each, as train and again as val split, and the errors of real corpora."""
     folder = tmp_path_factory.mktemp("corpus")
     copy_samples(folder / "Images")
-    for name in SAID:
+    for name in CAPTIONS:
         shutil.copy(folder / "Images" / name, folder / "Images" / f"val-{name}")
-    lines = [f'{start}{name},"{text}"' for start in ("", "val-") for name, text in SAID.items() for _ in range(5)]
+    lines = [f'{start}{name},"{text}"' for start in ("", "val-") for name, text in CAPTIONS.items() for _ in range(5)]
     lines += ["2258277193_586949ec62.jpg.1,A caption without an image .", "flower.jpg,"]
     (folder / "captions.txt").write_text("image,caption\n" + "\n".join(lines) + "\n")
-    (folder / "Flickr_8k.trainImages.txt").write_text("\n".join(SAID) + "\n")
+    (folder / "Flickr_8k.trainImages.txt").write_text("\n".join(CAPTIONS) + "\n")
     (folder / "Flickr_8k.devImages.txt").write_text("\n".join(VAL) + "\nnobody.jpg\n")
     return folder
 
@@ -54,4 +54,5 @@ def encoder() -> EncoderFile:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that all tests of the session share."""
     return tmp_path_factory.mktemp("cache")

@@ -1,4 +1,4 @@
-"""The comparison runs whole, says what it did in one page, and goes on where it was stopped."""
+"""The comparison trains every run once, resumes, and writes its results to one HTML page."""
 
 import json
 import random
@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from captioning.errors import CaptioningError, UsageError
+from training.compare.plan import LSTM, PLAIN_GRU, SAME_BUDGET, SAME_WIDTH, Plan, same_budget
 from training.compare.report import write_report
 from training.compare.significance import difference
-from training.compare.study import LSTM, PLAIN_GRU, SAME_BUDGET, SAME_WIDTH, Plan, compare, same_budget
+from training.compare.study import compare
 from training.config import TrainConfig
 from training.data.encoders import EncoderFile
 
@@ -20,36 +21,35 @@ PLAN = Plan(seeds=2, epochs=2, rates=(1e-3,), tuning_epochs=1, size=64, min_coun
 
 
 @pytest.mark.slow
-def test_a_comparison_trains_every_cell_once_and_reports(
+def test_a_comparison_trains_every_run_once_and_writes_a_report(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
     found = compare(corpus, encoder, tmp_path, cache, PLAN, jobs=2)
-    assert {arm: len(runs) for arm, runs in found.trained.items()} == {
+    assert {arm: len(runs) for arm, runs in found.runs.items()} == {
         LSTM: 2, SAME_WIDTH: 2, SAME_BUDGET: 2, "plain LSTM": 1, PLAIN_GRU: 1,
     }  # fmt: skip
-    told = json.loads((tmp_path / "comparison.json").read_text())
-    assert told["answer"] == found.answer
-    assert len(told["trainings"]) == 8
-    runs = sorted((tmp_path / "cells").iterdir())
+    result = json.loads((tmp_path / "comparison.json").read_text())
+    assert result["answer"] == found.answer
+    assert len(result["trainings"]) == 8
+    runs = sorted((tmp_path / "trainings").iterdir())
     assert len(runs) == 3 + 8
     before = {run.name: (run / "run.json").stat().st_mtime_ns for run in runs}
-    one = runs[-1]
-    (one / "judged.json").unlink()
+    (runs[-1] / "evaluation.json").unlink()
     again = compare(corpus, encoder, tmp_path, cache, PLAN)
     assert again.answer == found.answer
     assert {run.name: (run / "run.json").stat().st_mtime_ns for run in runs} == before
     page = write_report(found, tmp_path / "report.html").read_text()
-    _well_formed(page)
-    assert page.count("data:image/jpeg") >= 4 + 3  # images, and maps of three
+    _check_tags(page)
+    assert page.count("data:image/jpeg") >= 4 + 3  # examples, and attention maps of three
     assert "a person: A cup of coffee" in page
     assert not re.search(r'(src|href)="(?!data:)', page), "the report is one file"
     other = write_report(found, tmp_path / "own.html", corpus / "Images").read_text()
     assert "a person:" not in other
-    with pytest.raises(UsageError, match="belongs to another comparison"):
+    with pytest.raises(UsageError, match="belongs to a comparison with other settings"):
         compare(corpus, encoder, tmp_path, cache, replace(PLAN, epochs=3))
 
 
-def _well_formed(page: str) -> None:
+def _check_tags(page: str) -> None:
     open_tags: list[str] = []
 
     class Reader(HTMLParser):
@@ -64,14 +64,16 @@ def _well_formed(page: str) -> None:
     assert not open_tags
 
 
-def test_a_cell_that_fails_says_why(corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path) -> None:
+def test_a_run_that_fails_is_reported_with_its_reason(
+    corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
+) -> None:
     plan = Plan(seeds=2, epochs=1, rates=(1e38,), tuning_epochs=3, size=64, min_count=1)
     with pytest.raises(CaptioningError, match=r"training lstm-rate1e\+38-seed0: the loss is nan at step"):
         compare(corpus, encoder, tmp_path, cache, plan)
 
 
 @pytest.mark.parametrize("size", [256, 384, 512])
-def test_the_same_budget_is_the_same_within_a_percent(size: int) -> None:
+def test_the_same_budget_differs_by_a_percent_at_most(size: int) -> None:
     from captioning.model.decoder import make_decoder
     from training.fit.train import shape_of
 
@@ -86,20 +88,20 @@ def test_the_same_budget_is_the_same_within_a_percent(size: int) -> None:
     assert count("gru", wide) == pytest.approx(count("lstm", size), rel=0.01)
 
 
-def test_a_winner_is_named_only_when_neither_seeds_nor_images_explain_it() -> None:
-    chance = random.Random(1)
-    images = {str(i): chance.uniform(0, 1) for i in range(300)}
+def test_a_cell_is_better_only_if_the_difference_is_significant_over_seeds_and_over_images() -> None:
+    rng = random.Random(1)
+    images = {str(i): rng.uniform(0, 1) for i in range(300)}
 
-    def run(better: float, luck: float) -> dict[str, float]:
-        own = chance.gauss(0, luck)
-        return {n: v + better + own + chance.gauss(0, 0.2) for n, v in images.items()}
+    def run(better: float, deviation: float) -> dict[str, float]:
+        own = rng.gauss(0, deviation)
+        return {n: v + better + own + rng.gauss(0, 0.2) for n, v in images.items()}
 
     first = [run(0, 0.01) for _ in range(5)]
     assert difference(first, [run(0.2, 0.01) for _ in range(5)]).verdict == "the GRU is better"
     assert difference(first, [run(-0.2, 0.01) for _ in range(5)]).verdict == "the LSTM is better"
-    assert "luck" in difference(first, [run(0, 0.01) for _ in range(5)]).verdict
+    assert "no significant difference" in difference(first, [run(0, 0.01) for _ in range(5)]).verdict
     noisy = [run(0, 0.2) for _ in range(5)]
-    assert "luck" in difference(noisy, [run(0.05, 0.2) for _ in range(5)]).verdict
+    assert "no significant difference" in difference(noisy, [run(0.05, 0.2) for _ in range(5)]).verdict
     same = difference(first, first)
     assert same.mean == 0
     assert same.over_images == (0.0, 0.0)

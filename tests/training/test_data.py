@@ -1,4 +1,4 @@
-"""Captioned images come in several forms and in all their flaws; nothing is lost without being listed."""
+"""Reading a corpus: several forms, common damage, splits, cached features and encoder files."""
 
 import json
 import os
@@ -11,33 +11,36 @@ import pytest
 import torch
 
 from captioning.errors import UsageError
+from captioning.model.vocabulary import END, PAD, Vocabulary
 from captioning.model.weights import load_weights
-from tests.training.conftest import SAID, VAL
-from training.data.batches import choose_sentences
-from training.data.corpus import read_corpus
+from tests.training.conftest import CAPTIONS, VAL
+from training.config import TrainConfig
+from training.data.batches import TrainingData, batches, choose_captions, steps_of
+from training.data.corpus import Corpus, open_corpus, read_corpus
 from training.data.encoders import EncoderFile, open_encoder
-from training.data.features import cached_features, view_of
-from training.data.tokens import words_of
-from training.fit.train import open_corpus
+from training.data.features import Features, cached_features, view_of
+from training.data.tokens import tokenize
 
 
 def karpathy(corpus: Path, folder: Path, **flaws: object) -> Path:
     folder.mkdir()
     (folder / "Images").symlink_to(corpus / "Images")
-    splits = dict(zip(SAID, ("train", "restval", "val", "test"), strict=True))
+    splits = dict(zip(CAPTIONS, ("train", "restval", "val", "test"), strict=True))
     images = [
         {"filename": name, "split": splits[name], "sentences": [{"raw": text} for _ in range(5)]}
-        for name, text in SAID.items()
+        for name, text in CAPTIONS.items()
     ]
     (folder / "dataset_flickr8k.json").write_text(json.dumps({"images": images} | flaws))
     return folder
 
 
-def test_both_texts_of_flickr8k_give_the_same_corpus(corpus: Path, tmp_path: Path) -> None:
+def test_both_caption_files_of_flickr8k_give_the_same_corpus(corpus: Path, tmp_path: Path) -> None:
     other = tmp_path / "tokens"
     shutil.copytree(corpus, other)
     (other / "captions.txt").unlink()
-    lines = [f"{start}{name}#{i}\t{text}" for start in ("", "val-") for name, text in SAID.items() for i in range(5)]
+    lines = [
+        f"{start}{name}#{i}\t{text}" for start in ("", "val-") for name, text in CAPTIONS.items() for i in range(5)
+    ]
     (other / "Flickr8k.token.txt").write_text("\n".join([*lines, "gone.jpg.1#0\tNo image .", "no tab"]) + "\n")
     one, two = read_corpus(corpus), read_corpus(other)
     assert (one.captions, one.train, one.val) == (two.captions, two.train, two.val)
@@ -49,40 +52,42 @@ def test_both_texts_of_flickr8k_give_the_same_corpus(corpus: Path, tmp_path: Pat
     }
 
 
-def test_karpathys_form_brings_its_own_splits(corpus: Path, tmp_path: Path) -> None:
+def test_a_karpathy_file_defines_its_own_splits(corpus: Path, tmp_path: Path) -> None:
     found = read_corpus(karpathy(corpus, tmp_path / "karpathy"))
     assert found.train == ("astronaut.png", "chelsea.png")
     assert (found.val, found.test) == (("coffee.png",), ("rocket.jpg",))
-    assert found.captions["coffee.png"] == (SAID["coffee.png"],) * 5
+    assert found.captions["coffee.png"] == (CAPTIONS["coffee.png"],) * 5
 
 
 @pytest.mark.parametrize("flaws", [{"images": [{"filename": "a.jpg"}]}, {"images": "none"}, {"images": [{"split": 7}]}])
-def test_a_damaged_data_set_says_so_in_a_line(corpus: Path, tmp_path: Path, flaws: dict[str, object]) -> None:
+def test_a_damaged_karpathy_file_is_reported_in_one_line(
+    corpus: Path, tmp_path: Path, flaws: dict[str, object]
+) -> None:
     folder = karpathy(corpus, tmp_path / "karpathy", **flaws)
     with pytest.raises(UsageError, match=r"dataset_flickr8k\.json is not one of Karpathy's data sets"):
         read_corpus(folder)
 
 
-def test_without_split_files_images_are_divided_by_their_names(corpus: Path, tmp_path: Path) -> None:
+def test_without_split_files_images_are_split_by_their_names(corpus: Path, tmp_path: Path) -> None:
     other = tmp_path / "mine"
     shutil.copytree(corpus, other)
     for path in other.glob("Flickr_8k*"):
         path.unlink()
     found = read_corpus(other)
-    assert set(found.train) | set(found.val) == {*SAID, *VAL}
+    assert set(found.train) | set(found.val) == {*CAPTIONS, *VAL}
     assert not set(found.train) & set(found.val)
     assert read_corpus(other) == found
 
 
-@pytest.mark.parametrize(("make", "says"), [(False, "can't read the data folder"), (True, "no captions.txt")])
-def test_a_folder_without_captions_says_what_is_missing(tmp_path: Path, make: bool, says: str) -> None:
-    if make:
+@pytest.mark.parametrize(("exists", "message"), [(False, "cannot read the data folder"), (True, "no captions.txt")])
+def test_a_folder_without_captions_is_refused_with_what_is_missing(tmp_path: Path, exists: bool, message: str) -> None:
+    if exists:
         (tmp_path / "data" / "Images").mkdir(parents=True)
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError, match=message):
         read_corpus(tmp_path / "data")
 
 
-def test_captions_that_are_not_text_say_so(corpus: Path, tmp_path: Path) -> None:
+def test_captions_that_are_not_text_are_refused(corpus: Path, tmp_path: Path) -> None:
     shutil.copytree(corpus, tmp_path / "bad")
     (tmp_path / "bad" / "captions.txt").write_bytes(b"\xff\xfe,\xff")
     with pytest.raises(UsageError, match="are damaged"):
@@ -96,13 +101,13 @@ def test_images_that_cannot_be_opened_are_left_out_and_listed_once(
     shutil.copytree(corpus, data)
     (data / "Images" / "coffee.png").write_bytes(b"not an image")
     found = open_corpus(data, tmp_path)
-    assert set(found.train) == set(SAID) - {"coffee.png"}
+    assert set(found.train) == set(CAPTIONS) - {"coffee.png"}
     assert set(found.val) == set(VAL)
-    said = capsys.readouterr().err.strip()
-    assert said.startswith("left out 4 lines and images of ")
-    listed = Path(said.strip().rpartition(" ")[2]).read_text()
-    assert "coffee.png: " in listed
-    assert "nobody.jpg: in the val split" in listed
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("left out 4 lines and images of ")
+    list_of_them = Path(message.rpartition(" ")[2]).read_text()
+    assert "coffee.png: " in list_of_them
+    assert "nobody.jpg: in the val split" in list_of_them
     assert open_corpus(data, tmp_path) == found
     assert capsys.readouterr().err.strip() == ""
 
@@ -117,14 +122,14 @@ def test_a_crop_is_the_same_every_time_and_odd_views_are_mirrored(corpus: Path) 
     assert not np.array_equal(view_of(data, 2, "tea.png"), views[2])
 
 
-def test_features_are_computed_once_and_again_for_a_changed_image(
+def test_features_are_computed_once_and_again_after_an_image_changes(
     corpus: Path, encoder: EncoderFile, tmp_path: Path
 ) -> None:
-    names = tuple(SAID)[:2]
-    loaded = []
+    names = tuple(CAPTIONS)[:2]
+    loads = []
 
     def load() -> object:
-        loaded.append(1)
+        loads.append(1)
         return encoder.load()
 
     def features(views: int) -> object:
@@ -137,13 +142,13 @@ def test_features_are_computed_once_and_again_for_a_changed_image(
     assert (both.get(names) == first).all()  # type: ignore[attr-defined]
     assert not (both.get(names, [1, 1]) == first).all()  # type: ignore[attr-defined]
     features(2)
-    assert len(loaded) == 2
+    assert len(loads) == 2
     os.utime(corpus / "Images" / names[0])
     features(1)
-    assert len(loaded) == 3
+    assert len(loads) == 3
 
 
-def test_a_bare_backbone_must_say_where_its_stride_sits(encoder: EncoderFile, tmp_path: Path) -> None:
+def test_a_bare_backbone_needs_the_stride_option(encoder: EncoderFile, tmp_path: Path) -> None:
     bare = tmp_path / "backbone.safetensors"
     shutil.copy(encoder.weights, bare)
     with pytest.raises(UsageError, match="--stride 1x1"):
@@ -154,50 +159,83 @@ def test_a_bare_backbone_must_say_where_its_stride_sits(encoder: EncoderFile, tm
         open_encoder(tmp_path / "none", "1x1", tmp_path)
 
 
-def test_a_mirrored_image_is_never_taught_left_and_right() -> None:
+def test_a_mirrored_image_gets_no_caption_with_left_or_right() -> None:
     captions = ["a dog on the left", "a dog runs", "it turns right", "a ball"]
     for seed in range(20):
-        words = choose_sentences(captions, True, 5, random.Random(seed))
-        assert len(words) == 5
-        assert not any({"left", "right"} & set(w) for w in words)
+        chosen = choose_captions(captions, True, 5, random.Random(seed))
+        assert len(chosen) == 5
+        assert not any({"left", "right"} & set(words) for words in chosen)
 
 
-def test_words_are_lower_case_without_punctuation() -> None:
-    assert words_of("A dog's ball, two-toned (red) .") == ["a", "dog's", "ball", "two", "toned", "red"]
+def small_data() -> TrainingData:
+    """Ten images with three captions each and features of two channels; no file exists."""
+    names = tuple(f"{i}.jpg" for i in range(10))
+    captions = {name: (f"a dog number {i} runs very far", "a dog", "a brown dog") for i, name in enumerate(names)}
+    words = [tokenize(caption) for of_image in captions.values() for caption in of_image]
+    views = tuple(np.arange(10, dtype=np.float16).reshape(10, 1, 1).repeat(2, 2) + 100 * view for view in range(2))
+    features = Features(views, {name: row for row, name in enumerate(names)})
+    return TrainingData(Corpus(Path(), captions, names, ()), Vocabulary.build(words, 1), features, features)
 
 
-def test_what_is_judged_by_is_never_learned_from(corpus: Path, tmp_path: Path) -> None:
+def test_the_batches_of_an_epoch_depend_on_the_seed_and_the_epoch_only() -> None:
+    data, config = small_data(), TrainConfig(batch_size=4, captions_per_image=2, seed=7)
+    torch_state = torch.get_rng_state()
+    first, again, next_epoch = (
+        [(b.names, b.views, b.words.tolist()) for b in batches(data, config, e)] for e in (1, 1, 2)
+    )
+    assert first == again != next_epoch
+    assert torch.equal(torch.get_rng_state(), torch_state), "dropout masks would change"
+    assert len(first) == steps_of(data, config) == 3
+    assert sorted(name for names, _, _ in first for name in names) == sorted(data.corpus.train)
+
+
+def test_a_batch_has_the_features_of_its_views_and_padded_captions() -> None:
+    data, config = small_data(), TrainConfig(batch_size=10, captions_per_image=3, max_length=5)
+    (batch,) = batches(data, config, 1)
+    expected = [int(name[:-4]) + 100 * view for name, view in zip(batch.names, batch.views, strict=True)]
+    assert batch.features[:, 0, 0].tolist() == torch.tensor(expected, dtype=torch.bfloat16).tolist()
+    assert batch.words.shape == (30, 1 + 5)
+    rows = {" ".join(data.vocabulary.decode(row[1:])): row for row in batch.words.tolist()}
+    assert END not in rows["a dog number 3 runs"], "a cut caption has no end"
+    assert rows["a dog"][3:] == [END, PAD, PAD]
+
+
+def test_tokens_are_lower_case_without_punctuation() -> None:
+    assert tokenize("A dog's ball, two-toned (red) .") == ["a", "dog's", "ball", "two", "toned", "red"]
+
+
+def test_val_and_test_images_are_never_training_images(corpus: Path, tmp_path: Path) -> None:
     other = tmp_path / "both"
     shutil.copytree(corpus, other)
     (other / "Flickr_8k.testImages.txt").write_text("coffee.png\n")
     found = read_corpus(other)
     assert found.test == ("coffee.png",)
     assert "coffee.png" not in found.train
-    assert "coffee.png: in the train split and in another, so not learned from" in found.left_out
+    assert "coffee.png: in the train split and in another, so not used for training" in found.left_out
     (other / "Flickr_8k.devImages.txt").unlink()
     found = read_corpus(other)
-    assert set(found.train) | set(found.val) == set(SAID) - {"coffee.png"}
+    assert set(found.train) | set(found.val) == set(CAPTIONS) - {"coffee.png"}
     assert found.val
 
 
-def test_a_corpus_without_val_images_says_so(corpus: Path, tmp_path: Path) -> None:
+def test_a_corpus_without_val_images_is_refused(corpus: Path, tmp_path: Path) -> None:
     other = tmp_path / "few"
     shutil.copytree(corpus, other)
     for name in VAL:
         (other / "Images" / name).write_bytes(b"")
-    with pytest.raises(UsageError, match="4 images to learn from and 0 to choose by"):
+    with pytest.raises(UsageError, match="has 4 training and 0 val images"):
         open_corpus(other, tmp_path)
 
 
-def test_several_data_sets_in_one_folder_are_a_question(corpus: Path, tmp_path: Path) -> None:
+def test_several_data_sets_in_one_folder_are_refused(corpus: Path, tmp_path: Path) -> None:
     folder = karpathy(corpus, tmp_path / "karpathy")
     shutil.copy(folder / "dataset_flickr8k.json", folder / "dataset_coco.json")
-    with pytest.raises(UsageError, match=r"dataset_coco\.json, dataset_flickr8k\.json: leave the one that is meant"):
+    with pytest.raises(UsageError, match=r"dataset_coco\.json, dataset_flickr8k\.json\. Leave only the one to use"):
         read_corpus(folder)
 
 
-def test_any_file_of_a_backbone_becomes_an_encoder_as_it_is_shipped(encoder: EncoderFile, tmp_path: Path) -> None:
-    """torchvision's own form: float, a head, counters, .pth."""
+def test_a_backbone_file_is_converted_to_the_form_that_bundles_ship(encoder: EncoderFile, tmp_path: Path) -> None:
+    """The file has torchvision's form: float, a classifier, batch counters, .pth."""
     state = encoder.load().encoder.state_dict() | {"fc.weight": torch.zeros(10, 2048), "fc.bias": torch.zeros(10)}
     torch.save(state, tmp_path / "resnet50.pth")
     found = open_encoder(tmp_path / "resnet50.pth", "1x1", tmp_path)
@@ -209,5 +247,5 @@ def test_any_file_of_a_backbone_becomes_an_encoder_as_it_is_shipped(encoder: Enc
     with pytest.raises(UsageError, match=r"other\.pth is not a ResNet50 backbone; it differs in conv1\.weight"):
         open_encoder(tmp_path / "other.pth", "1x1", tmp_path)
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(UsageError, match="can't be read as weights"):
+    with pytest.raises(UsageError, match="cannot be read as weights"):
         open_encoder(tmp_path / "text.pth", "1x1", tmp_path)

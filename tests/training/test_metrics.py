@@ -1,4 +1,4 @@
-"""Scores are those of the programs that papers use, and habits are counted as they are described."""
+"""Scores equal those of the programs that papers use; diversity and bias are counted as documented."""
 
 import math
 import random
@@ -8,34 +8,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.evaluate.diversity import habits
+from training.evaluate.diversity import diversity_and_bias
 from training.evaluate.metrics import cider_of_each, has_java, more_scores, score
 from training.fit.self_critical import CiderReward
 
 WORDS = [chr(97 + i) * 2 for i in range(12)]
 
 
-def made_up(seed: int, images: int = 30) -> tuple[dict[str, str], dict[str, list[str]]]:
-    chance = random.Random(seed)
+def random_captions(seed: int, images: int = 30) -> tuple[dict[str, str], dict[str, list[str]]]:
+    rng = random.Random(seed)
 
     def sentence() -> str:
-        return " ".join(chance.choices(WORDS, k=chance.randint(6, 12)))
+        return " ".join(rng.choices(WORDS, k=rng.randint(6, 12)))
 
     references = {str(i): [sentence() for _ in range(5)] for i in range(images)}
-    return {n: " ".join([*chance.choice(r).split()[:8], sentence()]) for n, r in references.items()}, references
+    return {n: " ".join([*rng.choice(r).split()[:8], sentence()]) for n, r in references.items()}, references
 
 
-def test_bleu_is_that_of_the_reference_scorer() -> None:
+def test_bleu_equals_that_of_the_reference_scorer() -> None:
     from pycocoevalcap.bleu.bleu import Bleu
 
-    said, references = made_up(1)
-    expected, _ = Bleu(4).compute_score(references, {n: [s] for n, s in said.items()}, verbose=0)
-    assert [score(said, references)[f"bleu{n}"] for n in (1, 2, 3, 4)] == pytest.approx(expected, abs=2e-4)
+    captions, references = random_captions(1)
+    expected, _ = Bleu(4).compute_score(references, {n: [s] for n, s in captions.items()}, verbose=0)
+    assert [score(captions, references)[f"bleu{n}"] for n in (1, 2, 3, 4)] == pytest.approx(expected, abs=2e-4)
     assert score({n: r[0] for n, r in references.items()}, references)["bleu4"] == 1.0
 
 
-def test_bleu_of_papinenis_examples() -> None:
-    """Papineni et al. 2002, section 2: 'the' seven times earns 2/7; and NLTK's published value for candidate 1."""
+def test_bleu_of_the_examples_in_papinenis_paper() -> None:
+    """Papineni et al. 2002, section 2: 'the' seven times scores 2/7; and NLTK's published value for candidate 1."""
     the = score({"x": "the the the the the the the"}, {"x": ["the cat is on the mat", "there is a cat on the mat"]})
     assert the["bleu1"] == pytest.approx(2 / 7, abs=1e-4)
     guide = score(
@@ -52,60 +52,60 @@ def test_bleu_of_papinenis_examples() -> None:
     assert guide["bleu4"] == pytest.approx(0.5046, abs=1e-3)
 
 
-def test_cider_and_rouge_of_a_perfect_and_of_a_foreign_caption() -> None:
+def test_cider_and_rouge_of_a_perfect_and_of_an_unrelated_caption() -> None:
     references = {"a": ["a b c d e"] * 5, "b": ["f g h i j"] * 5}
-    perfect, foreign = score({n: r[0] for n, r in references.items()}, references), {"a": "x y", "b": "z w"}
+    perfect, unrelated = score({n: r[0] for n, r in references.items()}, references), {"a": "x y", "b": "z w"}
     assert (perfect["cider"], perfect["rouge_l"]) == (10.0, 1.0)
-    assert (score(foreign, references)["cider"], score(foreign, references)["rouge_l"]) == (0.0, 0.0)
+    assert (score(unrelated, references)["cider"], score(unrelated, references)["rouge_l"]) == (0.0, 0.0)
 
 
-def test_rouge_l_of_a_caption_between_both() -> None:
+def test_rouge_l_of_a_partly_correct_caption() -> None:
     """Lin 2004: "a dog ... grass" is common to both; F with beta 1.2 of precision 3/4 and recall 3/5."""
     found = score({"x": "a dog eats grass"}, {"x": ["a dog sits on grass"]})["rouge_l"]
     assert found == pytest.approx(2.44 * 0.75 * 0.6 / (0.6 + 1.44 * 0.75), abs=1e-4)
 
 
-def test_the_mean_of_each_images_cider_is_the_cider_of_all() -> None:
-    said, references = made_up(2)
-    each = cider_of_each(said, references)
-    assert set(each) == set(said)
-    assert sum(each.values()) / len(each) == pytest.approx(score(said, references)["cider"], abs=1e-4)
+def test_the_mean_cider_of_each_image_is_the_cider_of_all() -> None:
+    captions, references = random_captions(2)
+    each = cider_of_each(captions, references)
+    assert set(each) == set(captions)
+    assert sum(each.values()) / len(each) == pytest.approx(score(captions, references)["cider"], abs=1e-4)
     best = max(each, key=lambda n: each[n])
-    swapped = said | {best: "zz zz zz zz"}
+    swapped = captions | {best: "zz zz zz zz"}
     assert cider_of_each(swapped, references)[best] == 0
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6))
-def test_the_reward_is_cider_d_when_the_end_mark_is_left_out(seed: int) -> None:
-    said, references = made_up(seed, 12)
-    expected = cider_of_each(said, references)
+def test_without_the_end_mark_the_reward_equals_cider_d(seed: int) -> None:
+    captions, references = random_captions(seed, 12)
+    expected = cider_of_each(captions, references)
     reward = CiderReward({n: [r.split() for r in rs] for n, rs in references.items()}, end=False)
-    for name, text in said.items():
+    for name, text in captions.items():
         assert reward.of(name, text.split()) == pytest.approx(expected[name], abs=1e-6)
 
 
-def test_stopping_in_the_middle_earns_less_when_the_end_mark_counts() -> None:
-    """SacreEOS, arXiv:2305.12254: ending on 'in a' is a mistake of its own."""
+def test_with_the_end_mark_a_caption_that_stops_early_has_a_lower_reward() -> None:
+    """SacreEOS, arXiv:2305.12254: ending on 'in a' is an error too."""
     whole = ["a", "dog", "runs", "in", "a", "park"]
     reward = CiderReward({"1": [whole] * 5, "2": [["two", "cats", "sit"]] * 5, "3": [["sky"]] * 5})
     assert reward.of("1", whole) == pytest.approx(10)
     assert reward.of("1", whole[:5]) < reward.of("1", whole[:5], ended=False) < reward.of("1", whole)
 
 
-def test_meteor_is_there_exactly_where_java_is_and_is_one_for_the_same_words() -> None:
+def test_meteor_is_computed_if_java_is_installed_and_is_1_for_identical_captions() -> None:
     references = {"a": ["a dog runs on the grass"] * 5, "b": ["two children play"] * 5}
     same, other = ({n: r[0] for n, r in references.items()}, {"a": "sky", "b": "sky"})
-    found = [more_scores(said, references).get("meteor") for said in (same, other)]
+    found = [more_scores(captions, references).get("meteor") for captions in (same, other)]
     assert found == ([1.0, 0.0] if has_java() else [None, None])
 
 
-def test_without_java_the_other_scores_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_java_only_meteor_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert "meteor" not in more_scores({"a": "a dog"}, {"a": ["a dog"]})
 
 
-def test_a_java_that_fails_costs_only_meteor(
+def test_when_java_fails_only_meteor_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "java").write_text("#!/bin/sh\nexit 1\n")
@@ -115,14 +115,14 @@ def test_a_java_that_fails_costs_only_meteor(
     assert "left out METEOR: its Java program failed" in capsys.readouterr().err
 
 
-def test_habits_count_what_they_say() -> None:
+def test_diversity_and_bias_are_counted_as_documented() -> None:
     references = {
         "1": ["a man in a shirt", "a man runs", "a boy"],
         "2": ["a woman sits", "a lady in red", "a girl"],
         "3": ["a dog", "a dog and a dog", "two dogs"],
     }
-    said = {"1": "a woman in a shirt", "2": "a woman sits", "3": "a dog and a dog in front of a dog"}
-    found = habits(said, references, {"9": ["A woman sits ."]})
+    captions = {"1": "a woman in a shirt", "2": "a woman sits", "3": "a dog and a dog in front of a dog"}
+    found = diversity_and_bias(captions, references, {"9": ["A woman sits ."]})
     assert found["novel"] == pytest.approx(2 / 3, abs=1e-4)
     assert found["repeats"] == pytest.approx(1 / 3, abs=1e-4)
     assert found["repeats_human"] == pytest.approx(1 / 9, abs=1e-4)

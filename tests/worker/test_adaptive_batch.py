@@ -1,4 +1,4 @@
-"""A device that is full gets half as many images at once; one that is broken is told from a bug."""
+"""A device without memory for a batch gets half as many images at once; a failed device is not taken for a bug."""
 
 from collections.abc import Sequence
 
@@ -10,25 +10,25 @@ from captioning.bundles import find_bundles
 from captioning.errors import DeviceFailed, DeviceOutOfMemory
 from captioning.model.captioner import Captioner, load_decoder, preprocessing_of
 from captioning.values import DecodeOptions
-from worker.adaptive_batch import GOOD_PORTIONS, AdaptiveBatch
+from worker.adaptive_batch import GROW_AFTER, AdaptiveBatch
 
 GREEDY = DecodeOptions(beam_size=1)
 BLANK = np.zeros((224, 224, 3), np.uint8)
 
 
 class Device:
-    """An encoder that holds so many images, and fails otherwise as torch does."""
+    """An encoder with memory for `capacity` images. It fails as torch does, first with the errors in `errors`."""
 
-    def __init__(self, holds: int = 1000, fails: Sequence[Exception] = ()) -> None:
-        self.holds = holds
-        self.fails = list(fails)
-        self.seen: list[int] = []
+    def __init__(self, capacity: int = 1000, errors: Sequence[Exception] = ()) -> None:
+        self.capacity = capacity
+        self.errors = list(errors)
+        self.batches: list[int] = []
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        self.seen.append(len(pixels))
-        if self.fails:
-            raise self.fails.pop(0)
-        if len(pixels) > self.holds:
+        self.batches.append(len(pixels))
+        if self.errors:
+            raise self.errors.pop(0)
+        if len(pixels) > self.capacity:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return torch.zeros(len(pixels), 49, 2048)
 
@@ -40,34 +40,34 @@ def model() -> Captioner:
     return Captioner(Device(), decoder, vocabulary, preprocessing_of(bundle))
 
 
-def on(device: Device, model: Captioner) -> Captioner:
+def with_encoder(device: Device, model: Captioner) -> Captioner:
     return Captioner(device, model.decoder, model.vocabulary, model.preprocessing)
 
 
-def test_every_image_is_captioned_whatever_the_device_holds(model: Captioner) -> None:
-    device = Device(holds=3)
+def test_every_image_is_captioned_when_the_device_has_memory_for_few(model: Captioner) -> None:
+    device = Device(capacity=3)
     adaptive_batch = AdaptiveBatch()
-    assert len(adaptive_batch.caption(on(device, model), [BLANK] * 10, GREEDY)) == 10
-    assert device.seen == [10, 5, 2, 2, 2, 2, 2]
-    assert adaptive_batch.most == 2
+    assert len(adaptive_batch.caption(with_encoder(device, model), [BLANK] * 10, GREEDY)) == 10
+    assert device.batches == [10, 5, 2, 2, 2, 2, 2]
+    assert adaptive_batch.limit == 2
 
 
-def test_a_smaller_batch_is_remembered_and_a_larger_one_tried_again_later(model: Captioner) -> None:
-    device = Device(holds=1)
+def test_a_smaller_batch_is_kept_until_many_successes(model: Captioner) -> None:
+    device = Device(capacity=1)
     adaptive_batch = AdaptiveBatch()
-    adaptive_batch.caption(on(device, model), [BLANK] * 4, GREEDY)
-    device.holds, device.seen = 1000, []
-    adaptive_batch.caption(on(device, model), [BLANK] * 4, GREEDY)
-    assert device.seen == [1, 1, 1, 1]
-    adaptive_batch.caption(on(device, model), [BLANK] * GOOD_PORTIONS, GREEDY)
-    device.seen = []
-    adaptive_batch.caption(on(device, model), [BLANK] * 4, GREEDY)
-    assert device.seen == [2, 2]
+    adaptive_batch.caption(with_encoder(device, model), [BLANK] * 4, GREEDY)
+    device.capacity, device.batches = 1000, []
+    adaptive_batch.caption(with_encoder(device, model), [BLANK] * 4, GREEDY)
+    assert device.batches == [1, 1, 1, 1]
+    adaptive_batch.caption(with_encoder(device, model), [BLANK] * GROW_AFTER, GREEDY)
+    device.batches = []
+    adaptive_batch.caption(with_encoder(device, model), [BLANK] * 4, GREEDY)
+    assert device.batches == [2, 2]
 
 
-def test_a_device_without_room_for_one_image_is_trouble_not_a_bad_image(model: Captioner) -> None:
+def test_a_device_without_memory_for_one_image_is_not_the_fault_of_the_image(model: Captioner) -> None:
     with pytest.raises(DeviceOutOfMemory, match="out of memory"):
-        AdaptiveBatch().caption(on(Device(holds=0), model), [BLANK] * 4, GREEDY)
+        AdaptiveBatch().caption(with_encoder(Device(capacity=0), model), [BLANK] * 4, GREEDY)
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,11 @@ def test_a_device_without_room_for_one_image_is_trouble_not_a_bad_image(model: C
         (ValueError("a bug"), ValueError),
     ],
 )
-def test_what_torch_says_of_the_device_is_told_from_a_bug(
+def test_errors_of_the_device_are_told_apart_from_bugs(
     model: Captioner, error: Exception, expected: type[Exception]
 ) -> None:
-    with pytest.raises(expected) as caught:
-        on(Device(fails=[error]), model).caption([BLANK], GREEDY)
-    assert type(caught.value) is expected
+    with pytest.raises(expected) as raised:
+        with_encoder(Device(errors=[error]), model).caption([BLANK], GREEDY)
+    assert type(raised.value) is expected
     if expected in (DeviceFailed, DeviceOutOfMemory):
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(raised.value)

@@ -1,0 +1,1 @@
+"""The comparison of LSTM and GRU: many runs, one HTML report. Knows nothing of bundles."""

@@ -1,4 +1,7 @@
-"""Processes that train for another: they end with it, and say nothing when a person stops them. Loads no torch."""
+"""Child processes that train: they end with their parent and print nothing when a person stops them.
+
+Does not import torch: a child runs `begin_child` before it loads anything else.
+"""
 
 import os
 import signal
@@ -7,13 +10,17 @@ from multiprocessing import parent_process
 
 
 def begin_child() -> None:
-    """Make a fresh child die with its parent, and of Ctrl-C at once."""
+    """Make a new child process end when its parent ends, and end at once on Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """Wait for the parent's end. An idle child would else wait for work for ever: it holds both ends of the queue."""
+    """Wait until the parent ends, then exit.
+
+    Without this, an idle child would wait for work forever: it has both ends of the work queue open, so it never sees
+    the queue close.
+    """
     parent = parent_process()
     if parent is not None:
         parent.join()

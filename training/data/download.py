@@ -1,4 +1,4 @@
-"""Corpora and encoders from the internet, for those who have it."""
+"""Downloads corpora and encoders from the internet."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pooch
 
 from captioning.errors import UsageError
+from captioning.terminal import count
 from training.data.corpus import read_corpus
 from training.data.encoders import IMAGENET, open_encoder
 
@@ -29,25 +30,24 @@ SOURCES = {
 }
 
 
-def fetch(what: str, folder: Path, sources: dict[str, Source] = SOURCES) -> str:
-    """Download and check; return a line on what is there now. Raises UsageError when it can't be had.
+def fetch(name: str, folder: Path, sources: dict[str, Source] = SOURCES) -> str:
+    """Download a corpus or an encoder, check it, and return a line that describes it.
 
-    An archive that is there already isn't fetched again. A corpus is checked by being read.
+    An archive that is already in `folder` is not downloaded again. A corpus is checked by reading it. Raises
+    UsageError for an unknown name or a failed download.
     """
-    if what in IMAGENET:
-        file = open_encoder(Path(what), None, folder)
-        return f"{what}: give --encoder {file.name}; digest {file.digest[:16]}"
-    if what not in sources:
-        raise UsageError(f"there is no {what!r} to fetch; there are {', '.join([*sources, *IMAGENET])}.")
-    source = sources[what]
+    if name in IMAGENET:
+        file = open_encoder(Path(name), None, folder)
+        return f"{name}: use it with --encoder {file.name}; digest {file.digest[:16]}"
+    if name not in sources:
+        raise UsageError(f"there is no {name!r} to fetch; choose one of {', '.join([*sources, *IMAGENET])}.")
+    source = sources[name]
     folder.mkdir(parents=True, exist_ok=True)
     for url in source.urls:
         try:
             pooch.retrieve(url, None, Path(url).name, folder, processor=pooch.Unzip(extract_dir="."), progressbar=True)
-        except Exception as error:  # the library lets through whatever its transport and zipfile raise
-            raise UsageError(
-                f"can't fetch {url}: {error}. Put the unpacked corpus into {folder} yourself."
-            ) from error
+        except Exception as error:  # pooch passes on every exception of its transport and of zipfile
+            raise UsageError(f"cannot fetch {url}: {error}. Put the unpacked corpus into {folder} yourself.") from error
     corpus = read_corpus(folder)
-    counts = f"{len(corpus.train)} training, {len(corpus.val)} val and {len(corpus.test)} test images"
-    return f"{what}: {counts} in {folder}, {len(corpus.left_out)} lines left out; {source.terms}"
+    images = f"{len(corpus.train)} training, {len(corpus.val)} val and {len(corpus.test)} test images"
+    return f"{name}: {images} in {folder}, {count(len(corpus.left_out), 'line')} left out; {source.terms}"

@@ -1,4 +1,4 @@
-"""Encoders on disk, between runs: a folder with `encoder.safetensors` and `encoder.json` (stride, origin)."""
+"""Encoder files: folders with `encoder.safetensors` and `encoder.json` (stride, origin)."""
 
 import json
 import pickle
@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from captioning.atomic import replacing, write_text
 from captioning.bundles import file_digest, find_bundles, read_bundle
 from captioning.errors import BundleError, UsageError
 from captioning.model.encoder import PixelsToGrid, ResNetEncoder
@@ -18,8 +20,9 @@ from captioning.model.weights import load_weights, save_weights
 WEIGHTS, ABOUT = "encoder.safetensors", "encoder.json"
 IMAGENET = {
     "imagenet-v1": "IMAGENET1K_V1",
-    "imagenet-v2": "IMAGENET1K_V2",
-}  # torchvision's; V2 moves more between near-identical images
+    "imagenet-v2": "IMAGENET1K_V2",  # its features differ more between near-identical images
+}
+"""Names of torchvision's ResNet50 weights, by our names."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class EncoderFile:
 
     weights: Path
     about: dict[str, Any]  # stride, origin, and how it was tuned
-    name: str = ""  # what opens it again: a folder, or a model's name
+    name: str = ""  # what `open_encoder` opens it by: a folder, or the name of a model
 
     @property
     def digest(self) -> str:
@@ -39,21 +42,21 @@ class EncoderFile:
         """Return the encoder in evaluation mode, in float32."""
         encoder = ResNetEncoder(self.about["stride"])
         missing, unexpected = encoder.load_state_dict(load_weights(self.weights), strict=False)
-        wrong = [n for n in [*missing, *unexpected] if not n.endswith("num_batches_tracked")]
+        wrong = [name for name in [*missing, *unexpected] if not _is_counter(name)]
         if wrong:
-            raise UsageError(f"{self.weights} is not a ResNet50 backbone; it differs in {', '.join(wrong[:5])}.")
-        plain = Preprocessing()
-        return PixelsToGrid(encoder.eval(), plain.mean, plain.std).eval()
+            raise _not_a_backbone(self.weights, wrong)
+        preprocessing = Preprocessing()
+        return PixelsToGrid(encoder.eval(), preprocessing.mean, preprocessing.std).eval()
 
 
 def open_encoder(
     path: Path, stride: str | None, cache: Path, folders: Sequence[Path] = (), origin: str | None = None
 ) -> EncoderFile:
-    """Return an encoder: a run that tuned one, a model at hand, a safetensors file, or a name in IMAGENET (downloaded).
+    """Return an encoder: that of a run that tuned one, of a model, a safetensors file, or a name in IMAGENET.
 
-    A bare file doesn't say where its stride sits, so `stride` must, nor where it is from, so `origin` may; what is
-    used is a copy in the cache, in the form in which encoders are shipped. `folders` hold bundles, besides those built
-    in. Raises UsageError when it can't be used.
+    A bare weight file does not tell where its stride is, so it needs `stride`; `origin` says where it is from. It is
+    converted to the form that bundles ship, and the copy in the cache is used. `folders` hold bundles, besides the
+    built-in ones. An IMAGENET encoder is downloaded. Raises UsageError when the encoder cannot be used.
     """
     if str(path) in IMAGENET:
         return _imagenet(str(path), cache)
@@ -61,63 +64,76 @@ def open_encoder(
     if (bundle := bundles.get(str(path))) is not None:
         return EncoderFile(bundle.encoder_file, bundle.description["provenance"]["encoder"], str(path))
     if (path / ABOUT).exists():
-        return _opened(path)
+        return _open_folder(path)
     if not path.is_file():
         raise UsageError(
             f"no encoder at {path}: give a run that tuned one, a model, a safetensors file, or {' or '.join(IMAGENET)}."
         )
     if stride not in ("1x1", "3x3"):
         raise UsageError(
-            f"{path.name} doesn't say where its stride sits: add --stride 1x1 (He 2015) or 3x3 (torchvision)."
+            f"{path.name} does not tell where its stride is: add --stride 1x1 (He 2015) or --stride 3x3 (torchvision)."
         )
-    file = _in_shipped_form(path, stride, cache)
+    file = _convert(path, stride, cache)
     return replace(file, about=file.about | {"origin": origin or path.name})
 
 
 def save_encoder(encoder: ResNetEncoder, about: dict[str, Any], folder: Path) -> EncoderFile:
-    """Write an encoder as it will be shipped: decoders then learn from exactly what serving sees."""
-    tensors = {n: t for n, t in encoder.state_dict().items() if not n.endswith("num_batches_tracked")}
-    save_weights(tensors, folder / WEIGHTS)
-    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
-    return _opened(folder)
+    """Write an encoder in the form that bundles ship, so that decoders learn from exactly what serving computes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / WEIGHTS, mode=0o644) as unfinished:
+        save_weights(_without_counters(encoder.state_dict()), unfinished)
+    write_text(folder / ABOUT, json.dumps(about, indent=1) + "\n")
+    return _open_folder(folder)
 
 
-def _opened(folder: Path) -> EncoderFile:
+def _open_folder(folder: Path) -> EncoderFile:
     return EncoderFile(folder / WEIGHTS, json.loads((folder / ABOUT).read_text()), str(folder))
 
 
-def _in_shipped_form(path: Path, stride: str, cache: Path) -> EncoderFile:
-    """Return a bare backbone as an encoder of ours: int8, without head and counters, whatever the file had."""
+def _convert(path: Path, stride: str, cache: Path) -> EncoderFile:
+    """Convert a bare backbone to an encoder of ours: int8, without the classifier and the batch counters."""
     folder = cache / f"encoder-{file_digest(path)[:16]}-{stride}"
     if (folder / ABOUT).exists():
-        return _opened(folder)
+        return _open_folder(folder)
     try:
         state = load_weights(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
     except (BundleError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise UsageError(f"{path} can't be read as weights: {error}") from error
-    known = {n: t for n, t in state.items() if not n.startswith("fc.") and not n.endswith("num_batches_tracked")}
+        raise UsageError(f"{path} cannot be read as weights: {error}") from error
+    known = _without_counters({name: tensor for name, tensor in state.items() if not name.startswith("fc.")})
     encoder = ResNetEncoder("1x1" if stride == "1x1" else "3x3")
-    expected = {n: t for n, t in encoder.state_dict().items() if not n.endswith("num_batches_tracked")}
-    wrong = [n for n in expected if n not in known or known[n].shape != expected[n].shape]
-    wrong += [n for n in known if n not in expected]
+    expected = _without_counters(encoder.state_dict())
+    wrong = [name for name in expected if name not in known or known[name].shape != expected[name].shape]
+    wrong += [name for name in known if name not in expected]
     if wrong:
-        raise UsageError(f"{path} is not a ResNet50 backbone; it differs in {', '.join(wrong[:5])}.")
+        raise _not_a_backbone(path, wrong)
     encoder.load_state_dict(known, strict=False)
-    folder.mkdir(parents=True, exist_ok=True)
     return save_encoder(encoder, {"stride": stride}, folder)
 
 
 def _imagenet(name: str, cache: Path) -> EncoderFile:
-    """Fetch torchvision's ResNet50."""
+    """Return torchvision's ResNet50 from the cache, or download it."""
     from torchvision.models import ResNet50_Weights
 
     folder = cache / name
-    if not (folder / ABOUT).exists():
-        try:
-            state = ResNet50_Weights[IMAGENET[name]].get_state_dict(check_hash=True)
-        except (OSError, RuntimeError) as error:
-            raise UsageError(f"can't download torchvision's ResNet50: {error}. Give --encoder a file.") from error
-        encoder = ResNetEncoder("3x3")
-        encoder.load_state_dict({n: t for n, t in state.items() if not n.startswith("fc.")})
-        return save_encoder(encoder, {"stride": "3x3", "origin": f"torchvision ResNet50 {IMAGENET[name]}"}, folder)
-    return _opened(folder)
+    if (folder / ABOUT).exists():
+        return _open_folder(folder)
+    try:
+        state = ResNet50_Weights[IMAGENET[name]].get_state_dict(check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"cannot download torchvision's ResNet50: {error}. Give --encoder a file.") from error
+    encoder = ResNetEncoder("3x3")
+    encoder.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("fc.")})
+    return save_encoder(encoder, {"stride": "3x3", "origin": f"torchvision ResNet50 {IMAGENET[name]}"}, folder)
+
+
+def _is_counter(name: str) -> bool:
+    """Tell whether a tensor counts the batches of a batch norm: only its training reads it."""
+    return name.endswith("num_batches_tracked")
+
+
+def _without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not _is_counter(name)}
+
+
+def _not_a_backbone(path: Path, wrong: Sequence[str]) -> UsageError:
+    return UsageError(f"{path} is not a ResNet50 backbone; it differs in {', '.join(wrong[:5])}.")

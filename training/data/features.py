@@ -1,13 +1,12 @@
-"""What the encoder sees of every image, computed once and kept on disk as float16, a file a view.
+"""Encoder features of images, computed once and cached on disk as float16, one file for each view.
 
-Two depths: `grid`, what a decoder reads, and `stage4`, from which stage 5 of the encoder can learn. Four views:
-the whole image, its mirror image, a random crop and a mirrored random crop (Szegedy et al. 2015,
-arXiv:1409.4842); odd views are mirrored. A crop is a function of the image's name, so a cache can be made again.
+There are two depths: `grid`, which a decoder reads, and `stage4`, from which stage 5 of the encoder can learn. There
+are four views: the whole image, its mirror image, a random crop and a mirrored random crop (Szegedy et al. 2015,
+arXiv:1409.4842). Odd views are mirrored. A crop depends on the image's name only, so a cache can be computed again.
 """
 
 import os
 import random
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,29 +18,35 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from captioning.atomic import replacing
 from captioning.model.encoder import PixelsToGrid, fold_batch_norm
-from captioning.model.pixels import VERSION, Pixels, open_image
+from captioning.model.pixels import VERSION, Pixels, Preprocessing, open_image
+from captioning.model.precision import best_precision, torch_dtype
 from captioning.values import digest_of
+from training.data.corpus import Corpus, file_versions
+from training.data.encoders import EncoderFile
+from training.progress import Tick, progress
 
 Depth = Literal["stage4", "grid"]
 BATCH = 32
 VIEWS = 4
-_SIZE = 224
-_CROP_FROM = 280  # pixels a side of the square that crops are taken from
-_SHORTEST_SIDE = 0.8  # of a crop, as a share of the whole
+_CROP_SOURCE = 1.25  # side of the square that crops are cut from, as a multiple of the model's input
+_SHORTEST_SIDE = 0.8  # of a crop, as a share of that square
+
+Table = np.memmap[tuple[int, ...], np.dtype[np.float16]]
 
 
 @dataclass(frozen=True)
 class Features:
-    """Maps of images by name: (H, W, C) each for stage4, (N, C) for grid."""
+    """Feature maps of images by name: (H, W, C) each for stage4, (N, C) for grid."""
 
     views: tuple[NDArray[np.float16], ...]  # one table a view, one row an image
     rows: dict[str, int]  # name -> its row
 
     def get(self, names: Sequence[str], views: Sequence[int] | None = None) -> Tensor:
-        """Return the maps of images (B, ...) in bfloat16, of the given views, else of the whole images."""
-        found = [self.views[v][self.rows[n]] for n, v in zip(names, views or [0] * len(names), strict=True)]
-        return torch.from_numpy(np.stack(found)).to(torch.bfloat16)
+        """Return the maps of images (B, ...) in bfloat16; of the whole images when `views` is not given."""
+        maps = [self.views[view][self.rows[name]] for name, view in zip(names, views or [0] * len(names), strict=True)]
+        return torch.from_numpy(np.stack(maps)).to(torch.bfloat16)
 
 
 def is_mirrored(view: int) -> bool:
@@ -49,8 +54,18 @@ def is_mirrored(view: int) -> bool:
     return view % 2 == 1
 
 
+def features_of(
+    encoder: EncoderFile, corpus: Corpus, names: tuple[str, ...], depth: Depth, cache: Path, views: int = 1
+) -> Features:
+    """Return the encoder's features of a corpus's images, from the cache or computed now, with progress on stderr."""
+    with progress(f"{depth} features of {len(names)} images") as tick:
+        return cached_features(
+            encoder.load, encoder.digest, corpus.image_folder, names, depth, cache, views=views, tick=tick
+        )
+
+
 def cached_features(
-    network: Callable[[], PixelsToGrid],
+    load: Callable[[], PixelsToGrid],
     identity: str,
     folder: Path,
     names: Sequence[str],
@@ -58,65 +73,56 @@ def cached_features(
     cache: Path,
     *,
     views: int = 1,
-    tick: Callable[[int, int], None] = lambda done, of: None,
+    tick: Tick = lambda done, total: None,
 ) -> Features:
-    """Return the features of `names` in `folder`, from the cache when the same were computed before.
+    """Return the features of the images `names` in `folder`, from the cache if it has them.
 
-    `identity` is the digest of the encoder's weights: the cache key, with the files, the depth and the
-    preprocessing. `network` is called once, when something must be computed: on a GPU if there is one.
-    `tick(done, of)` is called as images are finished. A table appears when it is whole.
+    `identity` is the digest of the encoder's weights. The cache key consists of it, the files' sizes and times, the
+    depth and the version of the preprocessing. `load` returns the encoder; it is called once, and only when features
+    are missing. They are computed on a GPU if there is one. A table appears in the cache when it is complete.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    key = digest_of([identity, files_of(folder, names), depth, VERSION])[:20]
+    key = digest_of([identity, file_versions(folder, names), depth, VERSION])[:20]
     files = [cache / f"{depth}-{key}-view{view}.npy" for view in range(views)]
     missing = [view for view, path in enumerate(files) if not path.exists()]
     if missing:
-        folded = network()
-        fold_batch_norm(folded.encoder)
-        device, kind = _where()
-        folded = folded.to(device, kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for done, view in enumerate(missing):
-            report = lambda n, done=done: tick(done * len(names) + n, len(missing) * len(names))  # noqa: E731
-            _compute(folded, [folder / name for name in names], view, depth, files[view], report)
+        network = _fastest(load())
+        paths = [folder / name for name in names]
+        total = len(missing) * len(names)
+        for i, view in enumerate(missing):
+            _compute(network, paths, view, depth, files[view], lambda n, i=i: tick(i * len(names) + n, total))  # type: ignore[misc]
     return Features(tuple(np.load(path, mmap_mode="r") for path in files), {name: i for i, name in enumerate(names)})
 
 
-def files_of(folder: Path, names: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Return what tells images from others of their names: size in bytes, and time of change in nanoseconds."""
-    stats = [(name, (folder / name).stat()) for name in names]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-
-
-def _where() -> tuple[str, torch.dtype]:
-    if torch.cuda.is_available():
-        return "cuda", torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return "cpu", torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+def _fastest(network: PixelsToGrid) -> PixelsToGrid:
+    """Return the encoder on the fastest device, in its fastest precision."""
+    fold_batch_norm(network.encoder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch_dtype(best_precision(device))
+    return network.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _compute(
     network: PixelsToGrid, paths: list[Path], view: int, depth: Depth, out: Path, tick: Callable[[int], None]
 ) -> None:
-    handle, path = tempfile.mkstemp(dir=out.parent, suffix=".part")  # of its own: two may compute the same at once
-    os.close(handle)
-    unfinished = Path(path)
-    table: np.memmap[tuple[int, ...], np.dtype[np.float16]] | None = None
-    try:
-        with torch.inference_mode():
-            for at, pixels in _batches(paths, view):
-                found = _look(network, pixels.to(network.scale.device), depth).to(torch.float16).cpu().numpy()
-                if table is None:
-                    table = _table(unfinished, (len(paths), *found.shape[1:]))
-                table[at : at + len(found)] = found
-                tick(at + len(found))
+    """Write one table. Two processes may compute the same one at once: each writes a file of its own."""
+    table: Table | None = None
+    with replacing(out) as unfinished, torch.inference_mode():
+        for start, pixels in _pixels(paths, view):
+            maps = _encode(network, pixels.to(network.scale.device), depth).to(torch.float16).cpu().numpy()
+            if table is None:
+                table = _new_table(unfinished, (len(paths), *maps.shape[1:]))
+            table[start : start + len(maps)] = maps
+            tick(start + len(maps))
         if table is not None:
             table.flush()
-        unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
-def _table(path: Path, shape: tuple[int, ...]) -> "np.memmap[tuple[int, ...], np.dtype[np.float16]]":
-    """Make an empty table whose place on the disk is taken now: a full one would kill us later, without a word."""
+def _new_table(path: Path, shape: tuple[int, ...]) -> Table:
+    """Return an empty table on disk, with its space allocated. Raises OSError when the disk is too full for it.
+
+    Without the allocation, a disk that fills up later would kill the process by SIGBUS, without a message.
+    """
     table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS
         size = path.stat().st_size
@@ -128,32 +134,35 @@ def _table(path: Path, shape: tuple[int, ...]) -> "np.memmap[tuple[int, ...], np
     return table
 
 
-def _look(network: PixelsToGrid, pixels: Tensor, depth: Depth) -> Tensor:
+def _encode(network: PixelsToGrid, pixels: Tensor, depth: Depth) -> Tensor:
+    """(B, S, S, 3) uint8 -> (B, N, 2048) for grid, (B, S/16, S/16, 1024) for stage4."""
     if depth == "grid":
         return network(pixels)  # type: ignore[no-any-return]
     x = pixels.permute(0, 3, 1, 2).to(network.scale.dtype)
     return network.encoder.stage4(x * network.scale + network.shift).permute(0, 2, 3, 1)
 
 
-def _batches(paths: list[Path], view: int) -> Iterator[tuple[int, Tensor]]:
+def _pixels(paths: list[Path], view: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield the index of a batch's first image, and the batch (B, S, S, 3) uint8."""
     for start in range(0, len(paths), BATCH):
         squares = [view_of(path.read_bytes(), view, path.name) for path in paths[start : start + BATCH]]
         yield start, torch.from_numpy(np.stack(squares))
 
 
 def view_of(data: bytes, view: int, name: str) -> Pixels:
-    """Return one view of an encoded image, (224, 224, 3) uint8."""
+    """Return one view of an encoded image, (S, S, 3) uint8."""
+    size = Preprocessing().size
     if view < 2:
-        pixels, _ = open_image(data, _SIZE)
+        pixels, _ = open_image(data, size)
     else:
-        whole, _ = open_image(data, _CROP_FROM)
-        pixels = _cropped(whole, random.Random(f"{name}/{view}"))
+        source, _ = open_image(data, round(size * _CROP_SOURCE))
+        pixels = _crop(source, size, random.Random(f"{name}/{view}"))
     return np.ascontiguousarray(pixels[:, ::-1]) if is_mirrored(view) else pixels
 
 
-def _cropped(whole: Pixels, chance: random.Random) -> Pixels:
-    side = whole.shape[0]
-    width, height = (chance.uniform(_SHORTEST_SIDE, 1) * side for _ in range(2))
-    left, top = chance.uniform(0, side - width), chance.uniform(0, side - height)
+def _crop(source: Pixels, size: int, rng: random.Random) -> Pixels:
+    side = source.shape[0]
+    width, height = (rng.uniform(_SHORTEST_SIDE, 1) * side for _ in range(2))
+    left, top = rng.uniform(0, side - width), rng.uniform(0, side - height)
     box = (left, top, left + width, top + height)
-    return np.asarray(Image.fromarray(whole).resize((_SIZE, _SIZE), Image.Resampling.BICUBIC, box=box))
+    return np.asarray(Image.fromarray(source).resize((size, size), Image.Resampling.BICUBIC, box=box))

@@ -1,0 +1,1 @@
+"""Scores, diversity, bias and calibration of captions. Knows nothing of how the model was trained."""

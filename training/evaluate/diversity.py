@@ -1,60 +1,66 @@
-"""What a model is in the habit of saying, beside what the scores see: stock phrases, copies, guesses at gender."""
+"""What the scores do not show: how varied a model's captions are, which phrases it overuses, and gender bias."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from training.data.tokens import words_of
+from training.data.tokens import tokenize
 
-_STOCK = ("man in a", "shirt", "red", "in front of")
+_STOCK_PHRASES = ("man in a", "shirt", "red", "in front of")
 _MALE = {"man", "men", "boy", "boys", "guy", "guys", "male", "gentleman", "he", "his", "him"}
 _FEMALE = {"woman", "women", "girl", "girls", "lady", "ladies", "female", "she", "her"}
-_SMALL = {
+_FUNCTION_WORDS = {
     "a", "an", "the", "of", "in", "on", "at", "to", "and", "or", "with", "is", "are", "his", "her", "its",
     "their", "it", "by", "for", "from", "as", "while", "into", "onto", "up",
 }  # fmt: skip
 
 
-def habits(
-    said: Mapping[str, str], references: Mapping[str, Sequence[str]], taught: Mapping[str, Sequence[str]]
+def diversity_and_bias(
+    captions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    training_captions: Mapping[str, Sequence[str]],
 ) -> dict[str, float]:
-    """Return shares (0 to 1) of captions, and counts, that tell how a model speaks.
+    """Return measures of a model's captions, given by image. Shares are from 0 to 1.
 
-    `words_used` and `distinct` are counts. `novel`: captions that occur nowhere in `taught`. `repeats`: captions
-    with a content word twice. `stock ...`: captions with the phrase, divided by the share of people's with it.
-    `... misgendered`: of the images that people call only male (female), those called only the opposite.
+    words_used, distinct: number of different words, of different captions.
+    novel: share of captions that are not among the training captions.
+    repeats, repeats_human: share of captions, of references, with the same content word twice.
+    length: mean words of a caption.
+    stock <phrase>: share of captions with the phrase, divided by the share of references with it.
+    male images: images whose references mention men only. male misgendered: share of those whose caption mentions
+    women only. The same the other way round for female.
     """
-    captions = {name: words_of(text) for name, text in said.items()}
-    human = [words_of(text) for name in said for text in references[name]]
-    known = {" ".join(words_of(text)) for texts in taught.values() for text in texts}
-    count = len(captions)
+    words = {name: tokenize(caption) for name, caption in captions.items()}
+    human = [tokenize(text) for name in captions for text in references[name]]
+    known = {" ".join(tokenize(text)) for texts in training_captions.values() for text in texts}
+    count = len(words)
     found: dict[str, float] = {
-        "words_used": len({word for words in captions.values() for word in words}),
-        "distinct": len({" ".join(words) for words in captions.values()}),
-        "novel": sum(" ".join(words) not in known for words in captions.values()) / count,
-        "repeats": sum(map(_repeats, captions.values())) / count,
+        "words_used": len({word for caption in words.values() for word in caption}),
+        "distinct": len({" ".join(caption) for caption in words.values()}),
+        "novel": sum(" ".join(caption) not in known for caption in words.values()) / count,
+        "repeats": sum(map(_repeats, words.values())) / count,
         "repeats_human": sum(map(_repeats, human)) / len(human),
-        "length": sum(map(len, captions.values())) / count,
+        "length": sum(map(len, words.values())) / count,
     }
-    for phrase in _STOCK:
-        theirs = sum(_has(words, phrase) for words in human) / len(human)
-        ours = sum(_has(words, phrase) for words in captions.values()) / count
-        found[f"stock {phrase}"] = ours / theirs if theirs else 0.0
+    for phrase in _STOCK_PHRASES:
+        human_share = sum(_contains(caption, phrase) for caption in human) / len(human)
+        model_share = sum(_contains(caption, phrase) for caption in words.values()) / count
+        found[f"stock {phrase}"] = model_share / human_share if human_share else 0.0
     for group, own, opposite in (("male", _MALE, _FEMALE), ("female", _FEMALE, _MALE)):
-        images = [name for name in said if _only([words_of(t) for t in references[name]], own, opposite)]
-        wrong = sum(_only([captions[name]], opposite, own) for name in images)
+        images = [name for name in captions if _only([tokenize(text) for text in references[name]], own, opposite)]
+        wrong = sum(_only([words[name]], opposite, own) for name in images)
         found[f"{group} images"] = len(images)
         found[f"{group} misgendered"] = wrong / len(images) if images else 0.0
     return {name: round(value, 4) for name, value in found.items()}
 
 
 def _repeats(words: Sequence[str]) -> bool:
-    return any(n > 1 for word, n in Counter(words).items() if word not in _SMALL)
+    return any(n > 1 for word, n in Counter(words).items() if word not in _FUNCTION_WORDS)
 
 
-def _has(words: Sequence[str], phrase: str) -> bool:
+def _contains(words: Sequence[str], phrase: str) -> bool:
     return f" {phrase} " in f" {' '.join(words)} "
 
 
-def _only(sentences: Sequence[Sequence[str]], these: set[str], not_those: set[str]) -> bool:
-    words = {word for sentence in sentences for word in sentence}
+def _only(captions: Sequence[Sequence[str]], these: set[str], not_those: set[str]) -> bool:
+    words = {word for caption in captions for word in caption}
     return bool(words & these) and not words & not_those

@@ -1,6 +1,6 @@
-"""What a bundle says of a corpus's images, by the product's own path: files, `Captioner`, captions."""
+"""Captions and scores of a bundle on a corpus, computed as the product does: image files, `Captioner`, captions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,32 +8,14 @@ from captioning.bundles import Bundle
 from captioning.errors import UsageError
 from captioning.model.captioner import Captioner
 from captioning.model.pixels import Pixels, open_image
-from captioning.model.runtime import choose, load_captioner
+from captioning.model.runtime import choose_runtime, load_captioner
 from captioning.values import Caption, DecodeOptions
 from training.data.corpus import Corpus
-from training.evaluate.diversity import habits
+from training.evaluate.diversity import diversity_and_bias
 from training.evaluate.metrics import more_scores, score
+from training.progress import Tick
 
 BATCH = 32
-Tick = Callable[[int, int], None]
-
-
-def captions_of(
-    captioner: Captioner,
-    folder: Path,
-    names: Sequence[str],
-    options: DecodeOptions,
-    tick: Tick = lambda done, of: None,
-) -> dict[str, Caption]:
-    """Return the caption of each named image in `folder`; `tick(done, of)` is called as they come."""
-    said: dict[str, Caption] = {}
-    with ThreadPoolExecutor(2) as readers:
-        for start in range(0, len(names), BATCH):
-            some = names[start : start + BATCH]
-            images = list(readers.map(lambda name: _open(folder / name, captioner.preprocessing.size), some))
-            said |= zip(some, captioner.caption(images, options), strict=True)
-            tick(len(said), len(names))
-    return said
 
 
 def evaluate_bundle(
@@ -43,29 +25,48 @@ def evaluate_bundle(
     options: DecodeOptions = DecodeOptions(),  # noqa: B008, a value
     *,
     spice: bool = False,
-    tick: Tick = lambda done, of: None,
+    tick: Tick = lambda done, total: None,
 ) -> tuple[dict[str, float], dict[str, Caption]]:
     """Return the scores of a bundle on a split of a corpus, and its captions. Raises UsageError for an empty split."""
     names: Sequence[str] = getattr(corpus, split)
     if not names:
-        raise UsageError(f"the corpus in {corpus.images} has no {split} split.")
-    said = captions_of(load_captioner(bundle, choose()), corpus.images, names, options, tick)
-    texts = {name: caption.text for name, caption in said.items()}
-    return all_scores(texts, corpus.captions, spice=spice), said
+        raise UsageError(f"the corpus in {corpus.image_folder} has no {split} split.")
+    captioner = load_captioner(bundle, choose_runtime())
+    captions = caption_images(captioner, corpus.image_folder, names, options, tick)
+    texts = {name: caption.text for name, caption in captions.items()}
+    return all_scores(texts, corpus.captions, spice=spice), captions
+
+
+def caption_images(
+    captioner: Captioner,
+    folder: Path,
+    names: Sequence[str],
+    options: DecodeOptions,
+    tick: Tick = lambda done, total: None,
+) -> dict[str, Caption]:
+    """Return the caption of each named image in `folder`."""
+    captions: dict[str, Caption] = {}
+    with ThreadPoolExecutor(2) as readers:
+        for start in range(0, len(names), BATCH):
+            batch = names[start : start + BATCH]
+            images = list(readers.map(lambda name: _open(folder / name, captioner.preprocessing.size), batch))
+            captions |= zip(batch, captioner.caption(images, options), strict=True)
+            tick(len(captions), len(names))
+    return captions
 
 
 def all_scores(
     texts: Mapping[str, str], references: Mapping[str, Sequence[str]], *, spice: bool = False
 ) -> dict[str, float]:
-    """Return every score that this machine can compute, and of how many images."""
+    """Return every score that this machine can compute, and the number of images."""
     scores = score(texts, references) | more_scores(texts, references, spice=spice)
     return scores | {"distinct": len(set(texts.values())), "images": len(texts)}
 
 
-def habits_of(said: Mapping[str, Caption], corpus: Corpus) -> dict[str, float]:
-    """Return how a model speaks, beside what the scores see."""
-    taught = {name: corpus.captions[name] for name in corpus.train}
-    return habits({name: caption.text for name, caption in said.items()}, corpus.captions, taught)
+def diversity_of(captions: Mapping[str, Caption], corpus: Corpus) -> dict[str, float]:
+    """Return the diversity and bias of a model's captions of a corpus's images."""
+    training_captions = {name: corpus.captions[name] for name in corpus.train}
+    return diversity_and_bias({n: c.text for n, c in captions.items()}, corpus.captions, training_captions)
 
 
 def _open(path: Path, size: int) -> Pixels:

@@ -1,4 +1,4 @@
-"""A finished run to a bundle: weights in int8, digests, calibration, provenance, and a model card for people."""
+"""A finished run, to a bundle: weights in int8, digests, calibration, provenance and a model card."""
 
 import json
 import shutil
@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from captioning import __version__
+from captioning.atomic import replacing, write_text
 from captioning.bundles import FORMAT, Bundle, file_digest, read_bundle
 from captioning.errors import UsageError
 from captioning.model.pixels import Preprocessing
 from captioning.model.weights import save_weights
+from training.data.corpus import open_corpus
 from training.data.encoders import EncoderFile
 from training.evaluate.fit_calibration import calibrate
-from training.evaluate.score_bundle import Tick, evaluate_bundle, habits_of
-from training.export.model_card import card_of
-from training.fit.run_dir import write_text_atomic
-from training.fit.train import open_corpus
+from training.evaluate.score_bundle import diversity_of, evaluate_bundle
+from training.export.model_card import model_card
 from training.fit.trained import best_network
+from training.progress import Tick
 
 
 def export_bundle(
@@ -29,52 +30,60 @@ def export_bundle(
     cell: str | None = None,
     data: Path | None = None,
     cache: Path = Path("cache"),
-    tick: Tick = lambda done, of: None,
+    tick: Tick = lambda done, total: None,
 ) -> Bundle:
-    """Write `output/name` and, shared with its neighbours, `output/encoders/<digest>.safetensors`.
+    """Write `output/name` and `output/encoders/<digest>.safetensors`, which other bundles in `output` share.
 
-    With `data` the bundle as written is scored and calibrated on the corpus's val images, by the product's own
-    path. Raises UsageError when the run isn't finished, was trained on another encoder, or holds several decoders
-    and `cell` doesn't say which.
+    With `data` the finished bundle is scored and calibrated on the corpus's val images, as the product computes them.
+    Raises UsageError when the run is not finished, was trained on another encoder, or has several decoders and `cell`
+    does not name one.
     """
     about, network = best_network(run)
-    cells = list(about["decoders"])
-    chosen = cell or (cells[0] if len(cells) == 1 else "")
-    if chosen not in cells:
-        raise UsageError(f"{run} holds the decoders {' and '.join(cells)}: say which with --cell.")
+    cell = _chosen_cell(run, list(about["decoders"]), cell)
     if about["encoder"]["digest"] != encoder.digest:
         raise UsageError(f"{run} was trained on encoder {about['encoder']['digest'][:16]}, not {encoder.digest[:16]}.")
     if data is not None:
-        open_corpus(data, cache)  # better now than when half a bundle is written
+        open_corpus(data, cache)  # fail before anything is written
     folder = output / name
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(dict(network.each())[chosen].state_dict(), folder / "decoder.safetensors")
-    shared = output / "encoders" / f"{encoder.digest[:16]}.safetensors"
-    shared.parent.mkdir(exist_ok=True)
-    if not shared.exists() or file_digest(shared) != encoder.digest:  # it may be the very file
-        unfinished = shared.with_suffix(".part")
-        shutil.copyfile(encoder.weights, unfinished)
-        unfinished.replace(shared)
-    description = _description(name, about, chosen, encoder, folder)
-    _write(folder, description)
-    if data is not None:  # score what is shipped, not what was trained
+    with replacing(folder / "decoder.safetensors", mode=0o644) as unfinished:
+        save_weights(dict(network.each())[cell].state_dict(), unfinished)
+    _copy_encoder(encoder, output / "encoders")
+    _write_description(folder, _description(name, about, cell, encoder, folder))
+    if data is not None:  # after the export: the int8 weights are scored, not the trained ones
         return calibrate_bundle(folder, data, cache, tick)
     return read_bundle(folder)
 
 
-def calibrate_bundle(folder: Path, data: Path, cache: Path, tick: Tick = lambda done, of: None) -> Bundle:
-    """Score a bundle on a corpus's val images by the product's own path, and write scores, habits, curves and card.
+def calibrate_bundle(folder: Path, data: Path, cache: Path, tick: Tick = lambda done, total: None) -> Bundle:
+    """Score a bundle on a corpus's val images, as the product does; write scores, diversity, calibration and card.
 
-    The model gets a new digest: what it says stays the same, how sure it is of it doesn't.
+    The model gets a new digest: its captions stay the same, its confidences do not.
     """
     bundle, corpus = read_bundle(folder), open_corpus(data, cache)
-    scores, said = evaluate_bundle(bundle, corpus, tick=tick)
+    scores, captions = evaluate_bundle(bundle, corpus, tick=tick)
     description = bundle.description | {
-        "metrics": {"val": scores, "habits": habits_of(said, corpus), "digest": corpus.digest},
-        "calibration": calibrate(said, corpus.captions),
+        "metrics": {"val": scores, "diversity": diversity_of(captions, corpus), "digest": corpus.digest},
+        "calibration": calibrate(captions, corpus.captions),
     }
-    _write(folder, description)
+    _write_description(folder, description)
     return read_bundle(folder)
+
+
+def _chosen_cell(run: Path, cells: list[str], cell: str | None) -> str:
+    chosen = cell or (cells[0] if len(cells) == 1 else "")
+    if chosen not in cells:
+        raise UsageError(f"{run} has the decoders {' and '.join(cells)}: choose one with --cell.")
+    return chosen
+
+
+def _copy_encoder(encoder: EncoderFile, folder: Path) -> None:
+    """Copy the encoder's weights, unless they are there already; they may be the file that was given."""
+    shared = folder / f"{encoder.digest[:16]}.safetensors"
+    folder.mkdir(exist_ok=True)
+    if not shared.exists() or file_digest(shared) != encoder.digest:
+        with replacing(shared) as unfinished:
+            shutil.copyfile(encoder.weights, unfinished)
 
 
 def _description(name: str, about: dict[str, Any], cell: str, encoder: EncoderFile, folder: Path) -> dict[str, Any]:
@@ -98,6 +107,6 @@ def _description(name: str, about: dict[str, Any], cell: str, encoder: EncoderFi
     }
 
 
-def _write(folder: Path, description: dict[str, Any]) -> None:
-    (folder / "CARD.md").write_text(card_of(description))
-    write_text_atomic(folder / "bundle.json", json.dumps(description, ensure_ascii=False, indent=None) + "\n")
+def _write_description(folder: Path, description: dict[str, Any]) -> None:
+    write_text(folder / "CARD.md", model_card(description))
+    write_text(folder / "bundle.json", json.dumps(description, ensure_ascii=False, indent=None) + "\n")

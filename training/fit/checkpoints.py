@@ -1,4 +1,4 @@
-"""Where a run stands, on disk: enough to go on as if nothing had happened."""
+"""Checkpoints: all that a run needs to continue as if it had not stopped, and the best weights."""
 
 import pickle
 from collections.abc import Mapping
@@ -8,71 +8,70 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
+from captioning.atomic import replacing
 from captioning.errors import UsageError
-from training.fit.network import CaptioningNetwork
 
 LAST, BEST = "last.pt", "best.safetensors"
 
 
 @dataclass
 class TrainState:
-    """All that a resumed run needs besides weights. Random numbers are drawn anew for each epoch, by its number."""
+    """What a resumed run needs besides tensors. The random generators are seeded anew for each epoch."""
 
-    phase: int = 0
+    phase: int = 0  # index
     phase_epoch: int = 0  # epochs of this phase that are done
-    phase_step: int = 0  # optimizer steps of it
+    phase_step: int = 0  # optimizer steps of this phase that are done
     best_cider: float = -1.0
-    best_epoch: int = 0  # counted from 1 over all phases, as in the log
-    log: list[dict[str, Any]] = field(default_factory=list)  # one entry an epoch: loss, scores, seconds
+    best_epoch: int = 0  # from 1, over all phases, as in the log; 0: none yet
+    log: list[dict[str, Any]] = field(default_factory=list)  # one entry per epoch: loss, scores, seconds
 
     @property
     def best(self) -> dict[str, Any]:
-        """What was logged of the best epoch."""
+        """The log entry of the best epoch."""
         return self.log[self.best_epoch - 1]
 
 
 def save_checkpoint(
     run: Path,
-    network: CaptioningNetwork,
+    network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: dict[str, Tensor],
-    at: TrainState,
+    average: AveragedModel,
+    state: TrainState,
     precision: Mapping[str, Any],
 ) -> None:
-    """Write the checkpoint of a run, whole or not at all; `precision` is the state of the loss scaler, if any."""
-    unfinished = (run / LAST).with_suffix(".part")
-    state = {
+    """Write the checkpoint of a run. `precision` is the state of the loss scaler, empty without one."""
+    checkpoint = {
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "average": average,
-        "at": asdict(at),
+        "average": average.state_dict(),
+        "state": asdict(state),
         "precision": dict(precision),
     }
-    torch.save(state, unfinished)
-    unfinished.replace(run / LAST)  # a run that dies while saving keeps its last whole checkpoint
+    with replacing(run / LAST) as unfinished, unfinished.open("wb") as file:
+        torch.save(checkpoint, file)  # torch refuses the temporary name itself, because it starts with a dot
 
 
 def restore_checkpoint(
-    run: Path, network: CaptioningNetwork, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
+    run: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Put a run where its checkpoint says; return that, and the state of the loss scaler. Raises UsageError."""
+    """Load the checkpoint of a run; return its state and that of the loss scaler.
+
+    Raises UsageError when the file cannot be read.
+    """
     try:
-        state = torch.load(run / LAST, weights_only=True, map_location="cpu")
+        checkpoint = torch.load(run / LAST, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UsageError(
-            f"can't read the checkpoint {run / LAST}: {error}. Begin anew in another folder."
-        ) from error
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    for name, value in state["average"].items():
-        average[name].copy_(value)
-    return TrainState(**state["at"]), state["precision"]
+        raise UsageError(f"cannot read the checkpoint {run / LAST}: {error}. Start again in another folder.") from error
+    network.load_state_dict(checkpoint["network"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    average.load_state_dict(checkpoint["average"])
+    return TrainState(**checkpoint["state"]), checkpoint["precision"]
 
 
-def save_best(run: Path, average: Mapping[str, Tensor]) -> None:
-    """Write the weights that are exported, whole or not at all."""
-    unfinished = (run / BEST).with_suffix(".part")
-    save_file({name: value.contiguous().cpu() for name, value in average.items()}, unfinished)
-    unfinished.replace(run / BEST)
+def save_best(run: Path, average: AveragedModel) -> None:
+    """Write the averaged weights, which are exported."""
+    with replacing(run / BEST) as unfinished:
+        save_file({name: value.contiguous().cpu() for name, value in average.module.state_dict().items()}, unfinished)

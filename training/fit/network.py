@@ -1,22 +1,22 @@
-"""What learns: decoders, and stage 5 of the encoder when it is tuned."""
+"""The network that is trained: one or more decoders, and stage 5 of the encoder when it is tuned."""
 
 from collections.abc import Mapping
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812, torch's own habit
+from torch.nn import functional as F  # noqa: N812, the usual name
 
 from captioning.model.decoder import CaptionDecoder
 from captioning.model.vocabulary import PAD, START, UNKNOWN
 
-NEVER_SAID = (PAD, START, UNKNOWN)
+_NEVER_GENERATED = (PAD, START, UNKNOWN)
 
 
 class CaptioningNetwork(nn.Module):
-    """Cached features to losses, through stage 5 when it learns too.
+    """Computes losses from cached features, through stage 5 when it is tuned.
 
-    Several decoders may learn on one stage 5, which then favours none of them.
+    Several decoders may share one stage 5, which is then trained for all of them.
     """
 
     def __init__(self, decoders: Mapping[str, CaptionDecoder], stage5: nn.Module | None = None) -> None:
@@ -29,8 +29,8 @@ class CaptioningNetwork(nn.Module):
         return [(name, cast("CaptionDecoder", decoder)) for name, decoder in self.decoders.items()]
 
     def grid(self, features: Tensor) -> Tensor:
-        """(B, 14, 14, 1024) through stage 5, else (B, N, 2048) as they are -> (B, N, 2048)."""
-        if not torch.is_autocast_enabled(features.device.type):  # else it converts them itself
+        """Return grid features (B, N, 2048), from stage-4 features (B, 14, 14, 1024) when stage 5 is tuned."""
+        if not torch.is_autocast_enabled(features.device.type):  # autocast converts them itself
             features = features.to(next(self.parameters()).dtype)
         if self.stage5 is None:
             return features
@@ -45,33 +45,33 @@ class CaptioningNetwork(nn.Module):
         label_smoothing: float = 0.0,
         temperature: float = 1.0,
     ) -> dict[str, Tensor]:
-        """Return the loss of each decoder, in nats a word: features of B images, (R, T) words for each decoder.
+        """Return the loss of each decoder, in nats per word, for features of B images and (R, T) words per decoder.
 
-        With advantages (R,) a sentence's words count by its advantage, the end mark like any other (SacreEOS,
+        With advantages (R,), the words of a caption are weighted by its advantage, the end token too (SacreEOS,
         arXiv:2305.12254): the gradient of self-critical training.
         """
         grid = self.grid(features)
         losses = {}
         for name, decoder in self.each():
-            given, wanted = words[name][:, :-1], words[name][:, 1:]
-            counts = wanted != PAD
-            logits = decoder.spell(decoder.read(grid, given)[counts]).float()  # padding is never spelled
+            inputs, targets = words[name][:, :-1], words[name][:, 1:]
+            counted = targets != PAD
+            logits = decoder.logits(decoder.read(grid, inputs)[counted]).float()  # not computed for padding
             if advantages is None:
-                losses[name] = F.cross_entropy(logits, wanted[counts], label_smoothing=label_smoothing)
+                losses[name] = F.cross_entropy(logits, targets[counted], label_smoothing=label_smoothing)
             else:
-                worth = advantages[name].unsqueeze(1).expand_as(wanted)[counts]
-                surprise = F.cross_entropy(only_words(logits) / temperature, wanted[counts], reduction="none")
-                losses[name] = (surprise * worth).mean()
+                weights = advantages[name].unsqueeze(1).expand_as(targets)[counted]
+                scaled = mask_special_tokens(logits) / temperature
+                losses[name] = (F.cross_entropy(scaled, targets[counted], reduction="none") * weights).mean()
         return losses
 
     def train(self, mode: bool = True) -> "CaptioningNetwork":
-        """Switch dropout; batch statistics stay those of ImageNet (6000 images are too few to move them)."""
+        """Switch dropout. Batch norm keeps the statistics of ImageNet: 6000 images are too few to estimate new ones."""
         super().train(mode)
         if self.stage5 is not None:
             self.stage5.eval()
         return self
 
 
-def only_words(logits: Tensor) -> Tensor:
-    """Return logits (..., V) with the marks that are never said at minus infinity."""
-    return logits.index_fill(-1, torch.tensor(NEVER_SAID, device=logits.device), float("-inf"))
+def mask_special_tokens(logits: Tensor) -> Tensor:
+    """Return logits (..., V) with minus infinity for the tokens that are never generated."""
+    return logits.index_fill(-1, torch.tensor(_NEVER_GENERATED, device=logits.device), float("-inf"))

@@ -1,4 +1,4 @@
-"""What training has made: the decoders of a finished run or of a bundle, their words, and what is known of them."""
+"""The results of training: decoders of a finished run or of a bundle, with their vocabulary and their history."""
 
 import json
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from training.fit.checkpoints import BEST
 from training.fit.network import CaptioningNetwork
 
 ABOUT = "run.json"
-_KEPT = ("config", "best_epoch", "val", "images", "start")
+_HISTORY = ("config", "best_epoch", "val", "images", "start")  # what the next run records of the one that it continues
 
 
 @dataclass(frozen=True)
 class Start:
-    """Trained decoders that a run goes on with."""
+    """Trained decoders that a run trains further."""
 
     decoders: dict[str, CaptionDecoder]  # by cell
     vocabulary: Vocabulary
@@ -29,25 +29,27 @@ class Start:
 
 
 def best_network(run: Path) -> tuple[dict[str, Any], CaptioningNetwork]:
-    """Return what is known of a finished run, and its decoders, not training. Raises UsageError for no such run."""
+    """Return the description of a finished run, and its decoders in evaluation mode.
+
+    Raises UsageError when the run does not exist or is not finished.
+    """
     if not (run / ABOUT).exists():
-        raise UsageError(f"{run} holds no finished run: `training train --run {run} --resume` finishes it.")
+        raise UsageError(f"{run} contains no finished run: `training train --run {run} --resume` finishes it.")
     about: dict[str, Any] = json.loads((run / ABOUT).read_text())
-    shapes = {cell: DecoderConfig(**shape) for cell, shape in about["decoders"].items()}
-    network = CaptioningNetwork({cell: make_decoder(shape) for cell, shape in shapes.items()})
-    weights = {n: t for n, t in load_file(run / BEST).items() if n.startswith("decoders.")}
-    network.load_state_dict(weights)
+    network = CaptioningNetwork({c: make_decoder(DecoderConfig(**shape)) for c, shape in about["decoders"].items()})
+    network.load_state_dict({n: t for n, t in load_file(run / BEST).items() if n.startswith("decoders.")})
     return about, network.eval()
 
 
 def open_start(folder: Path) -> Start:
-    """Return the decoders of a bundle, or of a finished run. Raises UsageError or BundleError when it is neither."""
+    """Return the decoders of a bundle or of a finished run. Raises UsageError or BundleError when it is neither."""
     if (folder / "bundle.json").exists():
         bundle = read_bundle(folder)
         bundle.verify()
         decoder, vocabulary = load_decoder(bundle)
-        known = bundle.description.get("provenance", {}) | bundle.description.get("metrics", {})
-        return Start({decoder.config.cell: decoder}, vocabulary, {name: known.get(name) for name in _KEPT})
-    known, network = best_network(folder)
-    about = {name: known.get(name) for name in _KEPT}
-    return Start(dict(network.each()), Vocabulary(tuple(known["vocabulary"])), about)
+        about = bundle.description.get("provenance", {}) | bundle.description.get("metrics", {})
+        decoders: dict[str, CaptionDecoder] = {decoder.config.cell: decoder}
+    else:
+        about, network = best_network(folder)
+        decoders, vocabulary = dict(network.each()), Vocabulary(tuple(about["vocabulary"]))
+    return Start(decoders, vocabulary, {name: about.get(name) for name in _HISTORY})

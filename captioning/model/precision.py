@@ -1,0 +1,27 @@
+"""The precision of the model's arithmetic on a device. This is the only module that decides it."""
+
+from typing import Literal
+
+import torch
+
+Precision = Literal["bf16", "fp16", "fp32"]
+
+
+def best_precision(device: str) -> Precision:
+    """Return the fastest precision that a device computes in hardware: `cpu`, `cuda` or `cuda:0`, for torch."""
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
+def openvino_precision() -> Precision:
+    """Return the fastest precision that OpenVINO computes on this CPU; it may know instructions that torch does not."""
+    import openvino
+
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if "BF16" in capabilities else "fp32"
+
+
+def torch_dtype(precision: Precision) -> torch.dtype:
+    """Return torch's type for a precision."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]

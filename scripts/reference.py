@@ -1,0 +1,356 @@
+"""Write the reference pages in docs/reference/ from the code, or check that they are up to date.
+
+python -m scripts.reference            # write cli.md, settings.md and schema.md
+python -m scripts.reference --check    # exit 1 with one line if a page is stale
+"""
+
+import ast
+import enum
+import io
+import sys
+import tempfile
+import textwrap
+import tokenize
+import types
+from collections.abc import Iterable, Iterator, Sequence
+from inspect import cleandoc, getsource
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+import sqlalchemy as sa
+import typer
+from pydantic.fields import FieldInfo
+
+import migrations
+import producer.cli
+import training.cli
+import worker.cli
+from captioning import settings, values
+from captioning.store import captions, schema
+from captioning.store.database import Database
+
+PROJECT = Path(__file__).parents[1]
+FOLDER = PROJECT / "docs" / "reference"
+NOTE = "This page is generated from the code by `make docs`. Do not edit it."
+TRAIN_CONFIG_INTRO = (
+    "The hyper-parameters of a run. `training train` has options for the most common ones; `--set NAME=VALUE` sets any"
+    " other one."
+)
+WIDTH = 100  # columns, outside tables and code
+_UNLIMITED = 2**31 - 1  # the largest number that the database stores as an integer; not worth a mention
+PROGRAMS = {"producer": producer.cli.app, "worker": worker.cli.app, "training": training.cli.app}
+COMPUTED_DEFAULTS = {"data_dir": "`captionmill` in the user's data folder (Linux: `~/.local/share`)"}
+TYPE_NAMES: dict[Any, str] = {str: "text", int: "integer", float: "number", Path: "path", bool: "`true`, `false`"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the pages, or check them with `--check`; return the exit code."""
+    pages = {"cli.md": cli_page(), "settings.md": settings_page(), "schema.md": schema_page()}
+    if "--check" in arguments:
+        stale = [name for name, text in pages.items() if not _is_fresh(FOLDER / name, text)]
+        if stale:
+            print(f"docs/reference is stale ({', '.join(stale)}): run `make docs`.", file=sys.stderr)
+        return 1 if stale else 0
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, text in pages.items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+    return 0
+
+
+def _is_fresh(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
+
+
+# -- command lines --
+
+
+def cli_page() -> str:
+    """Return the page on the commands and options of all three programs."""
+    intro = "The commands and options of `producer`, `worker` and `training`, as `--help` shows them."
+    page = ["# Command line", NOTE, _wrapped(intro)]
+    for program, app in PROGRAMS.items():
+        page += _command(program, typer.main.get_command(app), level=2)
+    page += ["## Fields of TrainConfig", _wrapped(TRAIN_CONFIG_INTRO)]
+    return _joined([*page, _train_config()])
+
+
+def _train_config() -> str:
+    """Return a table of the hyper-parameters. The source is read, not imported: importing it would load torch."""
+    source = (PROJECT / "training" / "config.py").read_text(encoding="utf-8")
+    comments = _comments(source)
+    rows = (
+        (f"`{name}`", title, f"`{default}`", comments.get(("TrainConfig", name), ""))
+        for name, default, title in _fields(source, "TrainConfig")
+    )
+    return _table(("field", "part", "default", "meaning"), rows)
+
+
+def _command(path: str, command: Any, level: int) -> Iterator[str]:
+    """Yield the Markdown blocks of a command, then those of its subcommands."""
+    yield f"{'#' * level} {path}"
+    yield _wrapped(cleandoc(command.help or ""))
+    parameters = [p for p in command.params if p.name != "help" and not getattr(p, "hidden", False)]
+    subcommands: dict[str, Any] = getattr(command, "commands", {})
+    usage, example = _usage(path, parameters), (command.epilog or "").removeprefix("Example: ")
+    if not subcommands or parameters:
+        yield f"    {usage}"
+    if parameters:
+        rows = ((_names(p), _values(p), _default(p), p.help or "") for p in parameters)
+        yield _table(("argument or option", "value", "default", "meaning"), rows)
+    if example not in ("", usage):
+        yield "For example:"
+        yield f"    {example}"
+    if subcommands:
+        summaries = ((f"[{name}](#{path.replace(' ', '-')}-{name})", _summary(c)) for name, c in subcommands.items())
+        yield _table(("command", "what it does"), summaries)
+    for name, subcommand in subcommands.items():
+        yield from _command(f"{path} {name}", subcommand, level + 1)
+
+
+def _summary(command: Any) -> str:
+    """Return the first sentence of a command's help."""
+    return " ".join(cleandoc(command.help or "").split()).split(". ")[0].rstrip(".")
+
+
+def _usage(path: str, parameters: Iterable[Any]) -> str:
+    options = "[OPTIONS]" if any(p.param_type_name == "option" for p in parameters) else ""
+    arguments = [_argument_name(p) for p in parameters if p.param_type_name == "argument"]
+    return " ".join(part for part in (path, options, *arguments) if part)
+
+
+def _argument_name(parameter: Any) -> str:
+    """Return `JOB`, `[JOB]` when it may be left out, `[PATH]...` when there may be several."""
+    name = str(parameter.metavar or parameter.name.upper()).strip("[].")
+    return (name if parameter.required else f"[{name}]") + ("..." if parameter.nargs == -1 else "")
+
+
+def _names(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return f"`{_argument_name(parameter)}`"
+    return ", ".join(f"`{name}`" for name in parameter.opts)
+
+
+def _values(parameter: Any) -> str:
+    """Return which values a parameter takes; nothing for a flag."""
+    if getattr(parameter, "is_bool_flag", False):
+        return ""
+    annotation = parameter.type_descriptor.annotation
+    words = _type_name(annotation) + _range(parameter.min, None, parameter.max)
+    return words + (", repeatable" if parameter.param_type_name == "option" and parameter.multiple else "")
+
+
+def _default(parameter: Any) -> str:
+    if parameter.required:
+        return "required"
+    if parameter.default in (None, "", False, (), []):
+        return ""
+    default = parameter.default
+    return f"`{default.value if isinstance(default, enum.Enum) else default}`"
+
+
+# -- settings --
+
+
+def settings_page() -> str:
+    """Return the page on the environment variables."""
+    rule = (
+        "Every setting is an environment variable and has a default. Each program reads them once, when it starts."
+        " A variable that is empty counts as not set."
+    )
+    page = ["# Settings", NOTE, _wrapped(rule)]
+    sections = {name: title for name, _, title in _fields(getsource(settings), "Settings")}
+    for title in dict.fromkeys(sections.values()):
+        fields = [(n, f) for n, f in settings.Settings.model_fields.items() if sections[n] == title]
+        rows = (
+            (f"`{settings.PREFIX}{n.upper()}`", _field_values(f), _field_default(n, f), f.description or "")
+            for n, f in fields
+        )
+        page += [f"## {title[:1].upper()}{title[1:]}", _table(("variable", "value", "default", "meaning"), rows)]
+    return _joined(page)
+
+
+def _field_values(field: FieldInfo) -> str:
+    bounds: dict[type, Any] = {type(rule): rule for rule in field.metadata}
+    least, above, most = (bounds.get(kind) for kind in (annotated_types.Ge, annotated_types.Gt, annotated_types.Le))
+    return _type_name(field.annotation) + _range(least and least.ge, above and above.gt, most and most.le)
+
+
+def _field_default(name: str, field: FieldInfo) -> str:
+    if name in COMPUTED_DEFAULTS:
+        return COMPUTED_DEFAULTS[name]
+    default = field.default
+    if default in (None, "", ()) or default == {}:
+        return ""
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+# -- tables of the database --
+
+
+def schema_page() -> str:
+    """Return the page on the tables, the export view and the values of their state columns."""
+    intro = (
+        "Times are seconds since 1970 in UTC by the database's clock. Paths are stored as bytes, which are exact, and"
+        " as text for people. Tables are listed in the order of `captioning/store/schema.py`."
+    )
+    comments, page = _comments(getsource(schema)), ["# Database schema", NOTE, _wrapped(intro)]
+    models = [m.class_ for m in schema.Base.registry.mappers]
+    for model in sorted(models, key=lambda m: getsource(schema).index(f"class {m.__name__}(")):
+        rows = (
+            (f"`{c.name}`", str(c.type).lower(), _constraints(c), comments.get((model.__name__, c.name), ""))
+            for c in model.__table__.columns
+        )
+        page += [f"## {model.__tablename__}", _wrapped(cleandoc(model.__doc__ or ""))]
+        page += [_table(("column", "type", "key", "meaning"), rows), *_indexes(model.__table__)]
+    page += ["## caption_export", _wrapped(_view()), "## Fields of an export", *_export_fields()]
+    page += ["## Values of state and reason columns", *_enumerations()]
+    return _joined(page)
+
+
+def _constraints(column: "sa.Column[Any]") -> str:
+    words = ["primary key"] if column.primary_key else []
+    words += [f"references `{key.target_fullname}`" for key in column.foreign_keys]
+    words += ["unique"] if column.unique else []
+    words += ["may be NULL"] if column.nullable else []
+    return ", ".join(words)
+
+
+def _indexes(table: Any) -> Iterator[str]:
+    """Yield one paragraph on what a table is unique by and what its indexes cover, if there is anything."""
+    unique = [c for c in table.constraints if isinstance(c, sa.UniqueConstraint) and len(c.columns) > 1]
+    lines = [f"Unique: {_columns(c.columns)}." for c in unique]
+    for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        where = index.dialect_options["sqlite"].get("where")
+        only = f" where `{where}`" if where is not None else ""
+        lines.append(f"{'Unique' if index.unique else 'Index'}: {_columns(index.columns)}{only}.")
+    if lines:
+        yield _wrapped(" ".join(sorted(lines, reverse=True)))
+
+
+def _columns(columns: Iterable[Any]) -> str:
+    return ", ".join(f"`{column.name}`" for column in columns)
+
+
+def _view() -> str:
+    """Return what the export view is, its columns read from a migrated database."""
+    with tempfile.TemporaryDirectory() as folder:
+        db = Database(f"sqlite:///{folder}/captions.sqlite")
+        migrations.upgrade(db)
+        columns = sa.inspect(db.engine).get_columns("caption_export")
+        db.close()
+    names = ", ".join(f"`{column['name']}`" for column in columns)
+    rule = "A view with one row per file that is not missing, with the preferred caption of its content. Columns: "
+    return rule + names + "."
+
+
+def _export_fields() -> Iterator[str]:
+    """Yield a sentence and a table of the fields that every export format writes."""
+    yield _wrapped("`producer export` writes one row per file with these fields, in this order.")
+    comments = _comments(getsource(captions))
+    comments["FileRow", "path_b64"] = "the path's bytes in Base64, only where the path is not UTF-8"
+    fields = (*captions.EXPORT_FIELDS, "path_b64")
+    yield _table(("field", "meaning"), ((f"`{name}`", comments.get(("FileRow", name), "")) for name in fields))
+
+
+def _enumerations() -> Iterator[str]:
+    comments = _comments(getsource(values))
+    for kind in (values.ItemState, values.Reason, values.JobState, values.ChunkState, values.Source):
+        yield f"### {kind.__name__}"
+        yield _wrapped(cleandoc(kind.__doc__ or ""))
+        yield _table(
+            ("value", "meaning"), ((f"`{member}`", comments.get((kind.__name__, member.name), "")) for member in kind)
+        )
+
+
+# -- reading the source --
+
+
+def _comments(source: str) -> dict[tuple[str, str], str]:
+    """Return the comment at the end of each attribute's line, by class and attribute."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    by_line = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    found = {}
+    for node in (n for n in ast.parse(source).body if isinstance(n, ast.ClassDef)):
+        for attribute in node.body:
+            if isinstance(attribute, ast.AnnAssign | ast.Assign):
+                target = attribute.target if isinstance(attribute, ast.AnnAssign) else attribute.targets[0]
+                if isinstance(target, ast.Name) and attribute.end_lineno in by_line:
+                    found[node.name, target.id] = by_line[attribute.end_lineno]
+    return found
+
+
+def _fields(source: str, class_name: str) -> list[tuple[str, str, str]]:
+    """Return the fields of a class: name, default as it is written, and title of the section in which it is.
+
+    A section begins with a comment such as `# -- limits --`.
+    """
+    lines = enumerate(source.splitlines(), start=1)
+    titles = {number: line.strip(" #-") for number, line in lines if line.startswith("    # -- ")}
+    (node,) = (n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == class_name)
+    return [
+        (field.target.id, ast.unparse(field.value), next(titles[n] for n in reversed(titles) if n < field.lineno))
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.value is not None
+    ]
+
+
+def _type_name(annotation: Any) -> str:
+    """Return the name of a type for people; the choices of a Literal or an Enum."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return _type_name(next(a for a in arguments if a is not type(None)))
+    if origin is Literal:
+        return ", ".join(f"`{choice}`" for choice in arguments)
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return ", ".join(f"`{member.value}`" for member in annotation)
+    if origin in (list, tuple):
+        return _type_name(arguments[0]) + ("s" if origin is tuple else "")
+    return "`name=path,...`" if origin is dict else TYPE_NAMES.get(annotation, str(annotation))
+
+
+def _range(least: Any, above: Any, most: Any) -> str:
+    lower = (
+        f"at least {_number(least)}"
+        if least is not None
+        else f"more than {_number(above)}"
+        if above is not None
+        else ""
+    )
+    upper = f"at most {_number(most)}" if most not in (None, _UNLIMITED) else ""
+    if least is not None and upper:
+        return f", {_number(least)} to {_number(most)}"
+    return "".join(f", {bound}" for bound in (lower, upper) if bound)
+
+
+def _number(number: Any) -> str:
+    return (
+        f"{number:_}".replace("_", ",")
+        if isinstance(number, int)
+        else f"{number:g}"
+        if isinstance(number, float)
+        else str(number)
+    )
+
+
+# -- Markdown --
+
+
+def _joined(blocks: Iterable[str]) -> str:
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _wrapped(text: str) -> str:
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        textwrap.fill(" ".join(p.split()), WIDTH, break_on_hyphens=False, break_long_words=False) for p in paragraphs
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([" ".join(cell.split()).replace("|", r"\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

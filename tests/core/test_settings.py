@@ -1,0 +1,62 @@
+"""Settings: values derived from others, and the environments of child processes."""
+
+import pytest
+
+from captioning.errors import UsageError
+from captioning.settings import (
+    LEASE_PER_DECODE_TIMEOUT,
+    child_environment,
+    child_environment_without_secrets,
+    read_settings,
+    set_for_children,
+)
+
+
+@pytest.mark.parametrize(
+    ("lease", "decode_timeout", "effective"), [(30, 20, 30), (10, 20, 30), (60, 20, 60), (10, 2, 10), (100, 100, 150)]
+)
+def test_the_effective_lease_is_at_least_one_and_a_half_decode_timeouts(
+    lease: float, decode_timeout: float, effective: float
+) -> None:
+    settings = read_settings(lease_seconds=lease, decode_timeout_seconds=decode_timeout)
+    assert settings.effective_lease_seconds == effective == max(lease, LEASE_PER_DECODE_TIMEOUT * decode_timeout)
+
+
+def test_a_child_reads_the_settings_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = read_settings(data_dir="/data", broker_url="redis://queue", worker_name="w", bundles="/a:/b")
+    for name, value in parent.as_environment().items():
+        monkeypatch.setenv(name, value)
+    child = read_settings()
+    assert child.data_dir == parent.data_dir
+    assert child.broker_url == parent.broker_url
+    assert child.store_url == parent.store_url
+    assert child.worker_name == parent.worker_name
+    assert child.bundles == parent.bundles
+
+
+def test_a_child_environment_contains_the_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("LANG", "C")
+    environment = child_environment({"LANG": "en_US.UTF-8"})
+    assert (environment["HOME"], environment["LANG"]) == ("/home/somebody", "en_US.UTF-8")
+
+
+def test_a_child_environment_without_secrets_has_no_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTIONING_BROKER_URL", "redis://:Kirschkern@queue")
+    monkeypatch.setenv("PGPASSWORD", "Kirschkern")
+    environment = child_environment_without_secrets({"OMP_NUM_THREADS": "1"})
+    assert "Kirschkern" not in "".join(environment.values())
+    assert environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_variable_that_is_set_for_children_is_in_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTIONING_MODEL", "old")
+    set_for_children("CAPTIONING_MODEL", "new")
+    assert child_environment({})["CAPTIONING_MODEL"] == "new"
+    assert read_settings().model == "new"
+
+
+def test_a_setting_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTIONING_LEASE_SECONDS", "soon")
+    with pytest.raises(UsageError, match="CAPTIONING_LEASE_SECONDS=soon: "):
+        read_settings()

@@ -1,0 +1,177 @@
+"""Files that change or disappear during a job, and folders that are unmounted, moved or deleted."""
+
+import hashlib
+import json
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from captioning.store import jobs
+from tests.faults.stub_captioner import expected_caption
+from tests.faults.world import World, png
+from tests.support.waiting import wait_until
+
+# -- folders --
+
+
+@pytest.mark.scenario("X3a", "the folder of images is unmounted in the middle of a job, and mounted again")
+def test_an_unmounted_root_blames_no_image(world: World) -> None:
+    world.settings |= {"FAULTS_SECONDS_PER_IMAGE": "0.2", "FAULTS_BACKOFF_SECONDS": "1"}
+    world.start_worker()
+    world.submit()
+    world.wait_for_items(8)
+    away = world.images.with_name("away")
+    world.images.rename(away)
+    world.images.mkdir()
+    time.sleep(4)
+    world.images.rmdir()
+    away.rename(world.images)
+    world.fault_injected()
+    world.faults = 3
+    world.wait_for_recovery()
+
+
+def spread_over_two_folders(world: World) -> Path:
+    """Move every second image to a folder below, so that every chunk has files in both; return that folder."""
+    below = world.images / "b"
+    below.mkdir()
+    for i in range(1, 40, 2):
+        for path in world.images.glob(f"{i:04d}.png"):
+            path.rename(below / path.name)
+    return below
+
+
+@pytest.mark.scenario(
+    "X3c", "a folder below the root is unmounted for 6 s; every chunk has images in it and outside", sqlite=True
+)
+def test_an_unmounted_folder_below_the_root_blames_no_image(world: World) -> None:
+    world.settings |= {"FAULTS_SECONDS_PER_IMAGE": "0.2", "FAULTS_BACKOFF_SECONDS": "1"}
+    below = spread_over_two_folders(world)
+    world.submit()
+    world.start_worker()
+    world.wait_for_items(4)
+    away = world.folder / "away"
+    below.rename(away)
+    below.mkdir()
+    wait_until(
+        lambda: any("is empty" in error for error, _ in jobs.last_errors(world.db, world.job)),
+        30,
+        "the job to report the empty folder",
+    )
+    time.sleep(6)
+    assert str(below) in world.run_producer("status").stdout
+    below.rmdir()
+    away.rename(below)
+    world.fault_injected()
+    world.faults = 8
+    world.wait_for_recovery()
+    assert jobs.last_errors(world.db, world.job) == []
+
+
+@pytest.mark.scenario("X3d", "a folder below the root is deleted in the middle of a job")
+def test_images_of_a_deleted_folder_fail_as_missing(world: World) -> None:
+    below = spread_over_two_folders(world)
+    world.submit()
+    shutil.rmtree(below)
+    world.start_worker()
+    world.fault_injected()
+    world.wait_for_recovery(failures={"truncated": 1, "missing": 18})
+
+
+# -- files --
+
+
+@pytest.mark.scenario("X3b", "some files are deleted between registration and reading")
+def test_a_deleted_file_fails_as_missing(world: World) -> None:
+    world.submit()
+    for i in (1, 30):
+        (world.images / f"{i:04d}.png").unlink()
+    world.start_worker()
+    world.fault_injected()
+    world.wait_for_recovery(failures={"truncated": 1, "missing": 2})
+
+
+@pytest.mark.scenario("X4a", "some files are replaced between registration and reading", quick=True)
+def test_a_replaced_file_gets_the_caption_of_its_new_content(world: World) -> None:
+    world.submit()
+    for i in (5, 25):
+        (world.images / f"{i:04d}.png").write_bytes(png(9000 + i))
+    world.start_worker()
+    world.fault_injected()
+    world.wait_for_recovery()
+    world.submit()  # notices that the files changed; their content has a caption already
+    world.wait_for_recovery()
+
+
+@pytest.mark.scenario("X4d", "images change, and a broken one is repaired, before their job is done", sqlite=True)
+def test_submitting_again_captions_what_changed_since(world: World) -> None:
+    world.settings["FAULTS_SECONDS_PER_IMAGE"] = "0.2"
+    world.submit()
+    worker = world.start_worker()
+    wait_until(
+        lambda: world.scalar("SELECT count(*) FROM items WHERE state = 'failed'") == 1, 60, "the broken image to fail"
+    )
+    world.wait_for_items(8)
+    world.kill(worker)
+    for path in world.images.glob("00*.png"):  # images that are captioned, in progress, and not started
+        path.write_bytes(png(9000 + int(path.stem)))
+    (world.images / "cut-0.png").write_bytes(png(9999))
+    world.fault_injected()
+    world.start_worker()
+    world.run_producer("submit", str(world.images), "--wait")
+    world.recovered()
+    assert world.job == 1
+    rows = [json.loads(line) for line in world.run_producer("export").stdout.splitlines()]
+    captions = {Path(row["path"]): row["caption"] for row in rows}
+    assert captions == {
+        path: expected_caption(hashlib.sha256(path.read_bytes()).hexdigest()) for path in world.images.iterdir()
+    }
+
+
+@pytest.mark.scenario("X4b", "some files are truncated between registration and reading")
+def test_a_truncated_file_fails_as_truncated(world: World) -> None:
+    world.submit()
+    links = [world.images / f"{i:04d}.png" for i in (5, 25)]
+    for path in links:
+        path.write_bytes(path.read_bytes()[:90])
+        target = path.rename(world.images / f"cut-{path.name}")
+        path.symlink_to(target.name)
+    world.start_worker()
+    world.fault_injected()
+    world.wait_until_finished(60)
+    world.recovered()
+    for path in links:  # `check_invariants` expects a caption for every file with such a name
+        path.unlink()
+    world.check_invariants({"truncated": 3})
+
+
+@pytest.mark.scenario("X4c", "a file is overwritten continuously while it is read")
+def test_a_file_that_is_overwritten_continuously_is_captioned_or_fails_as_changed(world: World) -> None:
+    busy = world.images / "busy.png"
+    busy.write_bytes(png(4000))
+    ended = threading.Event()
+
+    def overwrite() -> None:
+        n = 0
+        while not ended.is_set():
+            n += 1
+            busy.write_bytes(png(4000 + n % 50) * (1 + n % 3))
+
+    writer = threading.Thread(target=overwrite)
+    writer.start()
+    try:
+        world.start_worker()
+        world.submit()
+        world.fault_injected()
+        world.wait_until_finished(60)
+    finally:
+        ended.set()
+        writer.join()
+    world.recovered()
+    reasons = jobs.reasons(world.db, world.job)
+    assert reasons.pop("truncated") >= 1
+    assert set(reasons) <= {"changed", "unreadable"}
+    assert sum(reasons.values()) <= 1

@@ -1,0 +1,90 @@
+"""Why a job is stalled: each reason is found, and nothing is reported for a job that proceeds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from captioning.settings import Settings
+from captioning.store import jobs, leases, workers
+from captioning.store.database import Database
+from captioning.store.workers import WorkerInfo
+from captioning.values import JobState
+from producer import diagnosis
+from producer.diagnosis import diagnose
+from tests.store.helpers import GRU, LSTM, StoreDriver
+
+BROKER = "redis://127.0.0.1:9/0"
+
+
+@pytest.fixture
+def driver(store: Database) -> StoreDriver:
+    return StoreDriver(store)
+
+
+@pytest.fixture
+def job(driver: StoreDriver) -> int:
+    return driver.submit(2)
+
+
+def reasons(driver: StoreDriver, settings: Settings, job: int) -> list[str]:
+    return diagnose(driver.db, settings, driver.progress(job))
+
+
+def heartbeat(store: Database, *digests: str, roots: list[str]) -> None:
+    workers.heartbeat(store, WorkerInfo("w1", "host", digests, "torch"), roots)
+
+
+def test_without_a_worker_the_remedy_depends_on_the_mode(driver: StoreDriver, settings: Settings, job: int) -> None:
+    assert reasons(driver, settings, job) == ["no worker is running: run the same `producer submit` again"]
+    with_broker = settings.model_copy(update={"broker_url": BROKER})
+    assert reasons(driver, with_broker, job) == ["no worker is running: start one with `worker`"]
+
+
+def test_a_model_that_no_worker_has_is_named(driver: StoreDriver, settings: Settings, job: int) -> None:
+    heartbeat(driver.db, GRU.digest, roots=["photos"])
+    (reason,) = reasons(driver, settings, job)
+    assert reason.startswith(f"no worker has the job's model, flickr8k-lstm {LSTM.digest[:16]}")
+
+
+def test_a_root_that_no_worker_sees_is_named(driver: StoreDriver, settings: Settings, job: int) -> None:
+    heartbeat(driver.db, LSTM.digest, roots=[])
+    assert reasons(driver, settings, job) == ["no worker sees the root 'photos': is it mounted?"]
+    heartbeat(driver.db, LSTM.digest, roots=["photos"])
+    assert reasons(driver, settings, job) == []
+
+
+def test_a_worker_is_asked_about_roots_only_after_a_heartbeat_since_the_job_exists(
+    driver: StoreDriver, settings: Settings, job: int
+) -> None:
+    heartbeat(driver.db, LSTM.digest, roots=[])
+    later = replace(driver.progress(job), created_at=driver.progress(job).created_at + 60)
+    assert diagnose(driver.db, settings, later) == []
+
+
+def test_the_last_error_of_waiting_images_is_reported(driver: StoreDriver, settings: Settings) -> None:
+    job = driver.submit(1)
+    heartbeat(driver.db, LSTM.digest, roots=["photos"])
+    leases.release(driver.db, driver.claim(), 0.0, error="the folder /photos is not mounted")
+    assert reasons(driver, settings, job) == ["1 image waiting: the folder /photos is not mounted"]
+
+
+def test_a_full_disk_is_reported(
+    driver: StoreDriver, settings: Settings, job: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heartbeat(driver.db, LSTM.digest, roots=["photos"])
+    monkeypatch.setattr(diagnosis, "FULL_DISK_BYTES", 10**18)
+    assert reasons(driver, settings, job) == [f"the disk of {Path(settings.data_dir)} is full"]
+
+
+@pytest.mark.parametrize("state", [JobState.PAUSED, JobState.CANCELLED, JobState.DONE])
+def test_a_job_that_is_not_active_is_not_stalled(
+    driver: StoreDriver, settings: Settings, job: int, state: JobState
+) -> None:
+    assert diagnose(driver.db, settings, replace(driver.progress(job), state=state)) == []
+
+
+def test_a_job_without_open_images_is_not_stalled(driver: StoreDriver, settings: Settings, job: int) -> None:
+    driver.process_chunk(driver.claim())
+    assert jobs.progress(driver.db, job)[0].done == 2
+    assert reasons(driver, settings, job) == []

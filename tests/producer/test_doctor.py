@@ -1,0 +1,67 @@
+"""The checks of `producer doctor`."""
+
+from pathlib import Path
+
+import pytest
+
+from captioning.settings import Settings, read_settings
+from captioning.store import workers
+from captioning.store.database import Database
+from captioning.store.workers import WorkerInfo
+from producer.doctor import Check, run_checks
+from tests.store.helpers import LSTM
+
+
+def check(settings: Settings, name: str) -> Check:
+    return next(check for check in run_checks(settings) if check.name == name)
+
+
+def test_every_check_passes_before_the_first_submit_and_nothing_is_written(settings: Settings) -> None:
+    checks = list(run_checks(settings))
+    assert all(check.ok for check in checks), checks
+    assert not settings.data_dir.exists()
+
+
+def test_the_lease_is_shown_as_it_is_used(tmp_path: Path) -> None:
+    settings = read_settings(data_dir=tmp_path, lease_seconds=45, decode_timeout_seconds=20)
+    assert check(settings, "lease").message == "45 s"
+
+
+def test_a_lease_that_was_raised_names_the_settings(tmp_path: Path) -> None:
+    settings = read_settings(data_dir=tmp_path, lease_seconds=10, decode_timeout_seconds=20)
+    lease = check(settings, "lease")
+    assert lease.ok
+    assert lease.message == (
+        "30 s, raised from CAPTIONING_LEASE_SECONDS=10: a lease is at least 1.5 x CAPTIONING_DECODE_TIMEOUT_SECONDS=20"
+    )
+
+
+@pytest.mark.parametrize(
+    ("dropped", "text"),
+    [
+        (0, "w1 on host"),
+        (1, "w1 on host; 1 message in the queue was not a wake-up message and was dropped: who else writes to the"),
+        (2, "w1 on host; 2 messages in the queue were not wake-up messages and were dropped: who else writes to the"),
+    ],
+)
+def test_dropped_messages_are_counted(store: Database, settings: Settings, dropped: int, text: str) -> None:
+    with_broker = settings.model_copy(update={"broker_url": "redis://127.0.0.1:9/0"})
+    workers.heartbeat(store, WorkerInfo("w1", "host", (LSTM.digest,), "torch"), [], dropped_messages=dropped)
+    assert check(with_broker, "workers").message.startswith(text)
+
+
+def test_a_missing_worker_and_an_unreachable_broker_are_reported(store: Database, settings: Settings) -> None:
+    with_broker = settings.model_copy(update={"broker_url": "redis://127.0.0.1:9/0"})
+    assert check(with_broker, "workers") == Check(
+        "workers", False, "no worker has sent a heartbeat in the last 30 s: start one with `worker`."
+    )
+    broker = check(with_broker, "broker")
+    assert not broker.ok
+    assert broker.message.startswith("the broker does not answer")
+
+
+def test_a_data_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = check(read_settings(data_dir=tmp_path / "file" / "data"), "data folder")
+    assert not folder.ok
+    assert "is not a folder: set CAPTIONING_DATA_DIR" in folder.message

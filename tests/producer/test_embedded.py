@@ -1,0 +1,97 @@
+"""Embedded mode: one supervisor per data folder, and the error that its clients see."""
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from producer.embedded import supervisor
+from producer.embedded.client import LOCK, LOG, SOCKET
+
+HOLD_LOCK = """
+import sys, time
+from pathlib import Path
+from producer.embedded.supervisor import _lock
+lock = _lock(Path(sys.argv[1]))
+print("serving" if lock else "another supervisor is serving", flush=True)
+time.sleep(60 if lock else 0)
+"""
+
+
+def hold_lock(folder: Path) -> subprocess.Popen[str]:
+    """Start a process that takes the supervisor's lock."""
+    command = [sys.executable, "-c", HOLD_LOCK, folder]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.mark.processes
+def test_a_second_supervisor_leaves_the_folder_to_the_first(tmp_path: Path) -> None:
+    (tmp_path / SOCKET).touch()
+    with hold_lock(tmp_path) as first:
+        assert first_line(first) == "serving"
+        with hold_lock(tmp_path) as second:
+            assert first_line(second) == "another supervisor is serving"
+        first.kill()
+
+
+@pytest.mark.processes
+def test_the_lock_of_a_killed_supervisor_is_free_although_its_socket_is_there(tmp_path: Path) -> None:
+    (tmp_path / SOCKET).touch()
+    for _ in range(2):
+        with hold_lock(tmp_path) as process:
+            assert first_line(process) == "serving"
+            process.send_signal(signal.SIGKILL)
+    assert (tmp_path / LOCK).exists()
+
+
+def test_a_supervisor_waits_for_one_that_is_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LOCK_SECONDS", 0.2)
+    lock = supervisor._lock(tmp_path)  # without a socket: it is stopping
+    assert lock is not None
+    assert supervisor._lock(tmp_path) is None
+    lock.release()
+    again = supervisor._lock(tmp_path)
+    assert again is not None
+    again.release()
+
+
+def test_only_the_user_may_connect_to_the_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(SOCKET).touch()  # a killed supervisor leaves its socket behind
+    listener = supervisor._listen()
+    assert Path(SOCKET).stat().st_mode & 0o777 == 0o600
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(SOCKET)
+    listener.close()
+
+
+@pytest.mark.parametrize("temporary", ["/tmp/" + "long" * 30, "/tmp/with a space"])
+def test_the_private_folder_has_a_short_path_that_is_safe_in_a_url(
+    temporary: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor.tempfile, "tempdir", temporary)
+    folder = supervisor._make_private_folder()
+    assert folder.parent == Path("/tmp")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("log", "error"),
+    [
+        ("", "the worker stopped unexpectedly; the reason is in LOG."),
+        ("worker: no model named 'x'\n\n", "no model named 'x'"),
+        ("worker: old\nnoise\nworker: new\nmore noise\n", "new"),
+    ],
+)
+def test_the_error_of_a_worker_is_the_last_one_in_its_log(tmp_path: Path, log: str, error: str) -> None:
+    (tmp_path / LOG).write_text(log)
+    assert supervisor._worker_error(tmp_path / LOG) == error.replace("LOG", str(tmp_path / LOG))

@@ -1,0 +1,126 @@
+"""Waiting for a job: the rate, the text beside the bar, and when the wait ends."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from captioning.errors import CaptioningError
+from captioning.store import jobs
+from captioning.store.database import Database
+from captioning.values import JobState
+from producer import progress
+from producer.progress import Rate, describe, progress_display, wait_for_job
+from tests.store.helpers import StoreDriver
+
+
+@dataclass
+class Display:
+    updates: list[tuple[str, int, int]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def update(self, text: str, done: int, total: int) -> None:
+        self.updates.append((text, done, total))
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+@dataclass
+class Backend:
+    """A backend that processes one chunk each time it is asked to keep running."""
+
+    driver: StoreDriver
+    reasons: list[list[str]] = field(default_factory=list)
+
+    def ensure_running(self) -> None:
+        if not self.reasons:
+            self.driver.process_chunk(self.driver.claim())
+
+    def diagnose(self, _: jobs.Progress) -> list[str]:
+        return self.reasons.pop() if self.reasons else []
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.001)
+
+
+@pytest.fixture
+def driver(store: Database) -> StoreDriver:
+    return StoreDriver(store)
+
+
+def test_the_rate_does_not_count_the_wait_for_the_first_image() -> None:
+    rate = Rate()
+    rate.samples.extend([(0.0, 0), (9.0, 0), (10.0, 0), (11.0, 5), (12.0, 10)])
+    assert rate.per_second == pytest.approx(5.0)
+    assert rate.stalled_for == 0.0
+    rate.samples.append((20.0, 10))
+    assert rate.stalled_for == pytest.approx(8.0)
+
+
+def test_the_rate_forgets_what_is_older_than_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    rate = Rate()
+    for second in range(100):
+        monkeypatch.setattr(progress.time, "monotonic", lambda at=second: float(at))
+        rate.add(second * 2)
+    assert rate.samples[0][0] >= 99 - progress.RATE_WINDOW_SECONDS - 1
+    assert rate.per_second == pytest.approx(2.0)
+
+
+def test_the_text_beside_the_bar_says_what_is_known(driver: StoreDriver) -> None:
+    job = driver.submit(8, chunk_size=4)
+    rate = Rate()
+    assert describe(driver.progress(job), rate) == "waiting for a worker"
+    driver.process_chunk(driver.claim())
+    rate.samples.extend([(0.0, 0), (2.0, 4)])
+    assert describe(driver.progress(job), rate) == "2.0 images/s, 2 s left"
+
+
+def test_the_wait_ends_when_the_job_is_done(driver: StoreDriver) -> None:
+    display = Display()
+    job = driver.submit(12, chunk_size=4)
+    assert wait_for_job(driver.db, job, display, Backend(driver)).state == JobState.DONE
+    assert [done for _, done, _ in display.updates] == [0, 4, 8, 12]
+
+
+def test_the_wait_ends_when_the_job_is_paused(driver: StoreDriver) -> None:
+    job = driver.submit(4)
+    jobs.pause(driver.db, job)
+    assert wait_for_job(driver.db, job, Display(), Backend(driver)).state == JobState.PAUSED
+
+
+def test_the_wait_ends_when_the_submit_was_interrupted_and_its_images_are_done(driver: StoreDriver) -> None:
+    job = driver.open_job()
+    assert not wait_for_job(driver.db, job, Display(), Backend(driver)).registered
+
+
+def test_the_wait_fails_when_the_backend_cannot_run(driver: StoreDriver) -> None:
+    class BrokenBackend(Backend):
+        def ensure_running(self) -> None:
+            raise CaptioningError("the embedded broker does not start")
+
+    with pytest.raises(CaptioningError, match="does not start"):
+        wait_for_job(driver.db, driver.submit(4), Display(), BrokenBackend(driver))
+
+
+def test_a_stall_is_explained_once_whatever_the_number_of_images(
+    driver: StoreDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "STALL_SECONDS", -1.0)
+    backend = Backend(driver, [["40 images waiting: no disk"], ["41 images waiting: no disk", "no \x1b worker"]])
+    display = Display()
+    wait_for_job(driver.db, driver.submit(4), display, backend)
+    assert display.warnings == ["41 images waiting: no disk", "no \\x1b worker"]
+
+
+def test_without_a_terminal_lines_are_printed_every_few_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with progress_display() as display:
+        display.update("images found", 1, 1)
+        monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with progress_display() as display:
+        display.update("images found", 2, 2)
+        display.warn("no worker is running")
+    assert capsys.readouterr().err == "2/2 images found\nno worker is running\n"
