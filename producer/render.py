@@ -248,8 +248,10 @@ def print_status(progress: Progress, reasons: Mapping[str, int], diagnosis: Sequ
     todo = progress.total - progress.done
     parts = (f"{progress.captioned} captioned", copies, f"{progress.failed} failed", f"{todo} to do")
     print_text(f"{count(progress.total, 'image')}: {', '.join(parts)}")
-    if progress.known or progress.skipped:
-        print_text(f"{progress.known} already captioned{_skipped_text(progress.skipped)}")
+    if progress.known:
+        print_text(f"{progress.known} already captioned")
+    if sum(progress.skipped.values()):
+        print_text(_skipped_text(progress.skipped).removeprefix("; "))
     for reason, number in reasons.items():
         print_text(f"{number} {reason}", indent="  ")
     for sentence in diagnosis:

@@ -190,7 +190,11 @@ def _bombs() -> Made:
         "png",
         _png_with(_chunk(b"iTXt", b"a\0\1\0\0\0" + _deflated(64))),
     )
-    yield "PNG with a colour profile that decompresses to 64 MB", "png", _png_with(_chunk(b"iCCP", b"a\0\0" + _deflated(64)))
+    yield (
+        "PNG with a colour profile that decompresses to 64 MB",
+        "png",
+        _png_with(_chunk(b"iCCP", b"a\0\0" + _deflated(64))),
+    )
     yield "PNG with ten texts of 10 MB", "png", _png_with(_chunk(b"zTXt", b"a\0\0" + _deflated(10)) * 10)
     yield "PNG with 20000 texts", "png", _png_with(_chunk(b"tEXt", b"a\0b") * 20_000)
     yield "good PNG with a text of 2 MB", "png", _png_with(_chunk(b"tEXt", b"workflow\0" + b"{}" * 1_000_000))

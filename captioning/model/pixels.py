@@ -138,7 +138,7 @@ def _admit(image: Image.Image, full: tuple[int, int], data: bytes, limits: Limit
     """Raise ImageError when an image, of which only the header is read, would cost more than the limits allow."""
     _admit_pixels(full, image.size, limits.max_pixels)
     if max(full) > limits.max_side:
-        raise _too_large(f"{full[0]}x{full[1]} pixels", f"{limits.max_side} a side", "CAPTIONING_MAX_SIDE")
+        raise _too_large(f"{full[0]}x{full[1]} pixels", f"{limits.max_side} per side", "CAPTIONING_MAX_SIDE")
     if image.format in ("JPEG", "MPO"):
         area = full[0] * full[1]
         passes = jpeg_scans(data, _JPEG_PASSES_MOST * limits.max_pixels // area)
@@ -146,7 +146,7 @@ def _admit(image: Image.Image, full: tuple[int, int], data: bytes, limits: Limit
         _admit_pixels(full, full, most * limits.max_pixels, f"{most} times ")
         if passes * area > (limit := _JPEG_PASSES_MOST * limits.max_pixels):
             found = f"{passes} passes or more over {full[0]}x{full[1]} pixels"
-            raise _too_large(found, f"{limit} in all", f"{_JPEG_PASSES_MOST} times CAPTIONING_MAX_PIXELS")
+            raise _too_large(found, f"{limit} in total", f"{_JPEG_PASSES_MOST} times CAPTIONING_MAX_PIXELS")
 
 
 def _declared_frames(image: Image.Image) -> int:

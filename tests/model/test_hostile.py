@@ -62,7 +62,7 @@ def test_every_good_image_of_the_hostile_corpus_is_decoded_and_every_other_gives
     [
         (Limits(max_pixels=19_199), "PNG", "160x120 pixels; the limit is 19199 (CAPTIONING_MAX_PIXELS)"),
         (Limits(max_pixels=2_399), "JPEG", "160x120 pixels; the limit is 2399 (CAPTIONING_MAX_PIXELS)"),
-        (Limits(max_side=159), "GIF", "160x120 pixels; the limit is 159 a side (CAPTIONING_MAX_SIDE)"),
+        (Limits(max_side=159), "GIF", "160x120 pixels; the limit is 159 per side (CAPTIONING_MAX_SIDE)"),
         (Limits(max_frames=2), "animated GIF", "3 frames or more; the limit is 2 (CAPTIONING_MAX_FRAMES)"),
         (Limits(max_frames=2), "animated WebP", "3 frames or more; the limit is 2 (CAPTIONING_MAX_FRAMES)"),
         (Limits(max_frames=2), "animated PNG", "3 frames or more; the limit is 2 (CAPTIONING_MAX_FRAMES)"),
@@ -100,7 +100,8 @@ def test_a_jpeg_with_too_many_passes_is_refused() -> None:
     last = whole.rindex(b"\xff\xda")
     many = whole[:last] + whole[last:-2] * 91 + whole[-2:]  # 100 passes over 160 x 120
     assert pixels(many, Limits(max_pixels=60_000)).shape == (SIZE, SIZE, 3)
-    assert "100 passes or more over 160x120 pixels; the limit is 1919968 in all" in refusal(many, Limits(59_999)).detail
+    detail = refusal(many, Limits(59_999)).detail
+    assert "100 passes or more over 160x120 pixels; the limit is 1919968 in total" in detail
     trailing = BASES["JPEG"][1] + whole[last:-2] * 200  # passes after the end of the image are not counted
     assert (pixels(trailing, Limits(60_000)) == pixels(BASES["JPEG"][1])).all()
 
