@@ -15,6 +15,14 @@ from tests.support.postgres import Postgres, postgres
 from tests.support.valkey import valkey
 
 SERVERS = {"postgres_server", "broker_url"}  # fixtures that start a server
+PROCESS_FOLDERS = {"faults", "journeys", "decoding"}  # their tests start programs or decode processes
+HEAVY_FILES = {  # their tests train a model, compile one, or explore a state machine: minutes in all
+    "test_captioner.py",
+    "test_commands.py",
+    "test_compare.py",
+    "test_state_machine.py",
+    "test_train.py",
+}
 
 for name in [n for n in os.environ if n.startswith("CAPTIONING_") and not n.startswith("CAPTIONING_TEST_")]:
     del os.environ[name]  # a developer's own settings must not influence tests
@@ -48,17 +56,19 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest's own hook, which evaluates `-m`
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests that start servers or programs, and deselect those that run only when an option asks for them."""
+    """Mark tests that start processes or compute much; deselect those that run only when an option asks for them."""
     for item in items:
         if _starts_processes(item):
             item.add_marker("processes")
+        if item.path.name in HEAVY_FILES:
+            item.add_marker("heavy")
     deselected = [item for item in items if _is_deselected(item, config)]
     config.hook.pytest_deselected(items=deselected)
     items[:] = [item for item in items if item not in deselected]
 
 
 def _starts_processes(item: pytest.Item) -> bool:
-    if item.path.parent.name in ("faults", "journeys"):
+    if item.path.parent.name in PROCESS_FOLDERS:
         return True
     return isinstance(item, pytest.Function) and (
         not SERVERS.isdisjoint(item.fixturenames) or _parameter(item, "url") == "postgresql"
