@@ -33,21 +33,28 @@ def pages() -> list[Path]:
 
 
 def code_lines(text: str) -> Iterator[str]:
-    """Yield the lines of code blocks that are indented by four spaces. Fences hold diagrams and trees."""
-    for line, kind in _classified(text):
-        if kind == "code":
-            yield line.strip()
+    """Yield the lines of code blocks that are indented by four spaces, joined where a line ends in a backslash.
+
+    Fences hold diagrams and trees.
+    """
+    begun = ""
+    for line, part in _classified(text):
+        if part != "code":
+            continue
+        begun += line.strip()
+        if begun.endswith("\\"):
+            begun = begun[:-1]
+        else:
+            yield begun
+            begun = ""
 
 
-def prose_lines(text: str) -> Iterator[str]:
-    """Yield the lines outside code blocks, fences and tables."""
-    for line, kind in _classified(text):
-        if kind == "prose" and not line.startswith("|"):
-            yield line
+def lines_outside_tables(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.startswith("|")]
 
 
 def _classified(text: str) -> Iterator[tuple[str, str]]:
-    """Yield each line with its kind: code (indented), fence, or prose (everything else)."""
+    """Yield each line with the part it belongs to: code (indented), fence, or prose (everything else)."""
     fenced = False
     for line in text.splitlines():
         if line.startswith("```"):
@@ -91,7 +98,7 @@ def section(page: Path, title: str) -> str:
 def links(page: Path) -> list[str]:
     """Return the targets of the links and images on a page."""
     lines = _classified(page.read_text(encoding="utf-8"))
-    return _LINK.findall("\n".join(line for line, kind in lines if kind == "prose"))
+    return _LINK.findall("\n".join(line for line, part in lines if part == "prose"))
 
 
 def anchors(page: Path) -> set[str]:
