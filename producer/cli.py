@@ -217,7 +217,7 @@ def failures(
     if as_json:
         render.print_json([asdict(row) for row in rows])
     elif as_csv:
-        exporting.write_csv_table(render.FAILURE_COLUMNS, render.failure_cells(rows), sys.stdout)
+        exporting.write_csv_table(render.FAILURE_COLUMNS, render.failure_rows(rows), sys.stdout)
     else:
         render.print_failures(rows)
 

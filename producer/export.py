@@ -50,22 +50,22 @@ def export(rows: Iterable[FileRow], format_name: str, output: str) -> int:
 
 def write_csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]], file: TextIO) -> int:
     """Write a header and rows; return the number of rows. On a terminal, control characters are escaped."""
-    to_cell = _visible_cell if file.isatty() else safe_cell
+    escape = _visible if file.isatty() else spreadsheet_safe
     writer = csv.writer(file)
     writer.writerow(columns)
     count = 0
     for count, row in enumerate(rows, start=1):  # noqa: B007, returned after the loop
-        writer.writerow([to_cell(value) for value in row])
+        writer.writerow([escape(value) for value in row])
     return count
 
 
-def safe_cell(value: object) -> object:
+def spreadsheet_safe(value: object) -> object:
     """Prefix text that a spreadsheet would run as a formula with an apostrophe (CWE-1236)."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
 
 
-def _visible_cell(value: object) -> object:
-    return safe_cell(printable(value) if isinstance(value, str) else value)
+def _visible(value: object) -> object:
+    return spreadsheet_safe(printable(value) if isinstance(value, str) else value)
 
 
 @contextmanager

@@ -44,20 +44,20 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: Sequence[str]) -> None:
-    """Print a table that fits the terminal; cells of the columns in `wrap` may take several lines, others never do.
+    """Print a table that fits the terminal; values in the columns of `wrap` may take several lines, others never do.
 
-    In a pipe, print one line per row with cells separated by tabs.
+    In a pipe, print one line per row with values separated by tabs.
     """
-    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    texts = [["" if value is None else printable(str(value)) for value in row] for row in rows]
     if not sys.stdout.isatty():
-        print("\n".join("\t".join(row) for row in ([list(columns), *cells])))
+        print("\n".join("\t".join(row) for row in ([list(columns), *texts])))
         return
     width = _terminal_width()
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2 if width >= 80 else 1, 0, 0))
     for name in columns:
         most = max(20, width * 2 // 5) if name == "path" else None  # the text beside a path is for reading
         table.add_column(name, overflow="fold", no_wrap=name not in wrap, min_width=len(name), max_width=most)
-    for row in cells:
+    for row in texts:
         table.add_row(*row)
     Console(width=width, highlight=False, markup=False, emoji=False).print(table)
 
@@ -153,13 +153,13 @@ def _provenance(caption: CaptionDetails) -> list[str]:
 def print_failures(rows: Sequence[Failure]) -> None:
     """Print failed images with their reasons."""
     if rows:
-        print_table(FAILURE_COLUMNS, failure_cells(rows), wrap=("path", "detail"))
+        print_table(FAILURE_COLUMNS, failure_rows(rows), wrap=("path", "detail"))
     else:
         print("no failures")
 
 
-def failure_cells(rows: Sequence[Failure]) -> Iterable[tuple[object, ...]]:
-    """Return the cells of failures, in the order of FAILURE_COLUMNS."""
+def failure_rows(rows: Sequence[Failure]) -> Iterable[tuple[object, ...]]:
+    """Return the rows of the table of failures, in the order of FAILURE_COLUMNS."""
     return ((row.job, row.path, row.reason, row.detail) for row in rows)
 
 

@@ -34,7 +34,7 @@ _UNREACHABLE = {
     errno.ENOENT: "that has just gone",
     errno.ENAMETOOLONG: "too deep",  # PATH_MAX
 }
-_KIND_NAMES = {"hidden": "hidden file", "filtered": "filtered image"}  # where the kind alone is not a noun
+_CATEGORY_NAMES = {"hidden": "hidden file", "filtered": "filtered image"}  # where the category alone is not a noun
 _THUMBNAILS = frozenset((b"@eaDir", b"thumbs.db", b"__MACOSX", b"lost+found"))
 
 
@@ -59,7 +59,7 @@ class Filters:
 
 @dataclass
 class Walk:
-    """A walk through one folder. `skipped` counts by kind the entries that are not taken."""
+    """A walk through one folder. `skipped` counts by category the entries that are not taken."""
 
     folder: bytes
     filters: Filters
@@ -76,17 +76,17 @@ class Walk:
             folders = []
             for entry in self._entries(os.path.join(self.folder, below)):
                 path = os.path.join(below, entry.name)
-                kind = self._kind(entry, home)
-                if kind == "folder":
+                category = self._categorize(entry, home)
+                if category == "folder":
                     self.skipped["folder named like an image"] += _has_image_extension(entry.name)
                     real = os.path.realpath(entry.path) if self.filters.follow_symlinks else entry.path
                     if real not in visited:  # links may form a cycle
                         visited.update({real} if self.filters.follow_symlinks else ())
                         folders.append(path)
-                elif kind == "image" and self.filters.accept(path):
+                elif category == "image" and self.filters.accept(path):
                     yield from self._found(entry.path, path)
                 else:
-                    self.skipped["filtered" if kind == "image" else kind] += 1
+                    self.skipped["filtered" if category == "image" else category] += 1
             pending.extend(reversed(folders))
 
     def _entries(self, folder: bytes) -> Iterator[os.DirEntry[bytes]]:
@@ -110,8 +110,8 @@ class Walk:
     def _skip(self, what: str, error: OSError) -> None:
         self.skipped[f"{what} {_UNREACHABLE.get(error.errno or 0, f'({error.strerror})')}"] += 1
 
-    def _kind(self, entry: os.DirEntry[bytes], home: bytes) -> str:
-        """Return `folder`, `image`, or the kind under which the entry is counted as skipped."""
+    def _categorize(self, entry: os.DirEntry[bytes], home: bytes) -> str:
+        """Return `folder`, `image`, or the category under which the entry is counted as skipped."""
         if entry.name.startswith(b"."):
             return "hidden"
         if entry.is_symlink():
@@ -131,13 +131,13 @@ class Walk:
 
 
 def describe_skipped(skipped: Mapping[str, int]) -> str:
-    """Return skipped entries for people, the most frequent kind first: `2 other files, 1 hidden file`."""
-    kinds = sorted((-number, kind) for kind, number in skipped.items() if number)
-    return ", ".join(count(-number, *_singular_and_plural(kind)) for number, kind in kinds)
+    """Return skipped entries for people, the most frequent category first: `2 other files, 1 hidden file`."""
+    categories = sorted((-number, category) for category, number in skipped.items() if number)
+    return ", ".join(count(-number, *_singular_and_plural(category)) for number, category in categories)
 
 
-def _singular_and_plural(kind: str) -> tuple[str, str]:
-    singular = _KIND_NAMES.get(kind, kind)
+def _singular_and_plural(category: str) -> tuple[str, str]:
+    singular = _CATEGORY_NAMES.get(category, category)
     plural = re.sub(r"\b(file|folder|image|link)\b", r"\1s", singular, count=1)
     return singular, plural.replace(" that has ", " that have ")
 

@@ -56,7 +56,7 @@ class Submitted:
 
 
 def scan(request: SubmitRequest) -> tuple[int, Counter[str]]:
-    """Count the images that a submit would find, and the skipped entries by kind. Writes nothing."""
+    """Count the images that a submit would find, and the skipped entries by category. Writes nothing."""
     walks: list[Walk] = []
     number = sum(1 for _ in islice(_found_files(request, walks), request.limit))
     return number, _skipped(walks)
@@ -100,8 +100,8 @@ def _refuse_empty(request: SubmitRequest) -> None:
     if next(_found_files(request, []), None) is not None:
         return
     _, skipped = scan(request)
-    kinds = f" (skipped: {describe_skipped(skipped)})" if skipped else ""
-    raise UsageError(f"no images found{kinds}. {NAMED_FILES_HINT}")
+    reasons = f" (skipped: {describe_skipped(skipped)})" if skipped else ""
+    raise UsageError(f"no images found{reasons}. {NAMED_FILES_HINT}")
 
 
 def _found_files(request: SubmitRequest, walks: list[Walk]) -> Iterator[FoundFile]:

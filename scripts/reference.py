@@ -172,7 +172,7 @@ def settings_page() -> str:
 
 def _field_values(field: FieldInfo) -> str:
     bounds: dict[type, Any] = {type(rule): rule for rule in field.metadata}
-    least, above, most = (bounds.get(kind) for kind in (annotated_types.Ge, annotated_types.Gt, annotated_types.Le))
+    least, above, most = (bounds.get(bound) for bound in (annotated_types.Ge, annotated_types.Gt, annotated_types.Le))
     return _type_name(field.annotation) + _range(least and least.ge, above and above.gt, most and most.le)
 
 
@@ -255,11 +255,12 @@ def _export_fields() -> Iterator[str]:
 
 def _enumerations() -> Iterator[str]:
     comments = _comments(getsource(values))
-    for kind in (values.ItemState, values.Reason, values.JobState, values.ChunkState, values.Source):
-        yield f"### {kind.__name__}"
-        yield _wrapped(cleandoc(kind.__doc__ or ""))
+    for values_of in (values.ItemState, values.Reason, values.JobState, values.ChunkState, values.Source):
+        yield f"### {values_of.__name__}"
+        yield _wrapped(cleandoc(values_of.__doc__ or ""))
         yield _table(
-            ("value", "meaning"), ((f"`{member}`", comments.get((kind.__name__, member.name), "")) for member in kind)
+            ("value", "meaning"),
+            ((f"`{member}`", comments.get((values_of.__name__, member.name), "")) for member in values_of),
         )
 
 
@@ -348,7 +349,11 @@ def _wrapped(text: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([" ".join(cell.split()).replace("|", r"\|") for cell in row] for row in rows)]
+    lines = [
+        head,
+        ["---"] * len(head),
+        *([" ".join(value.split()).replace("|", r"\|") for value in row] for row in rows),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

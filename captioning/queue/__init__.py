@@ -1,4 +1,4 @@
-"""The queue between producers and workers: Celery on Redis with one kind of message, the wake-up message.
+"""The queue between producers and workers: Celery on Redis with one type of message, the wake-up message.
 
 `celery -A captioning.queue flower` finds the Celery app as the attribute `app`. It is created on first access, not at
 import, so that importing this package reads no settings. No submodule may be called `app`: it would hide the attribute.

@@ -50,7 +50,7 @@ def insert_or_ignore(connection: Connection, table: type[DeclarativeBase], rows:
 
 
 class Database:
-    """One process's access to the database, with two kinds of transaction: `reading` and `writing`.
+    """One process's access to the database, with two types of transaction: `reading` and `writing`.
 
     `retry_seconds` is how long `retry` waits for a database that does not answer.
     """

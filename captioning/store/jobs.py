@@ -46,7 +46,7 @@ class Progress:
     failed: int
     model_runs: int
     known: int  # files that needed no work
-    skipped: dict[str, int]  # files that are not images or were filtered out, by kind
+    skipped: dict[str, int]  # files that are not images or were filtered out, by category
     created_at: float  # seconds since 1970
     finished_at: float | None
 

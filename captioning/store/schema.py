@@ -119,7 +119,7 @@ class Job(Base):
     state: Mapped[str] = mapped_column(Text)
     registered: Mapped[bool] = mapped_column(server_default=text("false"))  # the walk of its folders is complete
     known: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # files that needed no work
-    skipped: Mapped[dict[str, Any]] = mapped_column(JSON)  # counts of skipped files, by kind
+    skipped: Mapped[dict[str, Any]] = mapped_column(JSON)  # counts of skipped files, by category
     last_claimed_at: Mapped[float] = mapped_column(Double, server_default=text("0"))  # later after a long turn
     created_at: Mapped[float] = mapped_column(Double)
     finished_at: Mapped[float | None] = mapped_column(Double)

@@ -46,8 +46,8 @@ def finish_another_job(world: World, seconds: float) -> float:
 
 
 def disconnect_clients(client: redis.Redis) -> None:
-    for kind in ("normal", "pubsub"):
-        client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+    for client_type in ("normal", "pubsub"):
+        client.execute_command("CLIENT", "KILL", "TYPE", client_type, "SKIPME", "yes")
 
 
 def cpu_share(process: psutil.Process) -> float:

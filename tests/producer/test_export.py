@@ -1,4 +1,4 @@
-"""Export: the fields of every format, cells that are safe in a spreadsheet, and files that appear complete."""
+"""Export: the fields of every format, values that are safe in a spreadsheet, and files that appear complete."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from captioning.errors import UsageError
 from captioning.store.captions import EXPORT_FIELDS, FileRow
-from producer.export import FORMATS, export, safe_cell, write_csv_table
+from producer.export import FORMATS, export, spreadsheet_safe, write_csv_table
 
 ROW = FileRow(
     "/a.jpg", b"/a.jpg", "5e", "a dog", 0.5, "m", "machine", 640, 480, "captioned", None, "2026-01-01T00:00:00Z"
@@ -55,14 +55,14 @@ def test_csv_reads_back_as_written_except_for_the_prefix_of_formulas(rows: list[
     file.seek(0)
     header, *back = csv.reader(file)
     assert header == ["a", "b"]
-    assert back == [["" if cell is None else safe_cell(cell) for cell in row] for row in rows]
-    assert not any(cell[0] in "=+-@\t\r\n\0＝＋－＠" for row in back for cell in row if cell)
+    assert back == [["" if value is None else spreadsheet_safe(value) for value in row] for row in rows]
+    assert not any(value[0] in "=+-@\t\r\n\0＝＋－＠" for row in back for value in row if value)
 
 
 @MANY
 @given(text=TEXTS)
 def test_a_cell_changes_only_by_the_prefix_of_formulas(text: str) -> None:
-    assert safe_cell(text) in (text, "'" + text)
+    assert spreadsheet_safe(text) in (text, "'" + text)
 
 
 def failing_rows() -> Iterator[FileRow]:

@@ -105,7 +105,7 @@ def test_csv_names_every_file_to_the_byte_and_no_cell_is_a_formula(cli: CliRunne
     assert {row["caption"] for row in rows} == {"'" + CAPTION, ""}
     assert {row["error"] for row in rows} == {f"unreadable: {DETAIL}", ""}
     for row in rows:
-        assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for cell in row.values())
+        assert not any(value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for value in row.values())
 
 
 def test_failures_are_the_same_in_csv_and_json(cli: CliRunner) -> None:
