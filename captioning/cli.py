@@ -69,4 +69,4 @@ def _report(name: str, message: str, code: int) -> int:
 def _install_hint(error: ModuleNotFoundError) -> str:
     extra = _EXTRAS.get(error.name or "")
     command = f"pip install 'captionmill[{extra}]'" if extra else f"pip install {error.name}"
-    return f"the package {error.name} is not installed: {command}"
+    return f"the package {error.name} is not installed. Run: {command}"

@@ -5,7 +5,7 @@ CaptioningError                    one line for the person, with a remedy; the c
 ├── ImageError                     one image is at fault: recorded on its row, not retried by itself
 │   └── FileUnreachable            the file and everything around it is gone; it may come back
 ├── BundleError                    a model bundle is missing, damaged or does not fit
-├── LeaseLost                      another worker has the chunk now; nothing was written
+├── LeaseLost                      another worker has the chunk, or its job was cancelled; nothing was written
 ├── TrainingDiverged               the training loss is not finite
 └── ServiceUnavailable             temporary: the work waits for it, and no image is blamed
     ├── StoreUnavailable           the database does not answer

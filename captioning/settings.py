@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from captioning.errors import UsageError
 
 PREFIX = "CAPTIONING_"
+MAX_BATCH_SIZE = 1024
 LEASE_PER_DECODE_TIMEOUT = 1.5  # a lease is at least this many times as long as decoding one image may take
 _SECRET_PREFIXES = (PREFIX, "PG")  # variables that may hold passwords begin like this
 
@@ -74,7 +75,7 @@ class Settings(BaseSettings):
     # -- how the work is divided --
     chunk_size: int = Field(128, ge=1, le=4096, description="Images that a worker claims at once.")
     batch_size: int = Field(
-        32, ge=1, le=1024, description="Images that go through the model, and are committed, at once."
+        32, ge=1, le=MAX_BATCH_SIZE, description="Images that go through the model, and are committed, at once."
     )
     lease_seconds: float = Field(
         30.0,
@@ -229,7 +230,7 @@ class Settings(BaseSettings):
 
     @property
     def effective_lease_seconds(self) -> float:
-        """The lease in use: a lease shorter than decoding one image would be lost while a worker is healthy."""
+        """The lease that workers start from: one shorter than decoding an image would expire in a healthy worker."""
         return max(self.lease_seconds, LEASE_PER_DECODE_TIMEOUT * self.decode_timeout_seconds)
 
     def as_environment(self) -> dict[str, str]:
@@ -260,6 +261,15 @@ def read_settings(**given: object) -> Settings:
         raise UsageError(f"{name}={value!s}: {first['msg'].removeprefix('Value error, ')}.") from None
     _check_combinations(settings)
     return settings
+
+
+def describe_lease(settings: Settings) -> str:
+    """Return the effective lease for people, and why it is longer than the configured one."""
+    lease = f"{settings.effective_lease_seconds:g} s"
+    if settings.effective_lease_seconds == settings.lease_seconds:
+        return lease
+    least = f"{LEASE_PER_DECODE_TIMEOUT:g} x {PREFIX}DECODE_TIMEOUT_SECONDS={settings.decode_timeout_seconds:g}"
+    return f"{lease}, raised from {PREFIX}LEASE_SECONDS={settings.lease_seconds:g}: a lease is at least {least}"
 
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:

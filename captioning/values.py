@@ -20,8 +20,8 @@ class Reason(StrEnum):
     MISSING = "missing"  # deleted since it was registered
     CHANGED = "changed"  # modified while it was read
     FORBIDDEN = "forbidden"  # no permission, or a path that leaves its root
-    TIMEOUT = "timeout"  # decoding took too long, twice
-    CRASHED = "crashed"  # decoding killed its process, twice
+    TIMEOUT = "timeout"  # decoding took too long, repeatedly
+    CRASHED = "crashed"  # decoding killed its process, repeatedly
 
 
 class ItemState(StrEnum):

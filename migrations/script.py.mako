@@ -1,6 +1,7 @@
 """${message}
 
-Large tables: create an index CONCURRENTLY on PostgreSQL; add a column as nullable and fill it later.
+Large tables: create an index with `postgresql_concurrently=True` inside `op.get_context().autocommit_block()`; add a
+column as nullable and fill it later.
 Workers of the previous version may still run: add first, remove one release later.
 """
 

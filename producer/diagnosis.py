@@ -30,7 +30,8 @@ def diagnose(db: Database, settings: Settings, progress: jobs.Progress) -> list[
         *(f"{who} sees the root {root!r}: is it mounted?" for root in _unseen_roots(db, able, progress)),
         *(f"{count(n, 'image')} waiting: {error}" for error, n in jobs.last_errors(db, progress.job)),
         *(
-            f"{count(deaths, 'worker')} died in a row while processing {path}; it is retried at growing intervals"
+            f"{count(deaths, 'worker')} died in a row with a chunk of which only {path} is left;"
+            " it is retried at growing intervals"
             for path, deaths in jobs.fatal_images(db, progress.job)
         ),
         *_full_disk(db),

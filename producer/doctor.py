@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import migrations
 from captioning.bundles import find_bundles, named
 from captioning.errors import CaptioningError
-from captioning.settings import LEASE_PER_DECODE_TIMEOUT, Settings
+from captioning.settings import Settings, describe_lease
 from captioning.store import workers
 from captioning.store.database import Database
 from captioning.store.workers import ALIVE_SECONDS
@@ -34,7 +34,7 @@ def run_checks(settings: Settings) -> Iterator[Check]:
         "database": _check_database,
         "broker": _check_broker,
         "workers": _check_workers,
-        "lease": _check_lease,
+        "lease": describe_lease,
         "packages": _check_packages,
     }
     for name, check in checks.items():
@@ -102,14 +102,6 @@ def _dropped_text(number: int) -> str:
     verb, what = ("was", "a wake-up message") if number == 1 else ("were", "wake-up messages")
     messages = count(number, "message")
     return f"{messages} in the queue {verb} not {what} and {verb} dropped: who else writes to the broker?"
-
-
-def _check_lease(settings: Settings) -> str:
-    text = f"{settings.effective_lease_seconds:g} s"
-    if settings.effective_lease_seconds == settings.lease_seconds:
-        return text
-    timeout = f"{LEASE_PER_DECODE_TIMEOUT:g} x CAPTIONING_DECODE_TIMEOUT_SECONDS={settings.decode_timeout_seconds:g}"
-    return f"{text}, raised from CAPTIONING_LEASE_SECONDS={settings.lease_seconds:g}: a lease is at least {timeout}"
 
 
 def _check_packages(_: Settings) -> str:

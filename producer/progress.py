@@ -24,7 +24,7 @@ RATE_WINDOW_SECONDS = 15.0  # over which the rate is measured
 
 
 class ProgressDisplay(Protocol):
-    """A place that shows progress."""
+    """Shows the progress of a job to a person."""
 
     def update(self, text: str, done: int, total: int) -> None:
         """Show the progress now."""
@@ -34,7 +34,7 @@ class ProgressDisplay(Protocol):
 
 
 class Backend(Protocol):
-    """What does the work of a job while somebody waits for it."""
+    """Does the work of a job while the producer waits for it."""
 
     def ensure_running(self) -> None:
         """Raise CaptioningError when the work cannot continue."""
@@ -104,7 +104,7 @@ def progress_display() -> Iterator[ProgressDisplay]:
 
 
 def _text_column() -> TextColumn:
-    wrapping = Column()  # the numbers beside it are not cut off
+    wrapping = Column()  # a long description wraps and leaves the numbers their room
     return TextColumn("{task.description}", markup=False, table_column=wrapping)  # a root may be called [/bold]
 
 
@@ -134,7 +134,10 @@ class _Lines:
 
 
 def wait_for_job(db: Database, job_id: int, display: ProgressDisplay, backend: Backend) -> jobs.Progress:
-    """Return when no more work on a job is to be expected: it is done, cancelled or paused."""
+    """Wait until a job is done, cancelled or paused, or until it waits only for a submit to register more files.
+
+    Shows progress, and the reasons once when the job stalls. Raises CaptioningError when the backend cannot run.
+    """
     rate, shown = Rate(), set[str]()
     while True:
         progress = db.retry(lambda: jobs.progress(db, job_id))[0]
@@ -145,7 +148,7 @@ def wait_for_job(db: Database, job_id: int, display: ProgressDisplay, backend: B
         if progress.is_finished or progress.state == JobState.PAUSED:
             return progress
         if not progress.registered and progress.done == progress.total:
-            return progress  # its submit was interrupted: nobody registers more files
+            return progress  # its submit was interrupted, or is still walking: there is nothing to wait for
         backend.ensure_running()
         time.sleep(POLL_SECONDS)
 

@@ -21,7 +21,7 @@ from captioning.values import DecodeOptions, digest_of
 from producer.sources import Filters, Sources, Walk, describe_skipped, named_file
 
 FILES_PER_TRANSACTION = 2000
-NAMED_FILES_HINT = "A file that is named on the command line is taken with any extension."
+NAMED_FILES_HINT = "A file that is named on the command line is accepted whatever its extension."
 _MAX_CACHED_FOLDERS = 100_000  # that the lookup of roots remembers
 
 

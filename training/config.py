@@ -51,15 +51,15 @@ class TrainConfig:
     hidden_size: Size = 512
     memory_size: Size = 512
     embedding_size: Size = 300
-    dropout: DropoutFactor = 1.0  # of features, words and outputs: a factor of 0.3, 0.3 and 0.5
+    dropout: DropoutFactor = 1.0  # multiplies the dropout of features, words and outputs: 0.3, 0.3 and 0.5
     start: str = ""  # folder of a finished run or a bundle, to train its decoders further
 
     # -- data --
     batch_size: PositiveInt = 64  # images in a step
     captions_per_image: PositiveInt = 5  # in a step
-    max_length: PositiveInt = 18  # words of a caption that are learned; 5 % of Flickr8k's captions have more
+    max_length: PositiveInt = 18  # words; longer training captions are truncated, 5 % of Flickr8k's
     views: Annotated[int, Field(ge=1, le=4)] = 2  # of an image: whole, mirrored, cropped, cropped and mirrored
-    min_count: PositiveInt = 4  # occurrences in the training captions that a word of the vocabulary has at least
+    min_count: PositiveInt = 4  # times a word must occur in the training captions to enter the vocabulary
     limit: NonNegativeInt = 0  # training images that are used, from the first; 0: all
     val_limit: NonNegativeInt = 0  # val images that are scored after each epoch, from the first; 0: all
 
@@ -85,7 +85,7 @@ class TrainConfig:
     clip_norm: NonNegativeFloat = 5.0  # norm to which the whole gradient is clipped
     ema_decay: Fraction = 0.999  # of the moving average of the weights, which is evaluated and exported
     patience: NonNegativeInt = 0  # epochs without a better val CIDEr after which a phase ends; 0: it never does
-    keep_last: bool = False  # keep the weights of the last epoch instead of the best: val images choose nothing
+    keep_last: bool = False  # keep the weights of the last epoch instead of the best: no selection on val images
 
     # -- the run --
     seed: int = 1

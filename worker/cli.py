@@ -12,10 +12,9 @@ import typer
 import migrations
 from captioning.cli import command_line
 from captioning.errors import CaptioningError, StoreUnavailable
-from captioning.settings import LEASE_PER_DECODE_TIMEOUT, PREFIX, Settings, read_settings, set_for_children
+from captioning.settings import MAX_BATCH_SIZE, PREFIX, Settings, describe_lease, read_settings, set_for_children
 from captioning.store.database import Database
 
-MAX_BATCH_SIZE = 1024
 log = structlog.get_logger(__name__)
 app = typer.Typer(
     help="Caption what producers have queued. `worker` alone starts a worker; Ctrl-C or SIGTERM stops it.",
@@ -50,7 +49,9 @@ def work(
     batch_size: Annotated[
         str,
         typer.Option(
-            parser=_batch_size, metavar="<auto|N>", help="Images that go through the model at once; auto is 32."
+            parser=_batch_size,
+            metavar="<auto|N>",
+            help="Images in a batch; auto: CAPTIONING_BATCH_SIZE.",
         ),
     ] = "auto",
     until_eof: Annotated[bool, typer.Option("--until-eof", help="Stop when standard input closes.")] = False,
@@ -127,19 +128,10 @@ def doctor() -> None:
         bundle.verify()
         default = " (default)" if bundle.name == settings.model else ""
         typer.echo(f"model     {bundle.name} {bundle.digest[:16]}{default}")
-    typer.echo(f"lease     {_lease(settings)}")
+    typer.echo(f"lease     {describe_lease(settings)}")
     typer.echo(f"database  {Database.open(settings).url}")
     roots = ", ".join(f"{name}={path}" for name, path in settings.roots.items())
     typer.echo(f"roots     {roots or 'at the paths from which they were submitted'}")
-
-
-def _lease(settings: Settings) -> str:
-    """Describe the effective lease, and why it is longer than the configured one."""
-    lease = f"{settings.effective_lease_seconds:g} s"
-    if settings.effective_lease_seconds == settings.lease_seconds:
-        return lease
-    raised = f"{PREFIX}LEASE_SECONDS={settings.lease_seconds:g} is raised to {LEASE_PER_DECODE_TIMEOUT:g} x"
-    return f"{lease}: {raised} {PREFIX}DECODE_TIMEOUT_SECONDS={settings.decode_timeout_seconds:g}"
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ class ModelCache:
 
     bundles: dict[str, Bundle]
     runtime: Runtime
-    folder: Path  # of compiled encoders
+    folder: Path  # of encoders that are converted for OpenVINO
     captioners: dict[str, Captioner] = field(default_factory=dict)
     encoders: dict[str, GridEncoder] = field(default_factory=dict)  # by Bundle.encoder_key
 

@@ -21,11 +21,11 @@ from worker.adaptive_batch import AdaptiveBatch
 from worker.read_ahead import read_ahead
 from worker.reader import FileBytes, read_file
 
-TURN_SECONDS = 30.0  # with one chunk; then its rest goes to the end of the queue
+TURN_SECONDS = 30.0  # with one chunk; then its rest is released and other jobs go first
 BATCH_BYTES = 128_000_000  # of files in memory; a batch is cut short before it exceeds this
 PARTIAL_BATCH_SECONDS = 5.0  # decoded images wait this long for the rest of their batch
 FOLDER_GONE_SECONDS = 30.0  # grace for a folder that is gone; an empty one has CAPTIONING_MISSING_GRACE_SECONDS
-BATCHES_AHEAD = 1  # decoded batches that wait for the model
+BATCHES_AHEAD = 1  # decoded batches that wait for the model, besides one that is being decoded
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class FileBatch:
 class DecodedBatch:
     """A batch before the model: the outcomes that need no model, and the images to caption."""
 
-    decided: list[Outcome] = field(default_factory=list)
+    finished: list[Outcome] = field(default_factory=list)
     to_caption: list[tuple[Outcome, DecodedImage]] = field(default_factory=list)
 
 
@@ -87,7 +87,7 @@ class LeaseKeeper:
                 self._db.retry(lambda: leases.renew(self._db, self._claim, self._seconds))
                 self._renewed_at = time.monotonic()
 
-    def was_renewed(self) -> None:
+    def note_renewal(self) -> None:
         """Note that a commit has extended the lease."""
         self._renewed_at = time.monotonic()
 
@@ -107,14 +107,14 @@ class Pipeline:
         self._unreachable: list[FileUnreachable] = []  # files without an outcome, because they may come back
 
     def run(self, stop_requested: Callable[[], bool]) -> bool:
-        """Process the chunk; return whether all its items are decided. If not, its turn is over or a stop is requested.
+        """Process the chunk; return whether all items are finished. If not, its turn is over or a stop is requested.
 
         The turn keeps images that take very long to decode from delaying other jobs. Raises LeaseLost,
         ServiceUnavailable, and FolderUnavailable when files were unreachable; what was committed stays.
         """
         started = time.monotonic()
         for batch in read_ahead(self._decoded_batches(), BATCHES_AHEAD):
-            self._commit(batch.decided + self._caption(batch))
+            self._commit(batch.finished + self._caption(batch))
             if stop_requested() or time.monotonic() - started > TURN_SECONDS:
                 return False
         if self._unreachable:
@@ -160,19 +160,19 @@ class Pipeline:
         Yields the batch in parts when some of its images are slow to decode.
         """
         to_decode, repeated = self._split(batch.files)
-        part, started = DecodedBatch(decided=batch.failed), time.monotonic()
+        part, started = DecodedBatch(finished=batch.failed), time.monotonic()
         results = self.resources.decode_pool.map(lambda pair: self._decode_image(*pair), to_decode)
         for (item, file), result in zip(to_decode, results, strict=True):
             if isinstance(result, ImageError):
                 self._contents[file.sha256] = result
-                part.decided.append(_failed(item, result))
+                part.finished.append(_failed(item, result))
             else:
                 content = Content(file.sha256, len(file.data), result.info)
                 part.to_caption.append((Outcome(item, ItemState.CAPTIONED, content), result))
             if time.monotonic() - started > PARTIAL_BATCH_SECONDS:
                 yield part
                 part, started = DecodedBatch(), time.monotonic()
-        part.decided += [self._repeated(item, file) for item, file in repeated]
+        part.finished += [self._repeated(item, file) for item, file in repeated]
         yield part
 
     def _split(
@@ -219,7 +219,7 @@ class Pipeline:
     def _commit(self, outcomes: list[Outcome]) -> None:
         provenance, seconds = self.config.provenance, self.config.lease_seconds
         self.db.retry(lambda: leases.commit_batch(self.db, self.claim, outcomes, provenance, seconds))
-        self._lease.was_renewed()
+        self._lease.note_renewal()
         self.counts.update(outcome.state for outcome in outcomes)
 
 

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def read_ahead(source: Iterator[T], ahead: int) -> Iterator[T]:
-    """Yield what `source` yields. A thread runs `source`, up to `ahead` results in advance, in this thread's context.
+    """Yield what `source` yields. A thread runs `source`, `ahead` results and one more in advance, in this context.
 
     An exception of `source` is raised here, after the results before it.
     """

@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 BACKOFF_SECONDS = 15.0  # that a chunk waits after a failure, before it is claimed again
 DECODE_MODULE = MODULE  # that decode processes run
 BATCHES_PER_LEASE = 3  # a lease outlasts this many batches of a slow machine...
-MAX_LEASE_FACTOR = 20  # ... up to this many times the configured lease
+MAX_LEASE_FACTOR = 20  # ... up to this many times the effective lease
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def _with_type(error: Exception) -> str:
 
 
 DISPOSITIONS: tuple[tuple[type[Exception], Disposition], ...] = (  # the first match wins
-    (LeaseLost, Disposition(release=False)),  # another worker has it
+    (LeaseLost, Disposition(release=False)),  # another worker has it, or its job was cancelled
     (StoreUnavailable, Disposition(release=False)),  # it cannot be released without the database
     (DeviceFailed, Disposition(counts_as_attempt=True)),
     (FolderUnavailable, Disposition(defer=True, backs_off=True)),

@@ -41,7 +41,7 @@ class Sweeper(threading.Thread):
         self.worker = WorkerInfo(worker_name(settings), socket.gethostname(), models, settings.runtime)
         self._errors = RepeatedErrors(log)
         self._since_heartbeat = HEARTBEAT_SECONDS  # seconds; the first one is due
-        self._dropped_messages = 0  # that the log knows of
+        self._dropped_messages = 0  # already logged
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -58,7 +58,7 @@ class Sweeper(threading.Thread):
         self.db.close()
 
     def step(self) -> None:
-        """Send a heartbeat if one is due, then sweep. Errors are logged, so that the thread never ends by one."""
+        """Send a heartbeat if one is due, then sweep. An error is logged and never ends the thread."""
         try:
             roots = self._visible_roots()
             if self._since_heartbeat >= HEARTBEAT_SECONDS:

@@ -32,7 +32,7 @@ def caption_chunk() -> None:
             try:
                 runner.process_chunk(claim)
             except FolderUnavailable as error:  # concerns some files of this chunk only
-                _service_unavailable(error)
+                _log_unavailable(error)
             claimable = runner.claimable_chunks()
             if claimable:
                 _wake_others(claimable)
@@ -44,15 +44,15 @@ def caption_chunk() -> None:
         log.error("device_failed", error=str(error))
         os._exit(os.EX_UNAVAILABLE)
     except CaptioningError as error:  # the sweeper sends messages when it is over
-        _service_unavailable(error)
+        _log_unavailable(error)
 
 
 def _wake_others(chunks: int) -> None:
     try:
         wake_workers(app, chunks)
     except BrokerUnavailable as error:  # a sweeper sends them later; this worker needs no message to continue
-        _service_unavailable(error)
+        _log_unavailable(error)
 
 
-def _service_unavailable(error: CaptioningError) -> None:
+def _log_unavailable(error: CaptioningError) -> None:
     errors.warning("service_unavailable", key=str(error), error=str(error))

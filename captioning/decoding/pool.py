@@ -21,7 +21,7 @@ from captioning.values import ImageInfo, Reason
 
 MODULE = "captioning.decoding.child"
 MAX_ATTEMPTS = 2  # the image is to blame when this many processes died while they decoded it
-MAX_ATTEMPTS_WHEN_KILLED = 4  # if a SIGKILL from outside was last: no codec sends it, a system without memory does
+MAX_ATTEMPTS_WHEN_KILLED = 4  # if the last death was a SIGKILL from outside: the kernel sends it when memory runs out
 START_SECONDS = 60.0  # that a process may take to start
 _MAX_HEAD_BYTES = 100_000  # of the JSON that a process returns for an image
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

@@ -29,7 +29,9 @@ class BeamResult:
 
 
 def beam_search(step: Step, state: State, options: DecodeOptions) -> BeamResult:
-    """Find, for each of B images, the `beam_size` hypotheses with the best sum(log p) / length**length_power.
+    """Search `beam_size` hypotheses for each of B images by sum(log p); rank them by sum(log p) / length**length_power.
+
+    The length counts END.
 
     `state` has one row per image. Special tokens are never chosen as words. No word follows itself, and no three
     consecutive words occur twice in a hypothesis: such loops are a common failure of recurrent decoders.

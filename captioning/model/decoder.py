@@ -10,7 +10,7 @@ updown: two recurrent layers, an attention RNN and a language RNN (Anderson et a
 cells instead of detected regions. Each step depends on the attention of the step before, so training runs word by
 word, several times slower.
 
-To add a kind: write its class here, with the line `card`, and enter it into `DECODERS` at the end of this module.
+To add a kind: write its class here, with `card`, `output_size`, `start` and `advance`, and enter it into `DECODERS`.
 """
 
 from abc import ABC, abstractmethod
@@ -263,7 +263,7 @@ def _recur(rnn: nn.LSTM | nn.GRU, inputs: Tensor, state: State) -> tuple[Tensor,
     """Run a layer over (R, T, D) -> the hidden state after each step (R, T, H), and the state after the last.
 
     Under autocast on a CPU, torch leaves the weights in float32, which takes twice as long as weights that are
-    converted first (torch 2.15, 320 x 19 words, hidden size 512: LSTM 190 and 91 ms, forward and backward).
+    converted first (torch 2.14, 320 x 19 words, hidden size 512: LSTM 190 and 91 ms, forward and backward).
     """
     if torch.is_autocast_enabled("cpu") and inputs.device.type == "cpu":
         dtype = torch.get_autocast_dtype("cpu")

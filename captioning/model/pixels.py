@@ -1,7 +1,7 @@
 """Preprocessing: the bytes of an image file to the square of pixels that a model reads, for training and serving.
 
-Pillow and NumPy only: the process that decodes untrusted files never loads torch. Colours, orientation and
-transparency are as a viewer shows them on a white page.
+Pillow and NumPy only: the process that decodes untrusted files never loads torch. Orientation and transparency are as
+a viewer shows them on a white page. Colour profiles are ignored.
 """
 
 import io
@@ -186,10 +186,10 @@ def _image_errors(data: bytes) -> Iterator[None]:
 def _unidentified(data: bytes) -> ImageError:
     head = data[:32].lstrip()
     if data[4:8] == b"ftyp":
-        return ImageError(Reason.UNSUPPORTED, f"{_iso_brand(data)} images are not supported; convert it to JPEG")
+        return ImageError(Reason.UNSUPPORTED, f"{_iso_brand(data)} images are not supported; convert the file to JPEG")
     for signature, name in _REFUSED_SIGNATURES:
         if head.startswith(signature) or data.startswith(signature):
-            return ImageError(Reason.UNSUPPORTED, f"{name} images are not supported; convert it to JPEG or PNG")
+            return ImageError(Reason.UNSUPPORTED, f"{name} images are not supported; convert the file to JPEG or PNG")
     for signature, name in _SUPPORTED_SIGNATURES:
         if data.startswith(signature):
             return ImageError(Reason.UNREADABLE, f"damaged: it begins like a {name}, but its header is invalid")

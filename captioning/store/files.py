@@ -83,8 +83,8 @@ def register(
     """Update files and a job's items to what a walk found, in one transaction.
 
     A file with a new size or time loses its link to content until a worker reads it. If it is an item of the job
-    already, finished or not, the item is queued again. Files of the same size go to the same chunk, so that copies of
-    one image are captioned once.
+    already, finished or not, the item is queued again. Files of the same size are queued next to each
+    other, so that copies of one image usually meet in one chunk.
     """
     with db.writing() as connection:
         lock_job(connection, job_id)
@@ -136,7 +136,7 @@ def _upsert(connection: Connection, root_id: int, found: Sequence[FoundFile]) ->
 
 
 def _outdated_items(connection: Connection, job_id: int, file_ids: Iterable[int], changed: set[int]) -> list[int]:
-    """Return the items of a job with a result that describes a file as it was before it changed.
+    """Return the items of a job with a result, or a worker at work, for a file as it was before it changed.
 
     An item that is captioned though its file has no content was overtaken by a change that another submit recorded.
     Items that no worker has started need nothing: their file is read as it is by then.

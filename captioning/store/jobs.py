@@ -15,7 +15,7 @@ from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, Re
 
 _COUNTS = (Chunk.size, Chunk.captioned, Chunk.reused, Chunk.failed, Chunk.model_runs)
 _UNFINISHED = (JobState.ACTIVE, JobState.PAUSED)
-FATAL_ATTEMPTS = 4  # workers that died while an image was alone in its chunk, before `fatal_images` reports it
+FATAL_ATTEMPTS = 4  # workers that died with a chunk, of which one image is left, before `fatal_images` reports it
 
 
 @dataclass(frozen=True)

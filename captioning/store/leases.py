@@ -21,8 +21,8 @@ from captioning.store.schema import Chunk, File, Image, Item, Job, Model, Root, 
 from captioning.values import Caption, ChunkState, DecodeOptions, ImageInfo, ItemState, JobState, Reason, Source
 
 SPLIT_ATTEMPTS = 2  # workers that died with a chunk, without progress between, before it is claimed in halves
-LONG_TURN_SECONDS = 5.0  # with one chunk; after a longer turn the job's next claim is deferred
-MAX_DEFERRAL_SECONDS = 600.0  # of a job's next claim
+LONG_TURN_SECONDS = 5.0  # with one chunk; after a longer turn the job goes behind others of its priority
+MAX_TURN_SECONDS = 600.0  # a turn counts as no longer than this
 BACKOFF_UNIT_SECONDS, MAX_BACKOFF_SECONDS = 5.0, 600.0  # a chunk waits attempts ** 2 * 5 s after a death
 
 
@@ -92,13 +92,13 @@ class Provenance:
 def claim(db: Database, worker: str, models: Sequence[str], roots: Sequence[int], lease_seconds: float) -> Claim | None:
     """Claim the next chunk for a worker that has these models (digests) and sees these roots (ids).
 
-    Jobs come by priority, then the one with the oldest last claim; within a job, the first free chunk. Taking over an
-    expired lease counts as an attempt. The job is found first, so that a claim costs the same however many chunks are
-    waiting. Returns None when there is nothing to claim.
+    Jobs are ordered by priority, then by least recent claim; within a job, the first free chunk is taken. Taking over
+    an expired lease counts as an attempt. The job is found first, so that a claim costs the same however many chunks
+    are waiting. Returns None when there is nothing to claim.
     """
     with db.writing() as connection:
         wanted = sa.and_(_servable(models), sa.exists().where(Chunk.job_id == Job.id, _is_free(roots)).correlate(Job))
-        void = Job.last_claimed_at > now() + MAX_DEFERRAL_SECONDS + CLOCK_STEP_SECONDS  # the clock was set back since
+        void = Job.last_claimed_at > now() + MAX_TURN_SECONDS + CLOCK_STEP_SECONDS  # the clock was set back since
         last_claimed = sa.case((void, 0.0), else_=Job.last_claimed_at)
         best_jobs = sa.select(Job.id).where(wanted).order_by(Job.priority.desc(), last_claimed, Job.id).limit(16)
         for job_id in connection.execute(best_jobs).scalars().all():
@@ -161,7 +161,7 @@ def _load_claim(connection: Connection, row: Any) -> Claim:
     """Read what a worker needs to know of a chunk that it has just claimed; a suspect chunk is split first.
 
     A chunk that outlives several workers may hold an image that kills them. Claiming it in halves separates that image
-    from the others in a few steps. No image fails by this: the workers may have died of anything.
+    from the others in a few steps. This fails no image: the workers may have died of anything.
     """
     job = connection.execute(
         sa.select(Job.options, Job.force, Model.id, Model.digest)
@@ -279,7 +279,7 @@ def complete(db: Database, claim: Claim) -> None:
     """Mark a chunk as done, and its job if this was the last open chunk. Raises LeaseLost."""
     with db.writing() as connection:
         _update_held(connection, claim, {"state": ChunkState.DONE, "lease_until": None})
-        _defer_job_after_long_turn(connection, claim)
+        _let_others_go_first_after_long_turn(connection, claim)
         complete_job_if_done(connection, claim.job_id)
 
 
@@ -313,7 +313,7 @@ def release(
             lock_job(connection, claim.job_id)
             seq = last_chunk_seq(connection, claim.job_id) + 1
             connection.execute(sa.update(Chunk).where(Chunk.id == claim.chunk_id).values(seq=seq))
-        _defer_job_after_long_turn(connection, claim)
+        _let_others_go_first_after_long_turn(connection, claim)
 
 
 def release_held_by(db: Database, worker: str, *, counts_as_attempt: bool) -> int:
@@ -334,13 +334,13 @@ def _lease(seconds: Any) -> dict[str, Any]:
     return {"lease_until": now() + seconds, "leased_at": now()}
 
 
-def _defer_job_after_long_turn(connection: Connection, claim: Claim) -> None:
-    """Let other jobs go first for as long as this claim lasted, if that was long.
+def _let_others_go_first_after_long_turn(connection: Connection, claim: Claim) -> None:
+    """Order the job behind others of its priority for as long as this claim lasted, if that was long.
 
-    Jobs take turns by the chunk, and most chunks take about the same time. A chunk of images that hang takes many
-    times that.
+    Jobs take turns chunk by chunk, and most chunks take about the same time. A chunk of images that hang takes many
+    times that, so the job's `last_claimed_at` is set that far into the future.
     """
-    held = min(time.monotonic() - claim.claimed_at, MAX_DEFERRAL_SECONDS)
+    held = min(time.monotonic() - claim.claimed_at, MAX_TURN_SECONDS)
     if held > LONG_TURN_SECONDS:
         connection.execute(sa.update(Job).where(Job.id == claim.job_id).values(last_claimed_at=now() + held))
 
@@ -401,7 +401,7 @@ def insert_captions(
 
 
 def _link_files(connection: Connection, outcomes: Sequence[Outcome], image_ids: dict[str, int]) -> None:
-    """Link files to their content, except those that were registered anew, changed, in the meantime."""
+    """Link files to their content, except those that were registered again with changes in the meantime."""
     rows = [
         {"row": o.item.file_id, "size_read": o.item.size, "mtime_read": o.item.mtime_ns, "new_image": image_ids[sha256]}
         for o in sorted(outcomes, key=lambda o: o.item.file_id)

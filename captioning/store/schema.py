@@ -109,7 +109,7 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (Index("ix_jobs_key_state", "key", "state"),)
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    key: Mapped[str] = mapped_column(Text)  # digest of roots and options: the same submit continues the job
+    key: Mapped[str] = mapped_column(Text)  # digest of the request: the same submit continues the job
     name: Mapped[str] = mapped_column(Text)
     options: Mapped[dict[str, Any]] = mapped_column(JSON)  # DecodeOptions
     options_digest: Mapped[str] = mapped_column(Text)
@@ -139,8 +139,10 @@ class Chunk(Base):
     root_id: Mapped[int] = mapped_column(ForeignKey("roots.id"))
     seq: Mapped[int] = mapped_column(Integer)  # order within the job
     state: Mapped[str] = mapped_column(Text)
-    fence: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # fencing token, raised by every claim
-    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # workers that died of it, since progress
+    fence: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # fencing token, raised by claims
+    attempts: Mapped[int] = mapped_column(
+        Integer, server_default=text("0")
+    )  # workers that died while holding it, since progress
     deferrals: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # releases in a row, files unreachable
     worker: Mapped[str | None] = mapped_column(Text)
     leased_at: Mapped[float | None] = mapped_column(Double)  # when the lease, or the backoff, was last set
@@ -168,7 +170,7 @@ class Item(Base):
     state: Mapped[str] = mapped_column(Text)
     reason: Mapped[str | None] = mapped_column(Text)
     detail: Mapped[str | None] = mapped_column(Text)
-    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # decode processes that died of it
+    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # decode processes that died with it
     finished_at: Mapped[float | None] = mapped_column(Double)
 
 

@@ -125,7 +125,7 @@ class Supervisor:
 
     def _restart_dead_processes(self) -> None:
         if self.broker is not None and self.broker.poll() is not None:
-            self._count_death(f"the embedded broker stops again and again; see {self.log}.")
+            self._count_death(f"the embedded broker keeps stopping; see {self.log}.")
             self._start_broker()  # at the same address: the worker reconnects and sends the lost messages again
         if self.worker is not None and self.worker.poll() is not None:
             self._restart_worker(self.worker)
@@ -135,7 +135,7 @@ class Supervisor:
         if dead.returncode in (1, 2):  # the worker itself reported why it cannot work
             raise CaptioningError(error)
         self._count_death(error)
-        _stop(dead, 0)  # the rest of its session: the pool process and the decode processes
+        _stop(dead, 0)  # the rest of its process group: the pool process and the decode processes
         self._release_chunks(counts_as_attempt=True)
         self._start_worker()
 
@@ -262,8 +262,10 @@ def _stop(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
 def _worker_error(log: Path) -> str:
     """Return the last error that the worker wrote to its log."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    error = next((line for line in reversed(lines) if line.startswith("worker: ")), "")
-    return error.removeprefix("worker: ") or f"the worker stopped unexpectedly; the reason is in {log}."
+    error = next((line for line in reversed(lines) if line.startswith("worker: ")), "").removeprefix("worker: ")
+    if not error or error.startswith("stopped unexpectedly"):
+        return f"the worker stopped unexpectedly; the reason is in {log}."
+    return error
 
 
 if __name__ == "__main__":

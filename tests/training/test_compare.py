@@ -30,8 +30,8 @@ def test_a_comparison_trains_every_run_once_and_writes_a_report(
     }  # fmt: skip
     result = json.loads((tmp_path / "comparison.json").read_text())
     assert result["answer"] == found.answer
-    assert len(result["trainings"]) == 8
-    runs = sorted((tmp_path / "trainings").iterdir())
+    assert len(result["runs"]) == 8
+    runs = sorted((tmp_path / "runs").iterdir())
     assert len(runs) == 3 + 8
     before = {run.name: (run / "run.json").stat().st_mtime_ns for run in runs}
     (runs[-1] / "evaluation.json").unlink()

@@ -21,7 +21,7 @@ PLAIN_LSTM, PLAIN_GRU = "plain LSTM", "plain GRU"
 _ATTENTION_ARMS = (LSTM, SAME_WIDTH, SAME_BUDGET)
 _PLAIN_ARMS = {PLAIN_LSTM: LSTM, PLAIN_GRU: SAME_WIDTH}  # and the arm whose learning rate each takes
 _TUNING_SEED = 0
-_FOLDER = "trainings"  # of the runs, in the comparison's folder
+_FOLDER = "runs"  # of the training runs, in the comparison's folder
 
 
 @dataclass(frozen=True)

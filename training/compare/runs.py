@@ -85,7 +85,7 @@ class Executor:
 
         finished = []
         with Progress(console=console) as progress, children, ThreadPoolExecutor(self.jobs) as threads:
-            task = progress.add_task("trainings", total=len(runs))
+            task = progress.add_task("training runs", total=len(runs))
             for run in threads.map(lambda run: self._finish(run, train, evaluation_set), runs):
                 finished.append(run)
                 progress.advance(task)

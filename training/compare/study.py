@@ -61,7 +61,7 @@ class Comparison:
         width, budget = self.differences[SAME_WIDTH], self.differences[SAME_BUDGET]
         return (
             f"{verdict[0].upper()}{verdict[1:]}: on {len(self.evaluation_set.names)} images, with"
-            f" {self.plan.seeds} trainings each, the LSTM reaches CIDEr-D {cider:.3f},"
+            f" {self.plan.seeds} training runs each, the LSTM reaches CIDEr-D {cider:.3f},"
             f" a GRU of the same width {width.sentence}, and a GRU with as many weights {budget.sentence}."
         )
 
@@ -98,6 +98,7 @@ def compare(data: Path, encoder: EncoderFile, folder: Path, cache: Path, plan: P
 
 
 def _test_set(encoder: EncoderFile, prepared: TrainingData, cache: Path) -> EvaluationSet | None:
+    """Return the test split with its features; None when the corpus has none."""
     corpus = prepared.corpus
     if not corpus.test:
         return None
@@ -116,7 +117,5 @@ def _to_json(comparison: Comparison) -> dict[str, Any]:
         "hidden": comparison.hidden,
         "tuning": comparison.tuning,
         "differences": {arm: asdict(found) for arm, found in comparison.differences.items()},
-        "trainings": [
-            {field: getattr(run, field) for field in fields} for runs in comparison.runs.values() for run in runs
-        ],
+        "runs": [{field: getattr(run, field) for field in fields} for runs in comparison.runs.values() for run in runs],
     }

@@ -79,7 +79,9 @@ class _EpochSampler(Sampler[list[Example]]):
         rng.shuffle(names)
         size = self.config.batch_size
         for start in range(0, len(names), size):
-            examples = self._draw(names[start : start + size], rng)  # all of them: each process draws the same numbers
+            examples = self._draw(
+                names[start : start + size], rng
+            )  # the whole batch, so that the RNGs of all processes agree
             if len(examples) >= self.ranks:  # a process without a share would make the others wait forever
                 yield examples[self.rank :: self.ranks]
 
@@ -102,7 +104,7 @@ class _CaptionDataset(Dataset[tuple[Example, list[list[int]]]]):
         return example, [self._ids(words) for words in example.captions]
 
     def _ids(self, words: Sequence[str]) -> list[int]:
-        """Return a caption's ids. One that is cut has no end mark: a decoder must not learn to stop there."""
+        """Return a caption's ids. A truncated one has no end token: a decoder must not learn to stop there."""
         cut = words[: self.max_length]
         return [START, *self.vocabulary.encode(cut), *([END] if len(cut) == len(words) else [])]
 

@@ -20,9 +20,9 @@ from captioning.model.weights import load_weights, save_weights
 WEIGHTS, ABOUT = "encoder.safetensors", "encoder.json"
 IMAGENET = {
     "imagenet-v1": "IMAGENET1K_V1",
-    "imagenet-v2": "IMAGENET1K_V2",  # its features differ more between near-identical images
+    "imagenet-v2": "IMAGENET1K_V2",
 }
-"""Names of torchvision's ResNet50 weights, by our names."""
+"""Torchvision's names of ResNet50 weights, keyed by the names that --encoder accepts."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ def open_encoder(
 ) -> EncoderFile:
     """Return an encoder: that of a run that tuned one, of a model, a safetensors file, or a name in IMAGENET.
 
-    A bare weight file does not tell where its stride is, so it needs `stride`; `origin` says where it is from. It is
-    converted to the form that bundles ship, and the copy in the cache is used. `folders` hold bundles, besides the
-    built-in ones. An IMAGENET encoder is downloaded. Raises UsageError when the encoder cannot be used.
+    A bare weight file does not say which convolution has the stride, so it needs `stride`; `origin` says where it is
+    from. It is converted to the form that bundles ship, and the copy in the cache is used. `folders` hold bundles,
+    besides the built-in ones. An IMAGENET encoder is downloaded. Raises UsageError when the encoder cannot be used.
     """
     if str(path) in IMAGENET:
-        return _imagenet(str(path), cache)
+        return _open_imagenet(str(path), cache)
     bundles = {str(path): read_bundle(path)} if (path / "bundle.json").exists() else find_bundles(folders)
     if (bundle := bundles.get(str(path))) is not None:
         return EncoderFile(bundle.encoder_file, bundle.description["provenance"]["encoder"], str(path))
@@ -71,7 +71,8 @@ def open_encoder(
         )
     if stride not in ("1x1", "3x3"):
         raise UsageError(
-            f"{path.name} does not tell where its stride is: add --stride 1x1 (He 2015) or --stride 3x3 (torchvision)."
+            f"{path.name} does not say which convolution has the stride: add --stride 1x1 (He 2015) or --stride 3x3"
+            " (torchvision)."
         )
     file = _convert(path, stride, cache)
     return replace(file, about=file.about | {"origin": origin or path.name})
@@ -110,7 +111,7 @@ def _convert(path: Path, stride: str, cache: Path) -> EncoderFile:
     return save_encoder(encoder, {"stride": stride}, folder)
 
 
-def _imagenet(name: str, cache: Path) -> EncoderFile:
+def _open_imagenet(name: str, cache: Path) -> EncoderFile:
     """Return torchvision's ResNet50 from the cache, or download it."""
     from torchvision.models import ResNet50_Weights
 
@@ -127,7 +128,7 @@ def _imagenet(name: str, cache: Path) -> EncoderFile:
 
 
 def _is_counter(name: str) -> bool:
-    """Tell whether a tensor counts the batches of a batch norm: only its training reads it."""
+    """Return whether a tensor counts the batches of a batch norm; only training reads it."""
     return name.endswith("num_batches_tracked")
 
 

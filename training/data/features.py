@@ -19,9 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from captioning.atomic import replacing
-from captioning.model.encoder import PixelsToGrid, fold_batch_norm
+from captioning.model.encoder import PixelsToGrid
 from captioning.model.pixels import VERSION, Pixels, Preprocessing, open_image
-from captioning.model.precision import best_precision, torch_dtype
+from captioning.model.precision import best_precision
+from captioning.model.runtime import optimize_for_inference
 from captioning.values import digest_of
 from training.data.corpus import Corpus, file_versions
 from training.data.encoders import EncoderFile
@@ -86,20 +87,13 @@ def cached_features(
     files = [cache / f"{depth}-{key}-view{view}.npy" for view in range(views)]
     missing = [view for view, path in enumerate(files) if not path.exists()]
     if missing:
-        network = _fastest(load())
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        network = optimize_for_inference(load(), device, best_precision(device))
         paths = [folder / name for name in names]
         total = len(missing) * len(names)
         for i, view in enumerate(missing):
             _compute(network, paths, view, depth, files[view], lambda n, i=i: tick(i * len(names) + n, total))  # type: ignore[misc]
     return Features(tuple(np.load(path, mmap_mode="r") for path in files), {name: i for i, name in enumerate(names)})
-
-
-def _fastest(network: PixelsToGrid) -> PixelsToGrid:
-    """Return the encoder on the fastest device, in its fastest precision."""
-    fold_batch_norm(network.encoder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch_dtype(best_precision(device))
-    return network.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _compute(

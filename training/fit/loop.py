@@ -44,7 +44,8 @@ def fit(
     resume: bool,
     on_epoch: OnEpoch = lambda epoch, cider: None,
 ) -> TrainState:
-    """Train; keep `last.pt` after each epoch and `best.safetensors` of the epoch with the best val CIDEr (beam 3).
+    """Train; keep `last.pt` after each epoch and `best.safetensors` of the epoch with the best val CIDEr (beam 3),
+    or of the last one with `keep_last`.
 
     Self-critical training starts from the best weights of the cross-entropy phase. With several decoders the mean of
     their CIDErs counts. A phase ends early after `patience` epochs without a better one. `on_epoch` is called when an
