@@ -27,18 +27,33 @@ app = typer.Typer(
 Stride = Literal["1x1", "3x3"]
 Split = Literal["train", "val", "test"]
 
-Data = Annotated[Path, typer.Option(help="Folder with captions (captions.txt, Flickr8k.token.txt or dataset*.json) and Images/.")]  # fmt: skip  # noqa: E501
+Data = Annotated[
+    Path, typer.Option(help="Folder with captions (captions.txt, Flickr8k.token.txt or dataset*.json) and Images/.")
+]
 Run = Annotated[Path, typer.Option(help="Folder of the run: checkpoints, log and results.")]
-Encoder = Annotated[Path, typer.Option(help="A run that tuned an encoder, a model, a ResNet50 safetensors file, imagenet-v1 or imagenet-v2.")]  # fmt: skip  # noqa: E501
-EncoderStride = Annotated[Stride | None, typer.Option("--stride", help="Convolution that has the stride, if the encoder is a bare file.")]  # fmt: skip  # noqa: E501
-Cache = Annotated[Path, typer.Option(help="Folder for cached features (for each view of Flickr8k, 2.4 GB to tune the encoder, 1.2 GB otherwise).")]  # fmt: skip  # noqa: E501
-Kind = Annotated[str, typer.Option(help="Kind of decoder: plain, attention or updown, for example; a wrong one lists all.")]  # fmt: skip  # noqa: E501
-# not a choice: the kinds are in captioning.model.decoder, which imports torch
+Encoder = Annotated[
+    Path,
+    typer.Option(help="A run that tuned an encoder, a model, a ResNet50 safetensors file, imagenet-v1 or imagenet-v2."),
+]
+EncoderStride = Annotated[
+    Stride | None, typer.Option("--stride", help="Convolution that has the stride, if the encoder is a bare file.")
+]
+Cache = Annotated[
+    Path,
+    typer.Option(
+        help="Folder for cached features (for each view of Flickr8k, 2.4 GB to tune the encoder, 1.2 GB otherwise)."
+    ),
+]
+Kind = Annotated[  # not a Literal: the kinds are in captioning.model.decoder, which imports torch
+    str, typer.Option(help="Kind of decoder: plain, attention or updown, for example; a wrong one lists all.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint of this run.")]
 Seed = Annotated[int, typer.Option(help="Seed of weights, batches and dropout.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all cores.")]
 Model = Annotated[str, typer.Argument(help="Name of a model, or the folder of a bundle.")]
-Setting = Annotated[list[str] | None, typer.Option("--set", help="Any other field of TrainConfig, as name=value; may be repeated.")]  # fmt: skip  # noqa: E501
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", help="Any other field of TrainConfig, as name=value; may be repeated.")
+]
 
 
 @app.command(epilog="Example: training fetch flickr8k -o flickr8k")
@@ -54,21 +69,34 @@ def fetch(
 
 @app.command(epilog="Example: training train --data flickr8k --encoder runs/encoder --cell gru --run runs/gru")
 def train(
-    data: Data, encoder: Encoder, run: Run, stride: EncoderStride = None, cache: Cache = Path("cache"),
+    data: Data,
+    encoder: Encoder,
+    run: Run,
+    stride: EncoderStride = None,
+    cache: Cache = Path("cache"),
     origin: Annotated[str | None, typer.Option(help="Origin of a bare encoder file, for the model card.")] = None,
-    resume: Resume = False, seed: Seed = 1, threads: Threads = 0,
-    cell: Annotated[Literal["lstm", "gru", "lstm,gru"], typer.Option(help="Recurrent cell; both: two decoders that share the encoder.")] = "lstm",  # noqa: E501
+    resume: Resume = False,
+    seed: Seed = 1,
+    threads: Threads = 0,
+    cell: Annotated[
+        Literal["lstm", "gru", "lstm,gru"],
+        typer.Option(help="Recurrent cell; both: two decoders that share the encoder."),
+    ] = "lstm",
     kind: Kind = "attention",
     hidden: Annotated[int, typer.Option(min=8, help="Size of the recurrent state.")] = 512,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of cross-entropy training.")] = 10,
     scst_epochs: Annotated[int, typer.Option(min=0, help="Epochs of self-critical training (SCST) after it.")] = 0,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate of the decoder.")] = 1e-3,
-    tune_encoder: Annotated[float, typer.Option(help="Peak learning rate of the encoder's stage 5, for example 1e-4; 0: frozen.")] = 0.0,  # noqa: E501
+    tune_encoder: Annotated[
+        float, typer.Option(help="Peak learning rate of the encoder's stage 5, for example 1e-4; 0: frozen.")
+    ] = 0.0,
     patience: Annotated[int, typer.Option(min=0, help="Epochs without a better CIDEr that end a phase; 0: never.")] = 4,
-    start: Annotated[str | None, typer.Option(help="Run or model; its decoders and vocabulary are trained further.")] = None,  # noqa: E501
+    start: Annotated[
+        str | None, typer.Option(help="Run or model; its decoders and vocabulary are trained further.")
+    ] = None,
     devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes without a GPU, that share each batch.")] = 1,
     settings: Setting = None,
-) -> None:  # fmt: skip
+) -> None:
     """Train one or more decoders on an encoder, which is frozen or trained with them."""
     from training.config import TrainConfig, with_settings
     from training.data.encoders import open_encoder
@@ -92,13 +120,19 @@ def train(
 
 @app.command(epilog="Example: training tune --data flickr8k --encoder runs/encoder --run runs/tune --trials 30")
 def tune(
-    data: Data, encoder: Encoder, run: Run, stride: EncoderStride = None, cache: Cache = Path("cache"),
+    data: Data,
+    encoder: Encoder,
+    run: Run,
+    stride: EncoderStride = None,
+    cache: Cache = Path("cache"),
     cell: Annotated[Cell, typer.Option(help="Recurrent cell.")] = "lstm",
     kind: Kind = "attention",
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, with those of earlier calls.")] = 20,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of each trial.")] = 5,
-    seed: Seed = 1, threads: Threads = 0, settings: Setting = None,
-) -> None:  # fmt: skip
+    seed: Seed = 1,
+    threads: Threads = 0,
+    settings: Setting = None,
+) -> None:
     """Search learning rate, optimizer and sizes with Optuna. The same command with more --trials continues."""
     from training.config import TrainConfig, with_settings
     from training.data.encoders import open_encoder
@@ -112,12 +146,16 @@ def tune(
 
 @app.command(epilog="Example: training evaluate flickr8k-lstm --data flickr8k")
 def evaluate(
-    model: Model, data: Data, cache: Cache = Path("cache"),
+    model: Model,
+    data: Data,
+    cache: Cache = Path("cache"),
     split: Annotated[Split, typer.Option(help="Images to caption.")] = "val",
     beam_size: Annotated[int, typer.Option(min=1, max=20, help="Hypotheses of the beam search; 1 is greedy.")] = 3,
-    spice: Annotated[bool, typer.Option("--spice", help="Compute SPICE too: needs Java, downloads 384 MB once.")] = False,  # noqa: E501
+    spice: Annotated[
+        bool, typer.Option("--spice", help="Compute SPICE too: needs Java, downloads 384 MB once.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File for all captions, as JSON lines.")] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Print the scores of a model as JSON: BLEU, METEOR (with Java), ROUGE-L, CIDEr-D, diversity and calibration."""
     from training.data.corpus import open_corpus
     from training.evaluate.fit_calibration import reliability
@@ -141,14 +179,22 @@ def evaluate(
 
 @app.command(epilog="Example: training compare --data flickr8k --encoder runs/encoder --run runs/compare --seeds 5")
 def compare(
-    data: Data, encoder: Encoder, run: Run, stride: EncoderStride = None, cache: Cache = Path("cache"),
-    quick: Annotated[bool, typer.Option("--quick", help="Few images, seeds and epochs: shows that it works, proves nothing.")] = False,  # noqa: E501
+    data: Data,
+    encoder: Encoder,
+    run: Run,
+    stride: EncoderStride = None,
+    cache: Cache = Path("cache"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few images, seeds and epochs: shows that it works, proves nothing.")
+    ] = False,
     seeds: Annotated[int, typer.Option(min=2, help="Trainings of each decoder.")] = 5,
     epochs: Annotated[int, typer.Option(min=2, help="Epochs of each training.")] = 5,
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at once; they share the cores.")] = 1,
     show: Annotated[Path | None, typer.Option(help="Folder of images for the report, instead of the corpus's.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File for the report; default: RUN/report.html.")] = None,  # noqa: E501
-) -> None:  # fmt: skip
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File for the report; default: RUN/report.html.")
+    ] = None,
+) -> None:
     """Compare LSTM and GRU decoders under equal conditions; write an HTML report. The same command resumes it."""
     from training.compare.plan import QUICK, Plan
     from training.compare.report import images_in, write_report
@@ -169,12 +215,14 @@ def export(
     run: Run,
     name: Annotated[str, typer.Option(help="Name of the model.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to create the bundle in.")],
-    encoder: Annotated[Path | None, typer.Option(help="Encoder that the run was trained on, unless it tuned its own.")] = None,  # noqa: E501
+    encoder: Annotated[
+        Path | None, typer.Option(help="Encoder that the run was trained on, unless it tuned its own.")
+    ] = None,
     cell: Annotated[Cell | None, typer.Option(help="Decoder to export, if the run has two.")] = None,
     stride: EncoderStride = None,
     cache: Cache = Path("cache"),
     data: Annotated[Path | None, typer.Option(help="Corpus to score and calibrate the bundle on.")] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Export a bundle from a finished run: int8 weights, digests, calibration and a model card."""
     from training.data.encoders import open_encoder
     from training.export.write_bundle import export_bundle

@@ -17,7 +17,7 @@ TASK_SECONDS = 60.0  # after which a task claims no further chunk and the worker
 
 
 @app.task(name=TASK_NAME)  # type: ignore[untyped-decorator]
-def caption_chunk() -> None:
+def process_chunks() -> None:
     """Claim and process chunks. The message carries nothing and the task returns nothing: the work is rows.
 
     A worker that has processed a chunk claims the next one without a message, because a message might reach a worker

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 QUEUE = "captions"
-TASK_NAME = "captioning.caption_chunk"
+TASK_NAME = "captioning.process_chunks"
 TASK_TIME_LIMIT_SECONDS = 3600  # that Celery gives a task; far beyond any lease
 _MAX_BODY_CHARACTERS = 10_000  # a wake-up message has about a hundred
 

@@ -61,7 +61,7 @@ def test_workers_reconnect_to_a_restarted_broker(slow: World) -> None:
     slow.submit()
     slow.wait_for_items(8)
     slow.broker.kill()
-    slow.fault_injected()
+    slow.mark_fault()
     slow.broker.start()
     slow.wait_for_recovery()
     assert finish_another_job(slow, 30) < 20
@@ -74,7 +74,7 @@ def test_an_empty_broker_gets_new_messages(slow: World) -> None:
     slow.wait_for_items(8)
     slow.broker.kill()
     shutil.rmtree(slow.broker.folder)
-    slow.fault_injected()
+    slow.mark_fault()
     slow.broker.start()
     slow.wait_for_recovery()
 
@@ -91,7 +91,7 @@ def test_a_frozen_broker_delays_no_commit(slow: World) -> None:
     wait_until(lambda: slow.finished_items > before, 20, "a commit without a broker")
     time.sleep(60)
     slow.broker.signal(signal.SIGCONT)
-    slow.fault_injected()
+    slow.mark_fault()
     slow.wait_for_recovery()
 
 
@@ -104,7 +104,7 @@ def test_half_open_links_are_noticed(slow: World) -> None:
         proxy.silent = True
         time.sleep(20)
         proxy.silent = False
-        slow.fault_injected()
+        slow.mark_fault()
         slow.wait_for_recovery()
         finish_another_job(slow, 60)
 
@@ -118,7 +118,7 @@ def test_a_worker_whose_links_are_closed_receives_messages_again_and_is_idle_wit
         for _ in range(20):
             disconnect_clients(client)
             time.sleep(1)
-    slow.fault_injected()
+    slow.mark_fault()
     slow.wait_for_recovery()
     finish_another_job(slow, 30)
     assert cpu_share(worker) < 0.5
@@ -133,7 +133,7 @@ def test_a_worker_whose_links_are_reset_receives_messages_again(slow: World) -> 
         for _ in range(10):
             proxy.reset()
             time.sleep(0.5)
-        slow.fault_injected()
+        slow.mark_fault()
         slow.wait_for_recovery()
         finish_another_job(slow, 30)
 
@@ -146,7 +146,7 @@ def test_a_worker_that_cannot_acknowledge_a_message_receives_the_next(slow: Worl
         slow.wait_for_items(4)
         proxy.max_cuts, proxy.cut_at = 8, b"ZREM"
         wait_until(lambda: proxy.cuts >= 8, 60, "eight cuts")
-        slow.fault_injected()
+        slow.mark_fault()
         slow.wait_for_recovery()
         finish_another_job(slow, 30)
 
@@ -160,7 +160,7 @@ def test_messages_lost_by_a_full_broker_are_sent_again(slow: World) -> None:
         client.config_set("maxmemory", 1)
         time.sleep(8)
         client.config_set("maxmemory", 0)
-    slow.fault_injected()
+    slow.mark_fault()
     slow.wait_for_recovery()
     finish_another_job(slow, 30)
 
@@ -177,7 +177,7 @@ def test_workers_wait_for_a_broker_that_cannot_write(slow: World) -> None:
         wait_until(lambda: client.info("persistence")["aof_last_write_status"] != "ok", 15, "a write to fail")
         time.sleep(6)
         resource.prlimit(slow.broker.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
-        slow.fault_injected()
+        slow.mark_fault()
         wait_until(lambda: client.info("persistence")["aof_last_write_status"] == "ok", 15, "a write to succeed")
     slow.wait_for_recovery()
     finish_another_job(slow, 30)
@@ -192,7 +192,7 @@ def test_workers_wait_for_a_read_only_broker(slow: World) -> None:
         client.execute_command("REPLICAOF", "127.0.0.1", "9")
         time.sleep(8)
         client.execute_command("REPLICAOF", "NO", "ONE")
-    slow.fault_injected()
+    slow.mark_fault()
     slow.wait_for_recovery()
     finish_another_job(slow, 30)
 
@@ -206,7 +206,7 @@ def test_a_slow_link_to_the_broker_only_delays(world: World) -> None:
     world.faults = 5
     with broker_proxy(world) as proxy:
         proxy.delay, proxy.bytes_per_second = 0.25, 10_000
-        world.fault_injected()
+        world.mark_fault()
         world.start_worker()
         world.submit()
         world.wait_until_finished(180, "the job to finish over a slow link")
@@ -224,7 +224,7 @@ def test_workers_wait_without_a_flood_of_errors_while_the_broker_has_another_pas
         disconnect_clients(client)
         time.sleep(10)
         client.config_set("requirepass", slow.broker.password)
-    slow.fault_injected()
+    slow.mark_fault()
     slow.wait_for_recovery()
     finish_another_job(slow, 40)
     assert slow.is_alive(worker)

@@ -20,7 +20,7 @@ def test_leases_and_backoffs_from_before_the_clock_was_set_back_are_void(world: 
     world.execute("UPDATE sweeps SET next_at = next_at + 3600")
     world.execute("UPDATE workers SET heartbeat_at = heartbeat_at + 3600")
     assert "no worker is running" in world.run_producer("status").stdout
-    world.fault_injected()
+    world.mark_fault()
     world.start_worker()
     world.wait_for_recovery()
 
@@ -40,6 +40,6 @@ def test_a_worker_with_a_wrong_clock_takes_no_chunk_from_others(world: World, sh
     world.start_worker()
     world.start_worker(prefix=("faketime", "--exclude-monotonic", "-f", shift))
     world.wait_for_items(4)
-    world.fault_injected()
+    world.mark_fault()
     world.faults = ITEMS  # wake-up messages may come early and twice, which costs extra model runs at most
     world.wait_for_recovery()

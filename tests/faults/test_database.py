@@ -52,7 +52,7 @@ def test_workers_wait_for_a_database_that_crashes(slow: World) -> None:
         time.sleep(0.5)
         server(slow).start()
         slow.db.engine.dispose()
-    slow.fault_injected()
+    slow.mark_fault()
     slow.faults = 6
     slow.wait_for_recovery()
     assert_no_image_is_blamed(slow)
@@ -70,7 +70,7 @@ def test_workers_reopen_sessions_that_are_terminated(slow: World) -> None:
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{slow.database}'"
         )
         slow.db.engine.dispose()
-    slow.fault_injected()
+    slow.mark_fault()
     slow.faults = 12
     slow.wait_for_recovery()
     assert_no_image_is_blamed(slow)
@@ -95,7 +95,7 @@ def test_a_commit_with_an_unknown_result_is_repeated_without_counting_twice(slow
     slow.start_worker(CAPTIONING_DATABASE_URL=server(slow).url(slow.database, proxy.port))
     slow.submit()
     wait_until(lambda: proxy.cuts >= 3, 60, "three commits to be cut")
-    slow.fault_injected()
+    slow.mark_fault()
     slow.faults = 5
     slow.wait_for_recovery()
     assert_no_image_is_blamed(slow)
@@ -116,7 +116,7 @@ def test_workers_wait_for_a_locked_table(slow: World) -> None:
     with psycopg.connect(f"host={server(slow).socket} user=postgres dbname={slow.database}") as connection:
         connection.execute("LOCK TABLE captions IN ACCESS EXCLUSIVE MODE")
         time.sleep(10)
-    slow.fault_injected()
+    slow.mark_fault()
     slow.faults = 3
     slow.wait_for_recovery()
     assert_no_image_is_blamed(slow)
@@ -136,7 +136,7 @@ def test_a_transaction_aborted_by_a_deadlock_is_retried(slow: World) -> None:
                 own.execute("SELECT id FROM jobs FOR UPDATE")
                 wait_until(lambda: waits_for_lock(slow), 20, "the worker to request the job's row")
                 own.execute("SELECT id FROM chunks WHERE state <> 'done' FOR UPDATE")
-    slow.fault_injected()
+    slow.mark_fault()
     wait_until(lambda: deadlocks(slow) >= before + 3, 20, "three deadlocks to be counted")
     slow.faults = 3
     slow.wait_for_recovery()
@@ -162,7 +162,7 @@ def test_a_transaction_of_a_stopped_worker_delays_no_other_chunk(slow: World) ->
     slow.start_worker()
     wait_until(lambda: slow.finished_items >= ITEMS - CHUNK_SIZE, 20, "every chunk but the one of the stopped worker")
     slow.kill(stopped)
-    slow.fault_injected()
+    slow.mark_fault()
     slow.wait_for_recovery()
 
 
@@ -180,7 +180,7 @@ def test_workers_wait_for_space_on_a_full_disk(slow: World) -> None:
         wait_until(lambda: "No space left" in slow.log(), 60, "the disk to be full")
         time.sleep(6)  # longer than CAPTIONING_DATABASE_RETRY_SECONDS
         ballast.unlink()
-        slow.fault_injected()
+        slow.mark_fault()
         slow.faults = 5
         slow.wait_for_recovery()
         assert_no_image_is_blamed(slow)
@@ -229,7 +229,7 @@ def test_workers_wait_for_a_read_only_database(slow: World) -> None:
         server(slow).execute("SELECT pg_reload_conf()")
         time.sleep(seconds)
     server(slow).execute("ALTER SYSTEM RESET default_transaction_read_only")
-    slow.fault_injected()
+    slow.mark_fault()
     slow.faults = 3
     slow.wait_for_recovery()
     assert_no_image_is_blamed(slow)
@@ -247,7 +247,7 @@ def test_workers_wait_for_a_free_connection(slow: World) -> None:
     slow.start_worker(CAPTIONING_DATABASE_URL=url)
     time.sleep(12)
     server(slow).execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
-    slow.fault_injected()
+    slow.mark_fault()
     slow.faults = 3
     slow.wait_for_recovery()
     assert_no_image_is_blamed(slow)
@@ -266,7 +266,7 @@ def test_a_starting_worker_waits_for_its_database(slow: World) -> None:
     wait_until(lambda: "waiting_for_database" in slow.log(), 30, "the worker to log that it waits")
     server(slow).start()
     slow.db.engine.dispose()
-    slow.fault_injected()
+    slow.mark_fault()
     slow.wait_for_recovery()
     assert slow.is_alive(worker)
 
@@ -281,7 +281,7 @@ def test_a_long_outage_counts_as_no_attempt(slow: World) -> None:
     time.sleep(20)
     server(slow).start()
     slow.db.engine.dispose()
-    slow.fault_injected()
+    slow.mark_fault()
     slow.faults = 2
     slow.wait_for_recovery()
     assert slow.is_alive(worker)
@@ -300,7 +300,7 @@ def test_workers_wait_for_database_and_broker_at_once(slow: World) -> None:
     slow.broker.start()
     server(slow).start()
     slow.db.engine.dispose()
-    slow.fault_injected()
+    slow.mark_fault()
     slow.faults = 2
     slow.wait_for_recovery()
     assert slow.is_alive(worker)
@@ -320,7 +320,7 @@ def test_workers_wait_for_a_locked_file(slow: World) -> None:
     time.sleep(8)
     other.execute("ROLLBACK")
     other.close()
-    slow.fault_injected()
+    slow.mark_fault()
     slow.faults = 3
     slow.wait_for_recovery()
     assert slow.is_alive(worker)
@@ -334,7 +334,7 @@ def test_a_file_whose_writers_were_killed_is_intact(slow: World) -> None:
     for n in range(1, 6):
         worker = slow.start_worker(f"inside_commit@{2 * n}:kill")
         wait_until(lambda worker=worker: not slow.is_alive(worker), 60, "the worker to be killed")
-    slow.fault_injected()
+    slow.mark_fault()
     slow.faults = 5
     slow.start_worker()
     slow.wait_for_recovery()
@@ -352,7 +352,7 @@ def test_workers_wait_for_space_for_the_file(slow: World) -> None:
     time.sleep(8)
     for process in processes:
         process.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
-    slow.fault_injected()
+    slow.mark_fault()
     slow.faults = 3
     slow.wait_for_recovery()
     assert slow.is_alive(worker)

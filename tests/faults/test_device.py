@@ -17,7 +17,7 @@ def test_a_device_out_of_memory_gets_smaller_batches(world: World) -> None:
     worker = world.start_worker(FAULTS_DEVICE_CAPACITY="1")
     pool = world.pool_process(worker).pid
     world.submit()
-    world.fault_injected()
+    world.mark_fault()
     world.wait_for_recovery()
     assert "device_out_of_memory" in world.log()
     assert world.pool_process(worker).pid == pool
@@ -67,4 +67,4 @@ def test_a_worker_without_its_model_claims_nothing(world: World, damage: str, me
     assert world.broker.message_counts() == queued
     assert world.scalar("SELECT count(*) FROM chunks WHERE fence > 0") == 0
     del world.settings["CAPTIONING_MODEL"]
-    world.fault_injected()
+    world.mark_fault()

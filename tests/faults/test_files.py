@@ -29,7 +29,7 @@ def test_an_unmounted_root_blames_no_image(world: World) -> None:
     time.sleep(4)
     world.images.rmdir()
     away.rename(world.images)
-    world.fault_injected()
+    world.mark_fault()
     world.faults = 3
     world.wait_for_recovery()
 
@@ -65,7 +65,7 @@ def test_an_unmounted_folder_below_the_root_blames_no_image(world: World) -> Non
     assert str(below) in world.run_producer("status").stdout
     below.rmdir()
     away.rename(below)
-    world.fault_injected()
+    world.mark_fault()
     world.faults = 8
     world.wait_for_recovery()
     assert jobs.last_errors(world.db, world.job) == []
@@ -77,7 +77,7 @@ def test_images_of_a_deleted_folder_fail_as_missing(world: World) -> None:
     world.submit()
     shutil.rmtree(below)
     world.start_worker()
-    world.fault_injected()
+    world.mark_fault()
     world.wait_for_recovery(failures={"truncated": 1, "missing": 18})
 
 
@@ -90,7 +90,7 @@ def test_a_deleted_file_fails_as_missing(world: World) -> None:
     for i in (1, 30):
         (world.images / f"{i:04d}.png").unlink()
     world.start_worker()
-    world.fault_injected()
+    world.mark_fault()
     world.wait_for_recovery(failures={"truncated": 1, "missing": 2})
 
 
@@ -100,7 +100,7 @@ def test_a_replaced_file_gets_the_caption_of_its_new_content(world: World) -> No
     for i in (5, 25):
         (world.images / f"{i:04d}.png").write_bytes(png(9000 + i))
     world.start_worker()
-    world.fault_injected()
+    world.mark_fault()
     world.wait_for_recovery()
     world.submit()  # notices that the files changed; their content has a caption already
     world.wait_for_recovery()
@@ -119,10 +119,10 @@ def test_submitting_again_captions_what_changed_since(world: World) -> None:
     for path in world.images.glob("00*.png"):  # images that are captioned, in progress, and not started
         path.write_bytes(png(9000 + int(path.stem)))
     (world.images / "cut-0.png").write_bytes(png(9999))
-    world.fault_injected()
+    world.mark_fault()
     world.start_worker()
     world.run_producer("submit", str(world.images), "--wait")
-    world.recovered()
+    world.mark_recovery()
     assert world.job == 1
     rows = [json.loads(line) for line in world.run_producer("export").stdout.splitlines()]
     captions = {Path(row["path"]): row["caption"] for row in rows}
@@ -140,9 +140,9 @@ def test_a_truncated_file_fails_as_truncated(world: World) -> None:
         target = path.rename(world.images / f"cut-{path.name}")
         path.symlink_to(target.name)
     world.start_worker()
-    world.fault_injected()
+    world.mark_fault()
     world.wait_until_finished(60)
-    world.recovered()
+    world.mark_recovery()
     for path in links:  # `check_invariants` expects a caption for every file with such a name
         path.unlink()
     world.check_invariants({"truncated": 3})
@@ -165,12 +165,12 @@ def test_a_file_that_is_overwritten_continuously_is_captioned_or_fails_as_change
     try:
         world.start_worker()
         world.submit()
-        world.fault_injected()
+        world.mark_fault()
         world.wait_until_finished(60)
     finally:
         ended.set()
         writer.join()
-    world.recovered()
+    world.mark_recovery()
     reasons = jobs.reasons(world.db, world.job)
     assert reasons.pop("truncated") >= 1
     assert set(reasons) <= {"changed", "unreadable"}

@@ -26,7 +26,7 @@ def test_a_poisonous_image_fails_alone(world: World, word: str, reason: str) -> 
     (world.images / "poison.png").write_bytes(png(77, word))
     worker = world.start_worker()
     world.submit()
-    world.fault_injected()
+    world.mark_fault()
     world.wait_for_recovery(failures={"truncated": 1, reason: 1})
     assert [f.path for f in jobs.failures(world.db, world.job) if f.reason == reason] == [f"{world.images}/poison.png"]
     assert world.is_alive(worker)
@@ -47,11 +47,11 @@ def test_hanging_images_do_not_delay_another_job(world: World) -> None:
         "the worker to claim hanging images",
     )
     world.submit()
-    world.fault_injected()
+    world.mark_fault()
     second = world.job
     wait_until(lambda: jobs.progress(world.db, second)[0].is_finished, 60, "the second job")
     assert not jobs.progress(world.db, first)[0].is_finished
-    world.recovered()
+    world.mark_recovery()
     world.wait_until_finished(90, "the hanging images to fail")
     assert jobs.reasons(world.db, first) == {"timeout": 10}
     assert jobs.reasons(world.db, second) == {"truncated": 1}
@@ -65,7 +65,7 @@ def test_a_job_with_only_poisonous_images_ends(world: World) -> None:
         (world.images / f"poison-{i}.png").write_bytes(png(i, "CRASH"))
     worker = world.start_worker()
     world.submit()
-    world.fault_injected()
+    world.mark_fault()
     world.wait_for_recovery(failures={"crashed": 12})
     assert world.is_alive(worker)
     assert worker.cpu_percent(interval=2.0) < 50
@@ -84,11 +84,11 @@ def test_an_urgent_job_goes_first_and_the_others_share(world: World) -> None:
     world.submit()
     world.run_producer("submit", str(other))
     world.wait_for_items(8)
-    world.fault_injected()
+    world.mark_fault()
     world.run_producer("submit", str(urgent), "--priority", "high")
     number = world.job
     wait_until(lambda: jobs.progress(world.db, number)[0].is_finished, 30, "the urgent job")
-    world.recovered()
+    world.mark_recovery()
     finished = [progress.done for progress in jobs.progress(world.db) if progress.job != number]
     assert max(finished) - min(finished) <= 12
     assert not world.is_finished()

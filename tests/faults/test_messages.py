@@ -28,7 +28,7 @@ def test_duplicate_messages_in_any_order_change_nothing(world: World) -> None:
         client.rpush(QUEUE_KEY, *reversed(messages), *messages)
     world.start_worker()
     world.start_worker()
-    world.fault_injected()
+    world.mark_fault()
     world.wait_for_recovery()
 
 
@@ -46,7 +46,7 @@ def test_a_message_without_work_has_no_effect(world: World) -> None:
     world.run_producer("cancel", str(world.job))
     with world.broker.client() as client:
         client.rpush(QUEUE_KEY, *messages)
-    world.fault_injected()
+    world.mark_fault()
     wait_until(world.broker.is_empty, 30, "the worker to take all messages")
     assert world.scalar("SELECT sum(fence) FROM chunks WHERE job_id = 1") == before
     assert [progress.state for progress in jobs.progress(world.db)][1] == "done"
@@ -79,7 +79,7 @@ def test_messages_that_the_broker_loses_are_sent_again(world: World, command: li
         for _ in range(3):
             client.execute_command(*command)
             time.sleep(0.3)
-    world.fault_injected()
+    world.mark_fault()
     world.wait_for_recovery()
 
 
@@ -145,7 +145,7 @@ def test_messages_other_than_wake_up_messages_are_dropped_and_counted_and_never_
     with world.broker.client() as client:
         for message in messages.values():
             client.lpush(QUEUE_KEY, message)
-    world.fault_injected()
+    world.mark_fault()
     wait_until(
         lambda: workers.live_workers(world.db)[0].dropped_messages == len(messages), 30, "every message to be counted"
     )
@@ -176,6 +176,6 @@ def test_garbage_among_the_unacknowledged_messages_is_dropped(world: World) -> N
             client.hset(f"{KEY_PREFIX}unacked", f"garbage-{n}", garbage)
             client.zadd(f"{KEY_PREFIX}unacked_index", {f"garbage-{n}": 0})
     worker = world.start_worker()
-    world.fault_injected()
+    world.mark_fault()
     world.wait_for_recovery()
     assert world.is_alive(worker)

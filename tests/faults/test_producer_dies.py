@@ -14,7 +14,7 @@ KILLED = -9
 @pytest.mark.scenario("P0", "a submit is killed before it commits its rows", sqlite=True)
 def test_a_submit_killed_before_its_commit_stores_nothing_and_can_be_repeated(world: World) -> None:
     world.run_producer("submit", str(world.images), failpoints="inside_registration:kill", code=KILLED)
-    world.fault_injected()
+    world.mark_fault()
     assert world.scalar("SELECT count(*) FROM items") == world.scalar("SELECT count(*) FROM chunks") == 0
     world.start_worker()
     world.submit()
@@ -57,14 +57,14 @@ def test_two_submits_at_once_make_one_caption_per_image(world: World) -> None:
         for _ in range(2)
     ]
     assert [submit.wait(60) for submit in submits] == [0, 0]
-    world.fault_injected()
+    world.mark_fault()
     world.wait_for_recovery()
 
 
 @pytest.mark.scenario("P4", "the broker is down during a submit and starts later")
 def test_a_submit_without_a_broker_queues_the_job_and_warns(world: World) -> None:
     world.broker.kill()
-    world.fault_injected()
+    world.mark_fault()
     result = world.run_producer("submit", str(world.images))
     assert result.stderr.count("\n") == 1
     assert "the broker does not answer" in result.stderr

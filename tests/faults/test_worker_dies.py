@@ -96,7 +96,7 @@ def test_a_worker_that_is_asked_to_end_ends_and_blames_no_image(world: World, ho
     worker = world.start_worker()
     world.wait_for_items(4)
     end(worker, how)
-    world.fault_injected()
+    world.mark_fault()
     wait_until(lambda: not world.is_alive(worker), 30, "the worker to end")
     assert not world.is_finished()
     world.start_worker()
@@ -113,7 +113,7 @@ def test_a_rolling_restart_loses_nothing(world: World) -> None:
         world.wait_for_items(finished)
         successor = world.start_worker()
         worker.terminate()
-        world.fault_injected()
+        world.mark_fault()
         worker = successor
     world.faults = 5
     world.wait_for_recovery()
@@ -131,7 +131,7 @@ def test_a_worker_without_its_temporary_folder_still_releases_its_chunk(world: W
     temporary.mkdir()
     before = world.finished_items
     worker.terminate()
-    world.fault_injected()
+    world.mark_fault()
     wait_until(lambda: not world.is_alive(worker), 30, "the worker to end")
     assert world.finished_items <= before + CHUNK_SIZE
     assert world.scalar("SELECT count(*) FROM chunks WHERE state = 'running'") == 0
@@ -151,7 +151,7 @@ def test_workers_that_cannot_see_the_images_take_no_work(world: World) -> None:
     assert "no worker sees the root 'images'" in world.run_producer("status").stdout
     world.start_worker()
     wait_until(lambda: len(workers.live_workers(world.db)) == 3, 60, "the third worker")
-    world.fault_injected()
+    world.mark_fault()
     world.wait_for_recovery(20)
 
 
@@ -162,7 +162,7 @@ def test_a_worker_that_cannot_continue_exits_with_an_error_code(world: World) ->
     wait_until(lambda: not world.is_alive(worker), 60, "the worker to give up")
     assert world.exit_code(worker) not in (0, None)
     world.start_worker()
-    world.fault_injected()
+    world.mark_fault()
     world.wait_for_recovery()
 
 
@@ -176,7 +176,7 @@ def test_leases_recover_work_long_before_the_broker_would(world: World) -> None:
     world.wait_for_items(8)
     for worker in both:
         world.kill(worker)
-    world.fault_injected()
+    world.mark_fault()
     world.faults = 2
     world.start_worker()
     world.wait_until_finished(60, "the restarted worker to finish the job")

@@ -186,7 +186,7 @@ class World:
 
     # -- the fault and the recovery --
 
-    def fault_injected(self) -> None:
+    def mark_fault(self) -> None:
         """Start to measure the recovery: the fault has just happened, or has just ended."""
         self.fault_at = time.time()
 
@@ -196,7 +196,7 @@ class World:
         wait_until(file.exists, seconds, f"the fault at {point!r}")
         self.fault_at = file.stat().st_mtime
 
-    def recovered(self) -> None:
+    def mark_recovery(self) -> None:
         """Note how long the recovery took, up to now."""
         self.recovery_seconds = time.time() - self.fault_at if self.fault_at else 0.0
 
@@ -210,7 +210,7 @@ class World:
     def wait_for_recovery(self, seconds: float = RECOVERY_SECONDS, failures: dict[str, int] | None = None) -> None:
         """Wait until every job is finished (I1), then check the other invariants."""
         self.wait_until_finished(seconds + max(0.0, self.fault_at - time.time()), "every item to be finished (I1)")
-        self.recovered()
+        self.mark_recovery()
         self.check_invariants(failures)
 
     # -- the rows --

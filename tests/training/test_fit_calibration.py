@@ -41,7 +41,11 @@ def test_the_curves_of_a_bundle_are_fitted_to_captions_and_words_that_people_use
     assert calibration.of_caption(sure) > calibration.of_caption(unsure)
 
 
-@given(st.lists(st.tuples(st.floats(-20, 0), st.floats(0, 1)), min_size=1, max_size=20, unique_by=lambda p: p[0]), st.floats(-30, 5), st.floats(-30, 5))  # fmt: skip  # noqa: E501
+@given(
+    st.lists(st.tuples(st.floats(-20, 0), st.floats(0, 1)), min_size=1, max_size=20, unique_by=lambda p: p[0]),
+    st.floats(-30, 5),
+    st.floats(-30, 5),
+)
 def test_a_higher_probability_never_gives_a_lower_confidence(
     points: list[tuple[float, float]], one: float, other: float
 ) -> None:

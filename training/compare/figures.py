@@ -22,7 +22,13 @@ from training.compare.runs import FinishedRun, captions_of_run
 from training.compare.study import Comparison
 from training.evaluate.fit_calibration import Graded, cross_validated, expected_calibration_error, grade
 
-COLOURS = {LSTM: "#3b6fb6", SAME_WIDTH: "#d9822b", "GRU, same budget": "#8a5a00", "plain LSTM": "#9db7db", "plain GRU": "#eac08f"}  # fmt: skip  # noqa: E501
+COLOURS = {
+    LSTM: "#3b6fb6",
+    SAME_WIDTH: "#d9822b",
+    "GRU, same budget": "#8a5a00",
+    "plain LSTM": "#9db7db",
+    "plain GRU": "#eac08f",
+}
 _BINS = 10  # of a reliability curve
 _MAPPED_WORDS = 12  # words of a caption that get an attention map
 _HIDDEN_SHARE = 20  # a twentieth of the images, where the risk-coverage curve is mostly noise

@@ -29,7 +29,7 @@ from training.evaluate.metrics import cider_of_each, score
 from training.evaluate.score_bundle import all_scores, diversity_of
 from training.fit.checkpoints import LAST
 from training.fit.loop import caption_all, captioners
-from training.fit.run_dir import CONFIG, begun_as, captions_digest, wanted_of
+from training.fit.run_dir import CONFIG, captions_digest, run_settings, started_with
 from training.fit.run_log import LOG
 from training.fit.train import run_training
 from training.fit.trained import ABOUT, best_network
@@ -97,7 +97,7 @@ class Executor:
         self, run: PlannedRun, train: Callable[[PlannedRun], Future[None]], evaluation_set: EvaluationSet
     ) -> FinishedRun:
         config_file = run.folder / CONFIG
-        if config_file.exists() and not begun_as(config_file, wanted_of(run.config, self.encoder)):
+        if config_file.exists() and not started_with(config_file, run_settings(run.config, self.encoder)):
             raise UsageError(
                 f"{run.folder} belongs to a comparison with other settings: use its settings, or another folder."
             )

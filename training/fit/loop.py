@@ -158,8 +158,8 @@ class _Loop:
         features = batch.features.to(self.fabric.device)
         reward = 0.0
         if scst:
-            words, gains, reward = self._sample(batch, features)
-            losses = self.parallel(features, words, gains, 0.0, self.config.temperature)
+            words, advantage, reward = self._sample(batch, features)
+            losses = self.parallel(features, words, advantage, 0.0, self.config.temperature)
         else:
             words = dict.fromkeys(self.network.decoders, batch.words.to(self.fabric.device))
             losses = self.parallel(features, words, None, self.config.label_smoothing)
@@ -182,7 +182,7 @@ class _Loop:
         """Sample captions from each decoder, without dropout; return them, their advantages and the mean reward."""
         if self.reward is None:
             raise RuntimeError("the scst phase has not started")
-        words, gains, rewards = {}, {}, []
+        words, advantage, rewards = {}, {}, []
         self.network.eval()
         with torch.no_grad(), self.fabric.autocast():
             grid = self.network.grid(features)
@@ -190,10 +190,10 @@ class _Loop:
                 words[name] = sample(
                     decoder, grid, self.config.samples, self.config.max_length, self.config.temperature
                 )
-                gains[name], reward = advantages(words[name], batch.names, self.reward, self.data.vocabulary)
+                advantage[name], reward = advantages(words[name], batch.names, self.reward, self.data.vocabulary)
                 rewards.append(reward)
         self.network.train()
-        return words, gains, mean(rewards)
+        return words, advantage, mean(rewards)
 
     def _evaluate(self) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, str]]]:
         """Return the scores and the captions of the val images, by decoder, with the averaged weights."""

@@ -20,27 +20,27 @@ CONFIG, VERSIONS = "config.json", "versions.json"
 _PACKAGES = ("captionmill", "torch", "torchvision", "lightning-fabric", "numpy", "pillow", "nltk", "pycocoevalcap")
 
 
-def wanted_of(config: TrainConfig, encoder: EncoderFile) -> dict[str, Any]:
+def run_settings(config: TrainConfig, encoder: EncoderFile) -> dict[str, Any]:
     """Return what a run is to be started with, as it is in JSON."""
     wanted: dict[str, Any] = json.loads(json.dumps({"config": asdict(config), "encoder": encoder.digest}))
     return wanted
 
 
-def check_begun(run: Path, wanted: dict[str, Any], *, resume: bool) -> None:
+def check_resumable(run: Path, wanted: dict[str, Any], *, resume: bool) -> None:
     """Raise UsageError instead of overwriting a run, or resuming one that was started with other settings."""
     path = run / CONFIG
     if not path.exists():
         return
     if not resume:
         raise UsageError(f"{run} contains a run already: add --resume to continue it, or give another folder.")
-    if not begun_as(path, wanted):
+    if not started_with(path, wanted):
         raise UsageError(f"{run} was started with other settings, see {path.name}: resume it with the same.")
     if not (run / LAST).exists():
         print(f"no checkpoint in {run} yet: starting from the beginning", file=sys.stderr)
 
 
-def begin(run: Path, wanted: dict[str, Any], corpus: Corpus) -> None:
-    """Create the folder, if it does not exist. Raises UsageError when it was started on other images or captions."""
+def record_start(run: Path, wanted: dict[str, Any], corpus: Corpus) -> None:
+    """Record what a new run is started with. Raises UsageError when it was started on other images or captions."""
     path, digest = run / CONFIG, captions_digest(corpus)
     if not path.exists():
         run.mkdir(parents=True, exist_ok=True)
@@ -52,11 +52,11 @@ def begin(run: Path, wanted: dict[str, Any], corpus: Corpus) -> None:
         )
 
 
-def begun_as(path: Path, wanted: dict[str, Any]) -> bool:
+def started_with(path: Path, wanted: dict[str, Any]) -> bool:
     """Return whether a run's config file has the wanted content. The number of threads may differ."""
-    begun = json.loads(path.read_text())
-    config = begun["config"] | {"threads": wanted["config"]["threads"]}
-    return bool(config == wanted["config"] and begun["encoder"] == wanted["encoder"])
+    started = json.loads(path.read_text())
+    config = started["config"] | {"threads": wanted["config"]["threads"]}
+    return bool(config == wanted["config"] and started["encoder"] == wanted["encoder"])
 
 
 def captions_digest(corpus: Corpus) -> str:

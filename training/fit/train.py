@@ -25,7 +25,7 @@ from training.data.tokens import tokenize
 from training.fit.checkpoints import BEST, TrainState
 from training.fit.loop import OnEpoch, fit
 from training.fit.network import CaptioningNetwork
-from training.fit.run_dir import begin, check_begun, wanted_of
+from training.fit.run_dir import check_resumable, record_start, run_settings
 from training.fit.trained import ABOUT, Start, open_start
 
 _MIXED: dict[Precision, Literal["bf16-mixed", "16-mixed", "32-true"]] = {
@@ -52,15 +52,15 @@ def run_training(
     A tuned encoder is written to the run folder, in the form that bundles ship. `devices` GPUs, or processes when there
     is no GPU, share each batch; the processes besides the first return an empty description.
     """
-    wanted = wanted_of(config, encoder)
+    wanted = run_settings(config, encoder)
     if not is_spawned_rank():
-        check_begun(run, wanted, resume=resume)
+        check_resumable(run, wanted, resume=resume)
     if config.threads:
         torch.set_num_threads(config.threads)
     start = open_start(Path(config.start)) if config.start else None
     prepared = prepare(data, encoder, config, cache, start)  # before the other processes start: they find the cache
     if not is_spawned_rank():
-        begin(run, wanted, prepared.corpus)
+        record_start(run, wanted, prepared.corpus)
     fabric = open_fabric(devices)
     torch.manual_seed(config.seed)
     tuned = encoder.load().encoder if config.encoder_learning_rate > 0 else None
