@@ -148,7 +148,9 @@ def test_workers_that_cannot_see_the_images_take_no_work(world: World) -> None:
     wait_until(lambda: len(workers.live_workers(world.db)) == 2, 60, "two workers")
     world.submit()
     wait_until(world.broker.is_empty, 30, "the two workers to take the wake-up messages, without effect")
-    assert "no worker sees the root 'images'" in world.run_producer("status").stdout
+    wait_until(  # heartbeats, every 5 s, report the roots that a worker sees
+        lambda: "no worker sees the root 'images'" in world.run_producer("status").stdout, 30, "status to report this"
+    )
     world.start_worker()
     wait_until(lambda: len(workers.live_workers(world.db)) == 3, 60, "the third worker")
     world.mark_fault()
