@@ -1,6 +1,7 @@
 """The real models on real photographs."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def captions(bundle: Bundle, runtime: str, images: list[Pixels], cache: Path | N
 
 def decoded(photographs: Path, size: int) -> dict[str, Pixels]:
     return {p.name: open_image(p.read_bytes(), size, Limits())[0] for p in sorted(photographs.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Path:
+    """The folder of encoders converted for OpenVINO that all tests of a run share: a conversion takes 10 s."""
+    return Path(os.environ["CAPTIONING_TEST_RUNTIME"])
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +62,21 @@ def test_the_same_image_gets_the_same_caption_alone_and_in_a_batch(pixels: dict[
     assert captioner.caption([], DecodeOptions()) == []
 
 
-def test_runtimes_agree_on_most_captions(pixels: dict[str, Pixels]) -> None:
+def test_runtimes_agree_on_most_captions(pixels: dict[str, Pixels], compiled: Path) -> None:
     bundle, images = find_bundles()["flickr8k-lstm"], list(pixels.values())
-    one, other = captions(bundle, "torch", images), captions(bundle, "openvino", images)
+    one, other = captions(bundle, "torch", images), captions(bundle, "openvino", images, compiled)
     same = sum(a.text == b.text for a, b in zip(one, other, strict=True))
     assert same >= len(one) * 0.6
 
 
-def test_runtimes_agree_on_the_grid(pixels: dict[str, Pixels]) -> None:
+def test_runtimes_agree_on_the_grid(pixels: dict[str, Pixels], compiled: Path) -> None:
     bundle = find_bundles()["flickr8k-lstm"]
     batch = torch.from_numpy(np.stack(list(pixels.values())))
     with torch.inference_mode():
         exact = load_encoder(bundle)(batch)
         for runtime in ("torch", "openvino"):
-            found = make_grid_encoder(load_encoder(bundle), SIZE, choose_runtime(runtime, "cpu"))(batch)
+            choice, cache = choose_runtime(runtime, "cpu"), compiled / bundle.encoder_key
+            found = make_grid_encoder(load_encoder(bundle), SIZE, choice, cache)(batch)
             cosine = torch.nn.functional.cosine_similarity(exact.flatten(1), found.flatten(1))
             assert float(cosine.min()) > 0.99
 
@@ -94,6 +102,7 @@ def test_a_bundle_of_another_image_size_works_in_both_runtimes(
     assert sum(a.text == b.text for a, b in zip(by_torch, by_openvino, strict=True)) >= 2
 
 
+@pytest.mark.slow
 def test_a_compiled_encoder_is_kept_for_each_image_size(bundle_160: Bundle, photographs: Path, tmp_path: Path) -> None:
     usual, cache = find_bundles()["flickr8k-gru"], tmp_path / "cache"
     assert usual.encoder_digest == bundle_160.encoder_digest

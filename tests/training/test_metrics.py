@@ -93,6 +93,7 @@ def test_with_the_end_mark_a_caption_that_stops_early_has_a_lower_reward() -> No
     assert reward.of("1", whole[:5]) < reward.of("1", whole[:5], ended=False) < reward.of("1", whole)
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_meteor_is_computed_if_java_is_installed_and_is_1_for_identical_captions() -> None:
     references = {"a": ["a dog runs on the grass"] * 5, "b": ["two children play"] * 5}

@@ -35,7 +35,8 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 # -- learning --
 
 
-@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.slow), "updown"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["plain", "updown"])
 def test_the_other_kinds_of_decoder_memorise_four_captions(
     kind: str, corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
@@ -180,7 +181,14 @@ def complete_run(corpus: Path, encoder: EncoderFile, cache: Path, tmp_path_facto
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("epoch", [2, 5, 7], ids=["cross-entropy", "start of SCST", "SCST"])
+@pytest.mark.parametrize(
+    "epoch",
+    [
+        pytest.param(2, marks=pytest.mark.slow, id="cross-entropy"),
+        pytest.param(5, id="start of SCST"),
+        pytest.param(7, marks=pytest.mark.slow, id="SCST"),
+    ],
+)
 def test_a_killed_run_ends_with_the_same_weights_as_a_complete_run(
     epoch: int, corpus: Path, encoder: EncoderFile, cache: Path, complete_run: Path, tmp_path: Path
 ) -> None:
