@@ -16,10 +16,12 @@ from tests.support.valkey import valkey
 
 SERVERS = {"postgres_server", "broker_url"}  # fixtures that start a server
 PROCESS_FOLDERS = {"faults", "journeys", "decoding"}  # their tests start programs or decode processes
-HEAVY_FILES = {  # their tests train a model, compile one, or explore a state machine: minutes in all
+HEAVY_FILES = {  # their tests train or compile a model, or try many generated examples: minutes in all
     "test_captioner.py",
     "test_commands.py",
     "test_compare.py",
+    "test_hostile.py",
+    "test_hostile_bundles.py",
     "test_state_machine.py",
     "test_train.py",
 }

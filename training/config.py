@@ -28,7 +28,7 @@ OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
 
 def _known_kind(kind: str) -> str:
     if kind not in KINDS:
-        raise ValueError(f"Kind should be one of {', '.join(KINDS)}")
+        raise ValueError(f"Kind must be one of {', '.join(KINDS)}")
     return kind
 
 

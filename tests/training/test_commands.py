@@ -25,7 +25,7 @@ MISTAKES = [
     (["train", "--data", "/none", "--encoder", "/none", "--run", "r"], "no encoder at /none"),
     ([*TRAIN, "--cell", "rnn"], "'rnn' is not one of 'lstm', 'gru', 'lstm,gru'"),
     ([*TRAIN, "--set", "colour=blue"], "names are kind"),
-    ([*TRAIN, "--kind", "transformer"], "kind=transformer: kind should be one of plain, attention, updown"),
+    ([*TRAIN, "--kind", "transformer"], "kind=transformer: kind must be one of plain, "),
     (["evaluate", "blip", "--data", "CORPUS"], "no model named 'blip'"),
     (["evaluate", "flickr8k-gru", "--data", "CORPUS", "--split", "dev"], "'dev' is not one of 'train', 'val', 'test'"),
     (["evaluate", "flickr8k-gru", "--data", "CORPUS", "--split", "test"], "has no test split"),

@@ -23,7 +23,7 @@ WRONG = [
     ("keep_last=maybe", "keep_last=maybe: input should be a valid boolean"),
     ("optimizer=sgd", "optimizer=sgd: input should be 'adamw', 'nadam' or 'radam'"),
     ("memory_size=100", "memory_size=100: give a multiple of 8"),
-    ("kind=transformer", "kind=transformer: kind should be one of plain, attention, updown"),
+    ("kind=transformer", "kind=transformer: kind must be one of plain, "),
 ]
 
 
