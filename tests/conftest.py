@@ -18,7 +18,7 @@ SERVERS = {"postgres_server", "broker_url"}  # fixtures that start a server
 PROCESS_FOLDERS = {"faults", "journeys", "decoding"}  # their tests start programs or decode processes
 HEAVY_FILES = {  # their tests train or compile a model, or try many generated examples: minutes in all
     "test_captioner.py",
-    "test_commands.py",
+    "test_cli.py",
     "test_compare.py",
     "test_hostile.py",
     "test_hostile_bundles.py",

@@ -13,7 +13,7 @@ import redis
 
 from tests.faults.proxy import Proxy
 from tests.faults.world import World
-from tests.support.waiting import wait_until
+from tests.support.polling import wait_until
 
 pytestmark = pytest.mark.stores("postgresql")
 

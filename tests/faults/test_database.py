@@ -14,8 +14,8 @@ import pytest
 
 from tests.faults.proxy import Proxy
 from tests.faults.world import CHUNK_SIZE, ITEMS, World
+from tests.support.polling import wait_until
 from tests.support.postgres import PostgresServer
-from tests.support.waiting import wait_until
 
 on_postgresql = pytest.mark.stores("postgresql")
 on_sqlite = pytest.mark.stores("sqlite")

@@ -7,7 +7,7 @@ import pytest
 
 from captioning.bundles import BUILT_IN
 from tests.faults.world import World
-from tests.support.waiting import wait_until
+from tests.support.polling import wait_until
 
 pytestmark = pytest.mark.stores("postgresql")
 

@@ -12,7 +12,7 @@ import pytest
 from captioning.store import jobs
 from tests.faults.stub_captioner import expected_caption
 from tests.faults.world import World, png
-from tests.support.waiting import wait_until
+from tests.support.polling import wait_until
 
 # -- folders --
 

@@ -4,7 +4,7 @@ import pytest
 
 from captioning.store import jobs
 from tests.faults.world import World, make_images, png
-from tests.support.waiting import wait_until
+from tests.support.polling import wait_until
 
 POISONS = {
     "X1a": ("CRASH", "crashed", "an image crashes its decode process"),

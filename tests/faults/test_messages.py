@@ -13,8 +13,8 @@ from captioning.queue.message import QUEUE, TASK_NAME
 from captioning.settings import read_settings
 from captioning.store import jobs, workers
 from tests.faults.world import World
+from tests.support.polling import wait_until
 from tests.support.valkey import KEY_PREFIX
-from tests.support.waiting import wait_until
 
 QUEUE_KEY = KEY_PREFIX + QUEUE
 pytestmark = pytest.mark.stores("postgresql")

@@ -10,7 +10,7 @@ import pytest
 
 from captioning.store import workers
 from tests.faults.world import CHUNK_SIZE, LEASE_SECONDS, World
-from tests.support.waiting import wait_until
+from tests.support.polling import wait_until
 
 
 def killed_at(name: str, failpoint: str, what: str, **where: bool) -> object:

@@ -28,9 +28,9 @@ from captioning.store import jobs
 from captioning.store.database import Database
 from tests.faults.failpoints import fired_file
 from tests.faults.stub_captioner import MODEL_RUNS, expected_caption
+from tests.support.polling import wait_until
 from tests.support.postgres import PostgresServer
 from tests.support.valkey import KEY_PREFIX, Broker
-from tests.support.waiting import wait_until
 
 PROJECT = Path(__file__).parents[2]
 CHUNK_SIZE = 4

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.journeys.cli_runner import CliRunner
-from tests.support.waiting import wait_until
+from tests.support.polling import wait_until
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ from captioning.settings import Settings, read_settings
 from captioning.store.database import Database
 from tests.journeys.cli_runner import CliRunner
 from tests.journeys.helpers import command_lines, count_done, http_get, running
+from tests.support.polling import free_port, wait_until
 from tests.support.postgres import Postgres
-from tests.support.waiting import free_port, wait_until
 
 PROJECT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())

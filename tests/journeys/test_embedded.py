@@ -16,7 +16,7 @@ from PIL import Image
 from tests.journeys.cli_runner import CliRunner
 from tests.journeys.helpers import make_images
 from tests.model.test_pixels import png
-from tests.support.waiting import wait_until
+from tests.support.polling import wait_until
 
 
 @pytest.fixture

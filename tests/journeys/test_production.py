@@ -13,9 +13,9 @@ from captioning.store import jobs, workers
 from captioning.store.database import Database
 from tests.journeys.cli_runner import CliRunner
 from tests.journeys.helpers import count_done, http_get, kill_group, make_images, running
+from tests.support.polling import free_port, wait_until
 from tests.support.postgres import Postgres
 from tests.support.valkey import valkey
-from tests.support.waiting import free_port, wait_until
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ from captioning.settings import read_settings
 from captioning.store.database import Database
 from tests.journeys.cli_runner import CliResult, CliRunner
 from tests.journeys.helpers import command_lines, contains, count_done, http_get, running
+from tests.support.polling import free_port, wait_until
 from tests.support.postgres import Postgres
-from tests.support.waiting import free_port, wait_until
 
 MARK = "Kirschkern"  # a part of every password
 

@@ -17,7 +17,7 @@ import captioning.queue
 from captioning.errors import BrokerUnavailable
 from captioning.queue.celery_app import make_celery, queued_messages, wake_workers
 from captioning.settings import child_environment, read_settings
-from tests.support.waiting import free_port, wait_until
+from tests.support.polling import free_port, wait_until
 
 FLOWER = """
 import importlib, pkgutil, sys

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from psycopg import sql
 
-from tests.support.waiting import wait_until
+from tests.support.polling import wait_until
 
 
 class Postgres:

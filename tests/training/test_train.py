@@ -18,7 +18,7 @@ from captioning.errors import TrainingDiverged, UsageError
 from captioning.model.decoder import DecoderConfig, make_decoder
 from captioning.model.weights import load_weights
 from tests.journeys.cli_runner import CliRunner
-from tests.support.waiting import wait_until
+from tests.support.polling import wait_until
 from tests.training.conftest import MEMORISING
 from training.config import TrainConfig
 from training.data.batches import batches, steps_of

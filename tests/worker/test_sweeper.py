@@ -10,7 +10,7 @@ from captioning.errors import BrokerUnavailable
 from captioning.queue.transport import DroppedMessages
 from captioning.store import workers
 from captioning.store.database import Database
-from tests.support.waiting import wait_until
+from tests.support.polling import wait_until
 from tests.worker.conftest import LocalWorker, png
 from worker.sweeper import Sweeper
 

@@ -17,8 +17,8 @@ from captioning.model.decoder import AttentionDecoder
 from captioning.model.pixels import Pixels
 from captioning.model.vocabulary import START
 from captioning.values import DecodeOptions
+from training.compare.executor import FinishedRun, captions_of_run
 from training.compare.plan import LSTM, SAME_WIDTH
-from training.compare.runs import FinishedRun, captions_of_run
 from training.compare.study import Comparison
 from training.evaluate.fit_calibration import Graded, cross_validated, expected_calibration_error, grade
 

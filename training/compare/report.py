@@ -18,8 +18,8 @@ from captioning.model.encoder import PixelsToGrid
 from captioning.model.pixels import Pixels, Preprocessing, open_image
 from captioning.values import Caption, DecodeOptions
 from training.compare import figures
+from training.compare.executor import captioner_of
 from training.compare.plan import LSTM, SAME_WIDTH
-from training.compare.runs import captioner_of
 from training.compare.study import Comparison
 
 _METRICS = {

@@ -17,6 +17,7 @@ import torch
 from captioning.atomic import write_text
 from captioning.errors import UsageError
 from captioning.model.decoder import make_decoder
+from training.compare.executor import EvaluationSet, Executor, FinishedRun
 from training.compare.plan import (
     LSTM,
     SAME_BUDGET,
@@ -28,7 +29,6 @@ from training.compare.plan import (
     main_runs,
     tuning_runs,
 )
-from training.compare.runs import EvaluationSet, Executor, FinishedRun
 from training.compare.significance import Difference, difference
 from training.data.batches import TrainingData
 from training.data.encoders import EncoderFile
