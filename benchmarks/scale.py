@@ -44,7 +44,7 @@ class Results:
     machine: str
     distinct: int = 0
     making_seconds: float = 0.0
-    prefilled: int = 0  # items whose results were written before a worker was started
+    prefilled: int = 0  # items with results that were written before a worker was started
     submit: list[dict[str, float]] = field(default_factory=list)  # samples while producers run
     submits: list[dict[str, float]] = field(default_factory=list)  # one per producer
     again: dict[str, float] = field(default_factory=dict)

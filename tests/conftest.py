@@ -99,7 +99,7 @@ def _parameter(item: pytest.Item, name: str) -> object:
 
 @pytest.fixture(scope="session")
 def short_folder() -> Iterator[Path]:
-    """An empty folder whose path is short enough for sockets."""
+    """An empty folder with a path that is short enough for sockets."""
     with tempfile.TemporaryDirectory(prefix="cm-") as folder:
         yield Path(folder)
 

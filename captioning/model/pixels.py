@@ -94,7 +94,7 @@ _JPEG_PASSES_MOST = 32  # pixels x passes; a dozen passes are usual, and each re
 def open_image(data: bytes, size: int, limits: Limits = Limits()) -> tuple[Pixels, ImageInfo]:
     """Decode an image. Return its pixels (size, size, 3) and facts about it.
 
-    A JPEG is decoded at the smallest scale of 1/1, 1/2, 1/4 and 1/8 whose sides are at least twice `size`: a photograph
+    A JPEG is decoded at the smallest scale of 1/1, 1/2, 1/4 and 1/8 with sides of at least twice `size`: a photograph
     of 100 megapixels needs a few megabytes. Of an animation, the first frame is decoded.
 
     Raises ImageError with reason unreadable, truncated, unsupported or too_large.

@@ -1,6 +1,6 @@
 """The decode process of the fault suite: an image that contains a certain word does what a hostile image could do.
 
-For the stub captioner, whose images are small, the returned pixels begin with the file's SHA-256.
+For the stub captioner, which reads small images, the returned pixels begin with the file's SHA-256.
 """
 
 import hashlib

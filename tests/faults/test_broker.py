@@ -110,7 +110,7 @@ def test_half_open_links_are_noticed(slow: World) -> None:
 
 
 @pytest.mark.scenario("B3a", "the broker closes every client's link each second, twenty times")
-def test_a_worker_whose_links_are_closed_receives_messages_again_and_is_idle_without_work(slow: World) -> None:
+def test_a_worker_with_closed_links_receives_messages_again_and_is_idle_without_work(slow: World) -> None:
     worker = slow.start_worker()
     slow.submit()
     slow.wait_for_items(4)
@@ -125,7 +125,7 @@ def test_a_worker_whose_links_are_closed_receives_messages_again_and_is_idle_wit
 
 
 @pytest.mark.scenario("B3b", "the network resets every link each half second, ten times")
-def test_a_worker_whose_links_are_reset_receives_messages_again(slow: World) -> None:
+def test_a_worker_with_reset_links_receives_messages_again(slow: World) -> None:
     with broker_proxy(slow) as proxy:
         slow.start_worker()
         slow.submit()

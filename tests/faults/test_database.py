@@ -329,7 +329,7 @@ def test_workers_wait_for_a_locked_file(slow: World) -> None:
 
 @on_sqlite
 @pytest.mark.scenario("D7b", "workers are killed inside transactions, five times")
-def test_a_file_whose_writers_were_killed_is_intact(slow: World) -> None:
+def test_a_file_is_intact_after_its_writers_were_killed(slow: World) -> None:
     slow.submit()
     for n in range(1, 6):
         worker = slow.start_worker(f"inside_commit@{2 * n}:kill")

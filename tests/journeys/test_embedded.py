@@ -21,7 +21,7 @@ from tests.support.polling import wait_until
 
 @pytest.fixture
 def slow_runner(runner: CliRunner) -> CliRunner:
-    """A runner whose jobs take long enough to be interrupted: every commit is of two images."""
+    """A runner with jobs that take long enough to be interrupted: every commit is of two images."""
     runner.environment["CAPTIONING_BATCH_SIZE"] = "2"
     return runner
 
@@ -154,7 +154,7 @@ def test_ctrl_c_is_reported_and_loses_nothing(slow_runner: CliRunner, photograph
 
 
 def kill_one(runner: CliRunner, command: str) -> bool:
-    """Kill one process of the runner whose command line contains a text; return whether there is one."""
+    """Kill one process of the runner with a text in its command line; return whether there is one."""
     for process in runner.processes():
         with suppress(psutil.Error):
             if command in " ".join(process.cmdline()):

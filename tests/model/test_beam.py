@@ -17,7 +17,7 @@ State = tuple[Tensor, ...]
 
 
 def table_step(table: Tensor) -> Step:
-    """Return a step whose scores depend on the image and the last two words: table (B, V, V, V)."""
+    """Return a step with scores that depend on the image and the last two words: table (B, V, V, V)."""
 
     def step(words: Tensor, state: State) -> tuple[Tensor, State]:
         before, image = state

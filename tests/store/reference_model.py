@@ -139,7 +139,7 @@ class ModelStore:
     # -- producers --
 
     def find_job(self, request: SubmitRequest) -> ModelJob | None:
-        """Return the job that a submit continues: one whose walk was interrupted, else the newest."""
+        """Return the job that a submit continues: one with an interrupted walk, otherwise the newest."""
         equal = [job for job in self.jobs.values() if job.request == request and job.state in UNFINISHED]
         return min(equal, key=lambda job: (job.registered, -job.id), default=None)
 

@@ -430,7 +430,7 @@ def test_failed_items_can_be_retried_by_reason(db: Database) -> None:
     assert [failure.reason for failure in jobs.failures(db, job)] == ["truncated"]
 
 
-def test_a_submit_continues_the_job_whose_walk_was_interrupted_before_a_newer_one(db: Database) -> None:
+def test_a_submit_continues_a_job_with_an_interrupted_walk_before_a_newer_one(db: Database) -> None:
     driver = StoreDriver(db)
     interrupted = driver.open_job()
     jobs.cancel(db, interrupted)

@@ -81,7 +81,7 @@ def test_a_device_without_memory_for_one_image_is_not_the_fault_of_the_image(mod
         (ValueError("a bug"), ValueError),
     ],
 )
-def test_errors_of_the_device_are_told_apart_from_bugs(
+def test_errors_of_the_device_are_distinguished_from_bugs(
     model: Captioner, error: Exception, expected: type[Exception]
 ) -> None:
     with pytest.raises(expected) as raised:

@@ -193,7 +193,7 @@ def test_read_ahead_raises_an_exception_after_the_results_before_it() -> None:
         next(results)
 
 
-def test_read_ahead_reads_no_further_than_it_was_told() -> None:
+def test_read_ahead_reads_no_further_than_requested() -> None:
     produced = []
 
     def source() -> Iterator[int]:

@@ -19,7 +19,7 @@ LSTM, SAME_WIDTH, SAME_BUDGET = "LSTM", "GRU, same width", "GRU, same budget"
 PLAIN_LSTM, PLAIN_GRU = "plain LSTM", "plain GRU"
 
 _ATTENTION_ARMS = (LSTM, SAME_WIDTH, SAME_BUDGET)
-_PLAIN_ARMS = {PLAIN_LSTM: LSTM, PLAIN_GRU: SAME_WIDTH}  # and the arm whose learning rate each takes
+_PLAIN_ARMS = {PLAIN_LSTM: LSTM, PLAIN_GRU: SAME_WIDTH}  # and the arm from which each takes its learning rate
 _TUNING_SEED = 0
 _FOLDER = "runs"  # of the training runs, in the comparison's folder
 
