@@ -67,6 +67,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     deselected = [item for item in items if _is_deselected(item, config)]
     config.hook.pytest_deselected(items=deselected)
     items[:] = [item for item in items if item not in deselected]
+    items.sort(key=lambda item: item.path.name not in HEAVY_FILES)  # long tests first, or one process ends last, alone
 
 
 def _starts_processes(item: pytest.Item) -> bool:

@@ -204,6 +204,7 @@ def test_a_package_in_the_working_folder_is_not_imported(runner: CliRunner, phot
     assert "10 captioned" in result.out
 
 
+@pytest.mark.slow
 def test_relative_paths_in_settings_start_at_the_working_folder(photographs: Path, tmp_path: Path) -> None:
     environment = {"CAPTIONING_DATABASE_URL": "sqlite:///own.db", "CAPTIONING_ROOTS": "other=/mnt"}
     result = CliRunner(Path("data"), environment).producer("submit", str(photographs), cwd=tmp_path)

@@ -46,10 +46,9 @@ def test_the_other_kinds_of_decoder_memorise_four_captions(
     assert scores["gru"]["bleu4"] > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.processes
-@pytest.mark.parametrize(
-    ("kind", "cell"), [("attention", "gru"), pytest.param("plain", "lstm", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("kind", "cell"), [("attention", "gru"), ("plain", "lstm")])
 def test_the_product_generates_the_captions_that_a_bundle_has_learned(
     kind: str, cell: Any, corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
