@@ -13,14 +13,16 @@ from captioning.values import JobState
 FULL_DISK_BYTES = 5_000_000  # a disk with less free space than this counts as full
 
 
-def diagnose(db: Database, settings: Settings, progress: jobs.Progress) -> list[str]:
+def diagnose(
+    db: Database, settings: Settings, progress: jobs.Progress, full_disk_bytes: int = FULL_DISK_BYTES
+) -> list[str]:
     """Return the reasons why an active job may be stalled, one sentence each; empty when there is none."""
     if progress.is_finished or progress.state == JobState.PAUSED or progress.done == progress.total:
         return []
     live = workers.live_workers(db)
     if not live:
         remedy = "run the same `producer submit` again" if settings.embedded else "start one with `worker`"
-        return [f"no worker is running: {remedy}", *_full_disk(db)]
+        return [f"no worker is running: {remedy}", *_full_disk(db, full_disk_bytes)]
     able = [worker for worker in live if progress.model_digest in worker.models]
     if not able:
         model = f"{progress.model} {progress.model_digest[:16]}"
@@ -34,7 +36,7 @@ def diagnose(db: Database, settings: Settings, progress: jobs.Progress) -> list[
             " it is retried at growing intervals"
             for path, deaths in jobs.fatal_images(db, progress.job)
         ),
-        *_full_disk(db),
+        *_full_disk(db, full_disk_bytes),
     ]
 
 
@@ -50,9 +52,9 @@ def _unseen_roots(db: Database, able: list[LiveWorker], progress: jobs.Progress)
     return [root for root in jobs.waiting_roots(db, progress.job) if root not in seen]
 
 
-def _full_disk(db: Database) -> list[str]:
+def _full_disk(db: Database, full_disk_bytes: int) -> list[str]:
     """Report that SQLite's disk is full. Workers cannot report it themselves: that would be a write."""
     folder = Path(db.engine.url.database or "").parent
-    if db.is_sqlite and shutil.disk_usage(folder).free < FULL_DISK_BYTES:
+    if db.is_sqlite and shutil.disk_usage(folder).free < full_disk_bytes:
         return [f"the disk of {folder} is full"]
     return []

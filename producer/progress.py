@@ -49,9 +49,8 @@ class Rate:
 
     samples: deque[tuple[float, int]] = field(default_factory=deque)  # time in seconds, images done by then
 
-    def add(self, done: int) -> None:
-        """Record the number of images that are done now."""
-        now = time.monotonic()
+    def add(self, done: int, now: float) -> None:
+        """Record the number of images that are done at a time, in seconds of a monotonic clock."""
         self.samples.append((now, done))
         while len(self.samples) > 2 and now - self.samples[1][0] > RATE_WINDOW_SECONDS:
             self.samples.popleft()
@@ -92,10 +91,10 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def progress_display() -> Iterator[ProgressDisplay]:
-    """Show progress on standard error while the context lasts; a bar is removed at its end."""
+def progress_display(line_seconds: float = LINE_SECONDS) -> Iterator[ProgressDisplay]:
+    """Show progress on standard error while the context lasts: a bar, which is removed at the end, or lines."""
     if not sys.stderr.isatty():
-        yield _Lines()
+        yield _Lines(line_seconds)
         return
     console = Console(stderr=True)
     columns = [BarColumn(bar_width=28)] if console.width >= 80 else []  # a narrow terminal has no room for the bar
@@ -121,19 +120,28 @@ class _Bar:
 
 
 class _Lines:
-    def __init__(self) -> None:
-        self._next_line_at = time.monotonic() + LINE_SECONDS
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next_line_at = time.monotonic() + seconds
 
     def update(self, text: str, done: int, total: int) -> None:
         if time.monotonic() >= self._next_line_at:
-            self._next_line_at = time.monotonic() + LINE_SECONDS
+            self._next_line_at = time.monotonic() + self._seconds
             print(f"{done}/{total} {text}", file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
-def wait_for_job(db: Database, job_id: int, display: ProgressDisplay, backend: Backend) -> jobs.Progress:
+def wait_for_job(
+    db: Database,
+    job_id: int,
+    display: ProgressDisplay,
+    backend: Backend,
+    *,
+    poll_seconds: float = POLL_SECONDS,
+    stall_seconds: float = STALL_SECONDS,
+) -> jobs.Progress:
     """Wait until a job is done, cancelled or paused, or until it waits only for a submit to register more files.
 
     Shows progress, and the reasons once when the job stalls. Raises CaptioningError when the backend cannot run.
@@ -141,8 +149,8 @@ def wait_for_job(db: Database, job_id: int, display: ProgressDisplay, backend: B
     rate, shown = Rate(), set[str]()
     while True:
         progress = db.retry(lambda: jobs.progress(db, job_id))[0]
-        rate.add(progress.done)
-        if rate.stalled_for > STALL_SECONDS:
+        rate.add(progress.done, time.monotonic())
+        if rate.stalled_for > stall_seconds:
             _warn_once(db.retry(lambda p=progress: backend.diagnose(p)), shown, display)  # type: ignore[misc]
         display.update(printable(describe(progress, rate)), progress.done, progress.total)
         if progress.is_finished or progress.state == JobState.PAUSED:
@@ -150,7 +158,7 @@ def wait_for_job(db: Database, job_id: int, display: ProgressDisplay, backend: B
         if not progress.registered and progress.done == progress.total:
             return progress  # its submit was interrupted, or is still walking: there is nothing to wait for
         backend.ensure_running()
-        time.sleep(POLL_SECONDS)
+        time.sleep(poll_seconds)
 
 
 def _warn_once(messages: list[str], shown: set[str], display: ProgressDisplay) -> None:

@@ -63,7 +63,11 @@ def scan(request: SubmitRequest) -> tuple[int, Counter[str]]:
 
 
 def submit(
-    db: Database, settings: Settings, request: SubmitRequest, on_commit: Callable[[Submitted], None]
+    db: Database,
+    settings: Settings,
+    request: SubmitRequest,
+    on_commit: Callable[[Submitted], None],
+    files_per_transaction: int = FILES_PER_TRANSACTION,
 ) -> Submitted:
     """Register a job's files and close its registration. `on_commit` is called after each transaction.
 
@@ -79,7 +83,7 @@ def submit(
     walks: list[Walk] = []
     seen = FileIdSet()
     found = islice(_found_files(request, walks), request.limit)
-    for root_id, group in _by_root(files.roots(db), found):
+    for root_id, group in _by_root(files.roots(db), found, files_per_transaction):
         act = functools.partial(files.register, db, job_id, root_id, group, policy, settings.chunk_size)
         registered = db.retry(act)
         for file_id in registered.file_ids:
@@ -124,7 +128,7 @@ def _folders_in_roots(sources: Sources) -> Iterator[bytes]:
         yield from [common] if common != b"/" else sorted(parents)
 
 
-def _by_root(roots: list[RootPath], found: Iterable[FoundFile]) -> Iterator[tuple[int, list[FoundFile]]]:
+def _by_root(roots: list[RootPath], found: Iterable[FoundFile], limit: int) -> Iterator[tuple[int, list[FoundFile]]]:
     """Group files by the deepest root that holds them. Yields a root's id and files with paths below the root."""
     groups: dict[int, list[FoundFile]] = {}
     root_of: dict[bytes, RootPath] = {}
@@ -137,7 +141,7 @@ def _by_root(roots: list[RootPath], found: Iterable[FoundFile]) -> Iterator[tupl
         root = root_of[folder]
         group = groups.setdefault(root.id, [])
         group.append(FoundFile(file.path[len(root.path.rstrip(b"/")) + 1 :], file.size, file.mtime_ns))
-        if len(group) == FILES_PER_TRANSACTION:
+        if len(group) == limit:
             yield root.id, groups.pop(root.id)
     yield from groups.items()
 

@@ -44,17 +44,17 @@ COMPUTED_DEFAULTS = {"data_dir": "`captionmill` in the user's data folder (Linux
 TYPE_NAMES: dict[Any, str] = {str: "text", int: "integer", float: "number", Path: "path", bool: "`true`, `false`"}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Write the pages, or check them with `--check`; return the exit code."""
+def main(arguments: Sequence[str], folder: Path = FOLDER) -> int:
+    """Write the pages to a folder, or check them there with `--check`; return the exit code."""
     pages = {"cli.md": cli_page(), "settings.md": settings_page(), "schema.md": schema_page()}
     if "--check" in arguments:
-        stale = [name for name, text in pages.items() if not _is_fresh(FOLDER / name, text)]
+        stale = [name for name, text in pages.items() if not _is_fresh(folder / name, text)]
         if stale:
             print(f"docs/reference is stale ({', '.join(stale)}): run `make docs`.", file=sys.stderr)
         return 1 if stale else 0
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
-        (FOLDER / name).write_text(text, encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8")
     return 0
 
 

@@ -48,6 +48,9 @@ class PipelineConfig:
     lease_seconds: float
     backoff_seconds: float  # that a chunk with unreachable files waits before it is claimed again
     provenance: Provenance
+    turn_seconds: float = TURN_SECONDS
+    batch_bytes: int = BATCH_BYTES
+    partial_batch_seconds: float = PARTIAL_BATCH_SECONDS
 
 
 @dataclass
@@ -115,7 +118,7 @@ class Pipeline:
         started = time.monotonic()
         for batch in read_ahead(self._decoded_batches(), BATCHES_AHEAD):
             self._commit(batch.finished + self._caption(batch))
-            if stop_requested() or time.monotonic() - started > TURN_SECONDS:
+            if stop_requested() or time.monotonic() - started > self.config.turn_seconds:
                 return False
         if self._unreachable:
             first = self._unreachable[0]
@@ -132,7 +135,9 @@ class Pipeline:
         """Read the files of the chunk and cut it into batches, by count and by bytes."""
         batch, started = FileBatch(), time.monotonic()
         for item in self.claim.items:
-            if len(batch) and (len(batch) >= self.config.batch_size or batch.size + item.size > BATCH_BYTES):
+            if len(batch) and (
+                len(batch) >= self.config.batch_size or batch.size + item.size > self.config.batch_bytes
+            ):
                 yield batch
                 batch = FileBatch()
             try:
@@ -144,7 +149,9 @@ class Pipeline:
                     batch.failed.append(_failed(item, error))
                 else:
                     self._unreachable.append(error)
-                    if time.monotonic() - started > TURN_SECONDS:  # a dead file server may take a minute for each file
+                    if (
+                        time.monotonic() - started > self.config.turn_seconds
+                    ):  # a dead file server may take a minute for each file
                         break
             self._lease.renew_if_due()
         if len(batch):
@@ -169,7 +176,7 @@ class Pipeline:
             else:
                 content = Content(file.sha256, len(file.data), result.info)
                 part.to_caption.append((Outcome(item, ItemState.CAPTIONED, content), result))
-            if time.monotonic() - started > PARTIAL_BATCH_SECONDS:
+            if time.monotonic() - started > self.config.partial_batch_seconds:
                 yield part
                 part, started = DecodedBatch(), time.monotonic()
         part.finished += [self._repeated(item, file) for item, file in repeated]

@@ -24,7 +24,7 @@ from captioning.values import ItemState
 from worker.adaptive_batch import AdaptiveBatch
 from worker.environment import MountedRoot, available_bundles, stop_requested, visible_roots, worker_name
 from worker.model_cache import ModelCache
-from worker.pipeline import Pipeline, PipelineConfig, Resources
+from worker.pipeline import TURN_SECONDS, Pipeline, PipelineConfig, Resources
 
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS = 15.0  # that a chunk waits after a failure, before it is claimed again
@@ -168,6 +168,7 @@ class Runner:
             missing_grace_seconds=self.settings.missing_grace_seconds,
             lease_seconds=self.lease_seconds,
             backoff_seconds=BACKOFF_SECONDS,
+            turn_seconds=TURN_SECONDS,
             provenance=Provenance(runtime.name, runtime.precision, __version__),
         )
         pool = self._decode_pool(captioner.preprocessing.size)

@@ -43,7 +43,7 @@ DEATH_WINDOW_SECONDS = 60.0
 def main() -> None:
     """Run the supervisor of the data folder that the settings name, unless another one is already serving."""
     settings = read_settings()
-    lock = _lock(settings.data_dir)
+    lock = acquire_lock(settings.data_dir)
     if lock is None:
         return
     try:
@@ -52,7 +52,7 @@ def main() -> None:
         lock.release()
 
 
-def _lock(folder: Path) -> FileLock | None:
+def acquire_lock(folder: Path, timeout_seconds: float = LOCK_SECONDS) -> FileLock | None:
     """Return the folder's lock, acquired, or None when another supervisor is serving.
 
     A supervisor that stops removes its socket before its lock is free, so a lock that is held while there is a socket
@@ -61,7 +61,7 @@ def _lock(folder: Path) -> FileLock | None:
     """
     lock = FileLock(folder / LOCK, poll_interval=0.05, fallback_to_soft=False)
     try:
-        lock.acquire(timeout=LOCK_SECONDS, cancel_check=(folder / SOCKET).exists)
+        lock.acquire(timeout=timeout_seconds, cancel_check=(folder / SOCKET).exists)
     except Timeout:
         return None
     return lock
@@ -73,7 +73,7 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.log = settings.data_dir / LOG
-        self.private_folder = _make_private_folder()
+        self.private_folder = make_private_folder(tempfile.gettempdir())
         self.password = secrets.token_urlsafe(24)
         self.broker_url = f"redis+socket://:{self.password}@{self.private_folder}/broker.sock"
         self.clients: set[socket.socket] = set()
@@ -218,11 +218,13 @@ def _listen() -> socket.socket:
     return listener
 
 
-def _make_private_folder() -> Path:
-    """Create a folder for the broker's socket. Its path must be short (107 bytes) and safe in a URL and a setting."""
-    usual = tempfile.gettempdir()
-    is_safe = re.fullmatch(r"[A-Za-z0-9_./-]{1,70}", usual) is not None
-    return Path(tempfile.mkdtemp(prefix="captionmill-", dir=usual if is_safe else "/tmp"))  # noqa: S108, mode 0700
+def make_private_folder(temporary: str) -> Path:
+    """Create a folder for the broker's socket in the temporary folder, or in /tmp where that would not do.
+
+    The socket's path must be short (107 bytes) and safe in a URL and a setting.
+    """
+    is_safe = re.fullmatch(r"[A-Za-z0-9_./-]{1,70}", temporary) is not None
+    return Path(tempfile.mkdtemp(prefix="captionmill-", dir=temporary if is_safe else "/tmp"))  # noqa: S108, mode 0700
 
 
 def _die_with_parent() -> None:

@@ -11,8 +11,7 @@ from tests.faults.failpoint_wiring import after, before, shorten_timings
 stub_captioner.install()
 shorten_timings()
 
-import worker.pipeline  # noqa: E402, the stub must be installed and the timings set first
-import worker.runner  # noqa: E402
+import worker.runner  # noqa: E402, the stub must be installed and the timings set first
 import worker.tasks  # noqa: E402
 from captioning.decoding.pool import DecodePool  # noqa: E402
 from captioning.queue import transport  # noqa: E402
@@ -22,7 +21,7 @@ from captioning.store.schema import Caption  # noqa: E402
 worker.runner.DECODE_MODULE = "tests.faults.decode_child"
 worker.runner.BACKOFF_SECONDS = float(os.environ.get("FAULTS_BACKOFF_SECONDS", worker.runner.BACKOFF_SECONDS))
 worker.tasks.TASK_SECONDS = float(os.environ.get("FAULTS_TASK_SECONDS", worker.tasks.TASK_SECONDS))
-worker.pipeline.TURN_SECONDS = float(os.environ.get("FAULTS_TURN_SECONDS", worker.pipeline.TURN_SECONDS))
+worker.runner.TURN_SECONDS = float(os.environ.get("FAULTS_TURN_SECONDS", worker.runner.TURN_SECONDS))
 
 before(worker.runner.Runner, "claim", "before_claim")
 after(leases, "claim", "after_claim", when=lambda claim, *_: claim is not None)

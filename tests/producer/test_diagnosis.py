@@ -10,7 +10,6 @@ from captioning.store import jobs, leases, workers
 from captioning.store.database import Database
 from captioning.store.workers import WorkerInfo
 from captioning.values import JobState
-from producer import diagnosis
 from producer.diagnosis import diagnose
 from tests.store.helpers import GRU, LSTM, StoreDriver
 
@@ -69,12 +68,10 @@ def test_the_last_error_of_waiting_images_is_reported(driver: StoreDriver, setti
     assert reasons(driver, settings, job) == ["1 image waiting: the folder /photos is not mounted"]
 
 
-def test_a_full_disk_is_reported(
-    driver: StoreDriver, settings: Settings, job: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_reported(driver: StoreDriver, settings: Settings, job: int) -> None:
     heartbeat(driver.db, LSTM.digest, roots=["photos"])
-    monkeypatch.setattr(diagnosis, "FULL_DISK_BYTES", 10**18)
-    assert reasons(driver, settings, job) == [f"the disk of {Path(settings.data_dir)} is full"]
+    found = diagnose(driver.db, settings, driver.progress(job), full_disk_bytes=10**18)
+    assert found == [f"the disk of {Path(settings.data_dir)} is full"]
 
 
 @pytest.mark.parametrize("state", [JobState.PAUSED, JobState.CANCELLED, JobState.DONE])

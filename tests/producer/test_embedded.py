@@ -14,8 +14,8 @@ from producer.embedded.client import LOCK, LOG, SOCKET
 HOLD_LOCK = """
 import sys, time
 from pathlib import Path
-from producer.embedded.supervisor import _lock
-lock = _lock(Path(sys.argv[1]))
+from producer.embedded.supervisor import acquire_lock
+lock = acquire_lock(Path(sys.argv[1]))
 print("serving" if lock else "another supervisor is serving", flush=True)
 time.sleep(60 if lock else 0)
 """
@@ -52,13 +52,12 @@ def test_the_lock_of_a_killed_supervisor_is_free_although_its_socket_is_there(tm
     assert (tmp_path / LOCK).exists()
 
 
-def test_a_supervisor_waits_for_one_that_is_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "LOCK_SECONDS", 0.2)
-    lock = supervisor._lock(tmp_path)  # without a socket: it is stopping
+def test_a_supervisor_waits_for_one_that_is_stopping(tmp_path: Path) -> None:
+    lock = supervisor.acquire_lock(tmp_path)  # without a socket: it is stopping
     assert lock is not None
-    assert supervisor._lock(tmp_path) is None
+    assert supervisor.acquire_lock(tmp_path, timeout_seconds=0.2) is None
     lock.release()
-    again = supervisor._lock(tmp_path)
+    again = supervisor.acquire_lock(tmp_path)
     assert again is not None
     again.release()
 
@@ -74,11 +73,8 @@ def test_only_the_user_may_connect_to_the_socket(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("temporary", ["/tmp/" + "long" * 30, "/tmp/with a space"])
-def test_the_private_folder_has_a_short_path_that_is_safe_in_a_url(
-    temporary: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor.tempfile, "tempdir", temporary)
-    folder = supervisor._make_private_folder()
+def test_the_private_folder_has_a_short_path_that_is_safe_in_a_url(temporary: str) -> None:
+    folder = supervisor.make_private_folder(temporary)
     assert folder.parent == Path("/tmp")
     assert folder.stat().st_mode & 0o777 == 0o700
     folder.rmdir()

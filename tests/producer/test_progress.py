@@ -1,5 +1,6 @@
 """Waiting for a job: the rate, the text beside the bar, and when the wait ends."""
 
+import functools
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,7 +10,7 @@ from captioning.store import jobs
 from captioning.store.database import Database
 from captioning.values import JobState
 from producer import progress
-from producer.progress import Rate, describe, progress_display, wait_for_job
+from producer.progress import Rate, describe, progress_display
 from tests.store.helpers import StoreDriver
 
 
@@ -40,9 +41,7 @@ class Backend:
         return self.reasons.pop() if self.reasons else []
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "POLL_SECONDS", 0.001)
+wait_for_job = functools.partial(progress.wait_for_job, poll_seconds=0.001)
 
 
 @pytest.fixture
@@ -59,11 +58,10 @@ def test_the_rate_does_not_count_the_wait_for_the_first_image() -> None:
     assert rate.stalled_for == pytest.approx(8.0)
 
 
-def test_the_rate_forgets_what_is_older_than_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rate_forgets_what_is_older_than_its_window() -> None:
     rate = Rate()
     for second in range(100):
-        monkeypatch.setattr(progress.time, "monotonic", lambda at=second: float(at))
-        rate.add(second * 2)
+        rate.add(second * 2, float(second))
     assert rate.samples[0][0] >= 99 - progress.RATE_WINDOW_SECONDS - 1
     assert rate.per_second == pytest.approx(2.0)
 
@@ -104,23 +102,17 @@ def test_the_wait_fails_when_the_backend_cannot_run(driver: StoreDriver) -> None
         wait_for_job(driver.db, driver.submit(4), Display(), BrokenBackend(driver))
 
 
-def test_a_stall_is_explained_once_whatever_the_number_of_images(
-    driver: StoreDriver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress, "STALL_SECONDS", -1.0)
+def test_a_stall_is_explained_once_whatever_the_number_of_images(driver: StoreDriver) -> None:
     backend = Backend(driver, [["40 images waiting: no disk"], ["41 images waiting: no disk", "no \x1b worker"]])
     display = Display()
-    wait_for_job(driver.db, driver.submit(4), display, backend)
+    wait_for_job(driver.db, driver.submit(4), display, backend, stall_seconds=-1.0)
     assert display.warnings == ["41 images waiting: no disk", "no \\x1b worker"]
 
 
-def test_without_a_terminal_lines_are_printed_every_few_seconds(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_terminal_lines_are_printed_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_display() as display:
         display.update("images found", 1, 1)
-        monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    with progress_display() as display:
+    with progress_display(line_seconds=0.0) as display:
         display.update("images found", 2, 2)
         display.warn("no worker is running")
     assert capsys.readouterr().err == "2/2 images found\nno worker is running\n"

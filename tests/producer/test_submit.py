@@ -10,7 +10,6 @@ from captioning.settings import Settings
 from captioning.store import captions, jobs
 from captioning.store.database import Database
 from captioning.values import DecodeOptions
-from producer import submit as submitting
 from producer.sources import Filters, read_sources
 from producer.submit import SubmitRequest, Submitted, scan, submit
 from tests.store.helpers import LSTM
@@ -36,11 +35,10 @@ def names(store: Database) -> list[str]:
 
 
 def test_files_are_registered_in_transactions_of_a_limited_size(
-    store: Database, settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
+    store: Database, settings: Settings, folder: Path
 ) -> None:
-    monkeypatch.setattr(submitting, "FILES_PER_TRANSACTION", 3)
     scanned: list[int] = []
-    submitted = submit(store, settings, request_for(folder), lambda done: scanned.append(done.scanned))
+    submitted = submit(store, settings, request_for(folder), lambda done: scanned.append(done.scanned), 3)
     assert scanned == [3, 4]
     assert (submitted.queued, submitted.known, submitted.continued) == (4, 0, False)
     assert jobs.progress(store, submitted.job)[0].registered

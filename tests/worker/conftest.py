@@ -112,7 +112,9 @@ class LocalWorker:
     def claim(self) -> Claim:
         return self.driver.claim("w1", LEASE_SECONDS)
 
-    def pipeline(self, claim: Claim, *, batch_size: int = 100, missing_grace_seconds: float = 300.0) -> Pipeline:
+    def pipeline(
+        self, claim: Claim, *, batch_size: int = 100, missing_grace_seconds: float = 300.0, **limits: Any
+    ) -> Pipeline:
         resources = Resources(self.db, self.captioner, self.decode_pool, AdaptiveBatch())  # type: ignore[arg-type]
         config = PipelineConfig(
             batch_size=batch_size,
@@ -121,6 +123,7 @@ class LocalWorker:
             lease_seconds=LEASE_SECONDS,
             backoff_seconds=BACKOFF_SECONDS,
             provenance=Provenance("torch", "fp32", "test"),
+            **limits,
         )
         return Pipeline(claim, str(self.folder).encode(), resources, config)
 

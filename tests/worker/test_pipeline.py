@@ -73,30 +73,21 @@ def test_a_stop_request_ends_the_chunk_after_the_current_batch(local: LocalWorke
     assert [state for _, state, _ in local.items()].count("pending") == 2
 
 
-def test_a_turn_that_lasts_too_long_ends_after_the_current_batch(
-    local: LocalWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker.pipeline, "TURN_SECONDS", 0.0)
+def test_a_turn_that_lasts_too_long_ends_after_the_current_batch(local: LocalWorker) -> None:
     local.submit({f"{i}.png": png(i) for i in range(4)})
-    assert not local.pipeline(local.claim(), batch_size=1).run(never)
+    assert not local.pipeline(local.claim(), batch_size=1, turn_seconds=0.0).run(never)
     assert [state for _, state, _ in local.items()].count("captioned") == 1
 
 
-def test_decoded_images_do_not_wait_for_slow_ones_of_their_batch(
-    local: LocalWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker.pipeline, "PARTIAL_BATCH_SECONDS", 0.0)
+def test_decoded_images_do_not_wait_for_slow_ones_of_their_batch(local: LocalWorker) -> None:
     local.submit({f"{i}.png": png(i) for i in range(3)})
-    assert local.pipeline(local.claim()).run(never)
+    assert local.pipeline(local.claim(), partial_batch_seconds=0.0).run(never)
     assert local.captioner.batches == [1, 1, 1]
 
 
-def test_a_batch_is_cut_short_before_its_files_fill_the_memory(
-    local: LocalWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker.pipeline, "BATCH_BYTES", 1)
+def test_a_batch_is_cut_short_before_its_files_fill_the_memory(local: LocalWorker) -> None:
     local.submit({f"{i}.png": png(i) for i in range(3)})
-    assert local.pipeline(local.claim()).run(never)
+    assert local.pipeline(local.claim(), batch_bytes=1).run(never)
     assert local.captioner.batches == [1, 1, 1]
 
 
