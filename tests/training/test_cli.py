@@ -48,6 +48,7 @@ def test_wrong_usage_ends_with_one_line_that_names_the_mistake(
     words = [str(corpus) if word == "CORPUS" else word for word in words]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["training", *words])
+    monkeypatch.setenv("PYTHONSAFEPATH", "")  # `main` sets it; this restores it for the other tests of this process
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
