@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioning.queue.celery_app import make_celery
-from captioning.queue.message import TASK_NAME, is_wake_message
+from captioning.queue.message import TASK_NAME, TASK_TIME_LIMIT_SECONDS, is_wake_message
 from captioning.settings import read_settings
 
 any_json = st.recursive(
@@ -56,5 +56,11 @@ def test_a_wake_message_with_another_header_is_refused_unless_it_changes_nothing
     message = json.loads(wake_message)
     header = data.draw(st.sampled_from(["task", "id", "eta", "expires", "timelimit"]))
     message["headers"][header] = value = data.draw(any_json)
-    harmless = (header == "id" and isinstance(value, str)) or (header in ("eta", "expires") and not value)
+    harmless = {
+        "task": value == TASK_NAME,
+        "id": isinstance(value, str),
+        "eta": not value,
+        "expires": not value,
+        "timelimit": value in ([None, None], [TASK_TIME_LIMIT_SECONDS, None]),
+    }[header]
     assert is_wake_message(message) is harmless
