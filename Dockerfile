@@ -5,8 +5,10 @@ WORKDIR /src
 RUN python -m venv /opt/captionmill
 ENV PATH=/opt/captionmill/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+# Without dependencies: the second pip installs them, because the CPU index may lack the versions of constraints.txt.
 RUN if [ "$TORCH" = cpu ]; then \
-      pip install --constraint constraints.txt torch torchvision --index-url https://download.pytorch.org/whl/cpu; \
+      pip install --no-deps --constraint constraints.txt torch torchvision \
+        --index-url https://download.pytorch.org/whl/cpu; \
     fi
 COPY captioning captioning
 COPY producer producer

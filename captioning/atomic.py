@@ -5,11 +5,14 @@ last one wins with a complete file.
 """
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_PREFIX = ".captionmill-"  # of the temporary names
 
 
 @contextmanager
@@ -19,10 +22,13 @@ def replacing(path: Path, *, mode: int | None = None) -> Iterator[Path]:
     The file gets the permissions `mode`, else those of the file that it replaces, else those of any new file. Raises
     OSError when the folder cannot be written to.
     """
-    permissions = mode if mode is not None else _permissions(path)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".captionmill-")
+    if mode is None and path.exists():
+        mode = path.stat().st_mode & 0o777
+    unfinished = path.parent / f"{_PREFIX}{secrets.token_hex(8)}"
+    # The kernel applies the umask. Python can read it only by changing it, which other threads would notice.
+    descriptor = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else 0o600)
+    permissions = os.fstat(descriptor).st_mode & 0o777 if mode is None else mode
     os.close(descriptor)
-    unfinished = Path(name)
     try:
         yield unfinished
         with unfinished.open("rb+") as file:
@@ -43,7 +49,7 @@ def write_text(path: Path, text: str) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a new empty folder beside `path`, which becomes `path` at the end unless another process made it first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=".captionmill-"))
+    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=_PREFIX))
     try:
         yield unfinished
         try:
@@ -55,10 +61,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _permissions(path: Path) -> int:
-    """Return the permissions of a file, or those that a new file gets."""
-    if path.exists():
-        return path.stat().st_mode & 0o777
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
+def remove_unfinished(folder: Path) -> None:
+    """Delete the temporary files in a folder, left by writers that were killed. Nobody may be writing there now."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        path.unlink()

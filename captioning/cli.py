@@ -25,9 +25,8 @@ def command_line(app: typer.Typer, name: str, interrupted: str = "interrupted") 
         if code == INTERRUPTED:  # Typer has caught the Ctrl-C
             _report(name, interrupted, INTERRUPTED)
     except typer.TyperException as error:
-        code = _report(
-            name, error.format_message().replace("Value error, ", ""), error.exit_code
-        )  # a prefix of pydantic's
+        message = error.format_message().replace("Value error, ", "")  # a prefix of pydantic's
+        code = _report(name, message, error.exit_code)
     except UsageError as error:
         code = _report(name, str(error), 2)
     except CaptioningError as error:

@@ -82,7 +82,7 @@ class Settings(BaseSettings):
         gt=0,
         le=86_400,
         description="Seconds without progress after which another worker may take over a chunk. The effective lease is"
-        f" at least {LEASE_PER_DECODE_TIMEOUT:g} x `DECODE_TIMEOUT_SECONDS`; `producer doctor` shows it.",
+        f" at least {LEASE_PER_DECODE_TIMEOUT:g} x `DECODE_TIMEOUT_SECONDS`; `worker doctor` shows it.",
     )
     sweep_seconds: float = Field(
         2.0, gt=0, le=3600, description="Seconds between two looks for work that no message announced."
@@ -91,15 +91,19 @@ class Settings(BaseSettings):
         16, ge=1, le=10_000, description="Wake-up messages kept in the queue while work is pending."
     )
     database_retry_seconds: float = Field(
-        30.0, ge=0, le=86_400, description="Seconds to wait for a database that does not answer."
+        30.0, ge=0, le=86_400, description="Seconds to wait for a database that stops answering; 0: give up at once."
     )
     missing_grace_seconds: float = Field(
-        300.0, ge=0, le=10**7, description="Seconds to wait for the images of a folder that has become empty."
+        300.0,
+        ge=0,
+        le=10**7,
+        description="Seconds to wait for images whose folder has become empty or cannot be entered, or whose disk does"
+        " not answer.",
     )
 
     # -- limits on one image --
     decode_processes: int = Field(
-        0, ge=0, le=256, description="Processes that decode images; 0: one per core, less one."
+        0, ge=0, le=256, description="Processes that decode images, per image size; 0: one per core, less one."
     )
     decode_timeout_seconds: float = Field(20.0, gt=0, le=3600, description="Seconds that decoding one image may take.")
     max_bytes: int = Field(256_000_000, gt=0, le=10**12, description="Largest file, in bytes.")

@@ -29,7 +29,7 @@ from producer.progress import ProgressDisplay, progress_display, wait_for_job
 from producer.sources import Filters, read_list, read_sources
 from producer.submit import SubmitRequest, Submitted
 
-FAILED_SOME = 3  # exit code of a command that captioned a job in which images failed
+FAILED_SOME = 3  # exit code of a command that reports on its job when images of the job have failed
 _MAX_NUMBER = 2**31 - 1  # of jobs and rows
 
 app = typer.Typer(
@@ -46,7 +46,9 @@ Format = Enum("Format", {name: name for name in exporting.FORMATS})  # type: ign
 _DEFAULT_FORMAT = Format(next(iter(exporting.FORMATS)))
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limit = Annotated[int, typer.Option(min=1, max=_MAX_NUMBER, help="Show at most this many.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait until the job is done. Always so without a broker.")]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait until the job is done. Without a broker, the command always waits.")
+]
 JobArgument = Annotated[
     int, typer.Argument(metavar="JOB", max=_MAX_NUMBER, help="The number of the job, as `producer jobs` shows it.")
 ]
@@ -317,7 +319,7 @@ def upgrade() -> None:
 def current() -> None:
     """Show the revision of the database. Exits with 1 when this version cannot use it."""
     db = Database(read_settings().store_url)
-    render.print_revision(migrations.current(db), migrations.head(db))
+    render.print_revision(migrations.current(db), migrations.head())
     migrations.refuse_other(db)
 
 

@@ -32,7 +32,7 @@ def diagnose(
         *(f"{who} sees the root {root!r}: is it mounted?" for root in _unseen_roots(db, able, progress)),
         *(f"{count(n, 'image')} waiting: {error}" for error, n in jobs.last_errors(db, progress.job)),
         *(
-            f"{count(deaths, 'worker')} died in a row with a chunk of which only {path} is left;"
+            f"{count(deaths, 'worker')} in a row died or failed while they held {path};"
             " it is retried at growing intervals"
             for path, deaths in jobs.fatal_images(db, progress.job)
         ),

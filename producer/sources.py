@@ -31,8 +31,8 @@ _MAX_DEVICE_BYTES = 1_000_000  # read from a list that is a device: /dev/zero ne
 _UNREACHABLE = {
     errno.EACCES: "without permission",
     errno.EPERM: "without permission",
-    errno.ENOENT: "that has just gone",
-    errno.ENAMETOOLONG: "too deep",  # PATH_MAX
+    errno.ENOENT: "that no longer exists",  # it was deleted during the walk
+    errno.ENAMETOOLONG: "with a path that is too long",  # for PATH_MAX
 }
 _CATEGORY_NAMES = {"hidden": "hidden file", "filtered": "filtered image"}  # where the category alone is not a noun
 _THUMBNAILS = frozenset((b"@eaDir", b"thumbs.db", b"__MACOSX", b"lost+found"))
@@ -139,7 +139,7 @@ def describe_skipped(skipped: Mapping[str, int]) -> str:
 def _singular_and_plural(category: str) -> tuple[str, str]:
     singular = _CATEGORY_NAMES.get(category, category)
     plural = re.sub(r"\b(file|folder|image|link)\b", r"\1s", singular, count=1)
-    return singular, plural.replace(" that has ", " that have ")
+    return singular, plural.replace(" that no longer exists", " that no longer exist")
 
 
 def _has_image_extension(name: bytes) -> bool:

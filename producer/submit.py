@@ -91,7 +91,7 @@ def submit(
         submitted.known += registered.known
         submitted.queued += len(group) - registered.known
         on_commit(submitted)
-    if request.limit is None:  # a limited walk ends early: nearly every file would have to be looked up
+    if request.limit is None:  # a limited walk ends early, and to look up the rest would take as long as a whole walk
         for folder in request.sources.folders:
             files.mark_missing(db, folder, seen)
     submitted.skipped = _skipped(walks)

@@ -311,27 +311,24 @@ def _type_name(annotation: Any) -> str:
 
 
 def _range(least: Any, above: Any, most: Any) -> str:
-    lower = (
-        f"at least {_number(least)}"
-        if least is not None
-        else f"more than {_number(above)}"
-        if above is not None
-        else ""
-    )
-    upper = f"at most {_number(most)}" if most not in (None, _UNLIMITED) else ""
-    if least is not None and upper:
+    """Return the bounds of a number, each after a comma."""
+    is_bounded = most not in (None, _UNLIMITED)
+    if least is not None and is_bounded:
         return f", {_number(least)} to {_number(most)}"
-    return "".join(f", {bound}" for bound in (lower, upper) if bound)
+    bounds = []
+    if least is not None:
+        bounds.append(f"at least {_number(least)}")
+    elif above is not None:
+        bounds.append(f"more than {_number(above)}")
+    if is_bounded:
+        bounds.append(f"at most {_number(most)}")
+    return "".join(f", {bound}" for bound in bounds)
 
 
 def _number(number: Any) -> str:
-    return (
-        f"{number:_}".replace("_", ",")
-        if isinstance(number, int)
-        else f"{number:g}"
-        if isinstance(number, float)
-        else str(number)
-    )
+    if isinstance(number, int):
+        return f"{number:,}"
+    return f"{number:g}" if isinstance(number, float) else str(number)
 
 
 # -- Markdown --

@@ -79,18 +79,16 @@ def _starts_processes(item: pytest.Item) -> bool:
 
 
 def _is_deselected(item: pytest.Item, config: pytest.Config) -> bool:
-    """Return whether a test is slow, or a scenario that is not quick or repeats on SQLite what PostgreSQL shows."""
+    """Return whether a test is slow, or a scenario that runs on this database only with --every-scenario."""
     if item.get_closest_marker("slow") is not None and not config.getoption("--slow"):
         return True
     scenario = item.get_closest_marker("scenario")
     if scenario is None:
         return False
-    if not (scenario.kwargs.get("quick", False) or config.getoption("--every-scenario")):
-        return True
-    if _parameter(item, "store") != "sqlite" or item.get_closest_marker("stores") is not None:
-        return False
-    repeats = scenario.kwargs.get("sqlite", False) and config.getoption("--every-scenario")
-    return not (repeats or scenario.args[0] == "W4")  # the commit transaction, which differs most
+    quick, every = scenario.kwargs.get("quick", False), config.getoption("--every-scenario")
+    if _parameter(item, "store") == "sqlite" and item.get_closest_marker("stores") is None:
+        return not (quick == "both" or (every and scenario.kwargs.get("sqlite", False)))
+    return not (quick or every)
 
 
 def _parameter(item: pytest.Item, name: str) -> object:

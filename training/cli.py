@@ -49,7 +49,7 @@ Kind = Annotated[  # not a Literal: the kinds are in captioning.model.decoder, w
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint of this run.")]
 Seed = Annotated[int, typer.Option(help="Seed of weights, batches and dropout.")]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all cores.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads of torch; 0: torch decides.")]
 Model = Annotated[str, typer.Argument(help="Name of a model, or the folder of a bundle.")]
 Setting = Annotated[
     list[str] | None, typer.Option("--set", help="Any other field of TrainConfig, as name=value; may be repeated.")
@@ -187,9 +187,9 @@ def compare(
     quick: Annotated[
         bool, typer.Option("--quick", help="Few images, seeds and epochs: shows that it works, proves nothing.")
     ] = False,
-    seeds: Annotated[int, typer.Option(min=2, help="Trainings of each decoder.")] = 5,
-    epochs: Annotated[int, typer.Option(min=2, help="Epochs of each training.")] = 5,
-    jobs: Annotated[int, typer.Option(min=1, help="Trainings at once; they share the cores.")] = 1,
+    seeds: Annotated[int, typer.Option(min=2, help="Runs of each decoder.")] = 5,
+    epochs: Annotated[int, typer.Option(min=2, help="Epochs of each run.")] = 5,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once; they share the cores.")] = 1,
     show: Annotated[Path | None, typer.Option(help="Folder of images for the report, instead of the corpus's.")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File for the report; default: RUN/report.html.")

@@ -81,7 +81,9 @@ class TrainConfig:
     # -- optimization, of both --
     optimizer: OptimizerName = "adamw"
     weight_decay: NonNegativeFloat = 1e-4
-    warmup_steps: NonNegativeInt = 200  # optimizer steps of linear warm-up; a cosine to 1 % of the peak follows
+    # The learning rate is its peak, times the linear warm-up, times a cosine that falls from 1 at the first step of the
+    # phase to 0.01 at its end. The warm-up of stage 5 begins after encoder_freeze_epochs.
+    warmup_steps: NonNegativeInt = 200  # steps of linear warm-up, a quarter in SCST; times a cosine over the phase
     clip_norm: NonNegativeFloat = 5.0  # norm to which the whole gradient is clipped
     ema_decay: Fraction = 0.999  # of the moving average of the weights, which is evaluated and exported
     patience: NonNegativeInt = 0  # epochs without a better val CIDEr after which a phase ends; 0: it never does

@@ -56,7 +56,7 @@ def work(
     ] = "auto",
     until_eof: Annotated[bool, typer.Option("--until-eof", help="Stop when standard input closes.")] = False,
 ) -> None:
-    """Check models, database and broker, then work until stopped."""
+    """Check the models, the database and the settings, then work until stopped."""
     size = None if batch_size == "auto" else batch_size
     for name, value in (("DEVICE", device), ("RUNTIME", runtime), ("BATCH_SIZE", size)):
         if value is not None:
@@ -96,7 +96,7 @@ def _run() -> int:
 
 
 def _check(settings: Settings) -> None:
-    """Raise CaptioningError when this worker cannot work: no model, no database, no broker."""
+    """Raise CaptioningError when this worker cannot work: no model, no database, no broker is set."""
     from worker.environment import available_bundles
 
     for bundle in available_bundles(settings).values():

@@ -122,7 +122,7 @@ class Pipeline:
                 return False
         if self._unreachable:
             first = self._unreachable[0]
-            raise FolderUnavailable(f"{first.detail}; if it does not come back, its files fail as {first.reason}")
+            raise FolderUnavailable(f"{first.detail}. If this lasts, the files fail as {first.reason}")
         return True
 
     # -- on the read-ahead thread --
@@ -145,14 +145,13 @@ class Pipeline:
                 batch.files.append((item, content))
                 batch.size += len(content.data)
             except ImageError as error:
-                if not (isinstance(error, FileUnreachable) and self._may_come_back(error)):
-                    batch.failed.append(_failed(item, error))
-                else:
+                if isinstance(error, FileUnreachable) and self._may_come_back(error):
                     self._unreachable.append(error)
-                    if (
-                        time.monotonic() - started > self.config.turn_seconds
-                    ):  # a dead file server may take a minute for each file
+                    # A dead file server may take a minute for each file.
+                    if time.monotonic() - started > self.config.turn_seconds:
                         break
+                else:
+                    batch.failed.append(_failed(item, error))
             self._lease.renew_if_due()
         if len(batch):
             yield batch

@@ -87,7 +87,7 @@ def _unreadable(root: bytes, error: OSError) -> ServiceUnavailable | ImageError:
     if not is_visible(root):
         return RootUnavailable(f"reading below {os.fsdecode(root)!r} fails: {error.strerror}")
     if error.errno in _OUT_OF_REACH:
-        return FileUnreachable(Reason.UNREADABLE, f"{error.strerror}: is its disk connected?")
+        return FileUnreachable(Reason.UNREADABLE, f"{error.strerror} (is its disk connected?)")
     return ImageError(Reason.UNREADABLE, error.strerror or str(error))
 
 

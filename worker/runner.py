@@ -28,7 +28,7 @@ from worker.pipeline import TURN_SECONDS, Pipeline, PipelineConfig, Resources
 
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS = 15.0  # that a chunk waits after a failure, before it is claimed again
-DECODE_MODULE = MODULE  # that decode processes run
+DECODE_MODULE = MODULE  # that decode processes run; the fault tests set another one
 BATCHES_PER_LEASE = 3  # a lease outlasts this many batches of a slow machine...
 MAX_LEASE_FACTOR = 20  # ... up to this many times the effective lease
 

@@ -41,7 +41,7 @@ class Sweeper(threading.Thread):
         self.worker = WorkerInfo(worker_name(settings), socket.gethostname(), models, settings.runtime)
         self._errors = RepeatedErrors(log)
         self._since_heartbeat = HEARTBEAT_SECONDS  # seconds; the first one is due
-        self._dropped_messages = 0  # already logged
+        self._dropped_messages = 0  # at the last heartbeat
         self._stopped = threading.Event()
 
     def stop(self) -> None:

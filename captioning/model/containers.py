@@ -6,13 +6,11 @@ Nothing is decoded here. Damage is not an error here either: parsing stops there
 import re
 import struct
 
-_MARKER = re.compile(
-    rb"\xff[^\x00\xd0-\xd7\xff]"
-)  # ends the entropy-coded data of a JPEG; FF00 and restart markers are part of it
+# Ends the entropy-coded data of a JPEG. FF00 and restart markers are part of that data.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _START_OF_SCAN, _END = 0xDA, 0xD9
-_JPEG_METADATA = frozenset(
-    (*range(0xE2, 0xEE), 0xEF, 0xFE)
-)  # without JFIF, Exif and Adobe, which change how the image looks
+# Without JFIF, Exif and Adobe, which change how the image looks.
+_JPEG_METADATA = frozenset((*range(0xE2, 0xEE), 0xEF, 0xFE))
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 

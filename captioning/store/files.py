@@ -1,12 +1,12 @@
 """Roots and files: what a walk found where, and which of it needs a caption."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from captioning.paths import hash_of, is_below, text_of
 from captioning.store.chunks import enqueue, lock_job, requeue
@@ -83,8 +83,8 @@ def register(
     """Update files and a job's items to what a walk found, in one transaction.
 
     A file with a new size or time loses its link to content until a worker reads it. If it is an item of the job
-    already, finished or not, the item is queued again. Files of the same size are queued next to each
-    other, so that copies of one image usually meet in one chunk.
+    already, the item is queued again, unless it still waits for its first worker. Files of the same size are queued
+    next to each other, so that copies of one image usually meet in one chunk.
     """
     with db.writing() as connection:
         lock_job(connection, job_id)
@@ -166,29 +166,46 @@ def _captioned(connection: Connection, file_ids: Sequence[int], policy: ReusePol
     return _matching(connection, query, File.id, file_ids)
 
 
-def mark_missing(db: Database, folder: bytes, seen: "FileIdSet") -> int:
+def mark_missing(db: Database, folder: bytes, seen: "FileIdSet", page_size: int = 10_000) -> int:
     """Mark files below a folder that a complete walk did not see and that do not exist; return how many.
 
-    Not seen is not enough: a walk skips hidden files, links and folders that it may not read.
+    Not seen is not enough: a walk skips what its filters exclude, hidden files, links and folders that it may not read.
+    So most files of a large root may be unseen: they are looked up in pages of `page_size` rows.
     """
     marked = 0
     for root in roots(db):
         if not (is_below(root.path, folder) or is_below(folder, root.path)):
             continue
-        wanted = sa.select(File.id, File.path_bytes).where(File.root_id == root.id, File.missing_since.is_(None))
+        wanted = sa.select(File.id, File.path_bytes, File.path_hash)
+        wanted = wanted.where(File.root_id == root.id, File.missing_since.is_(None))
         if is_below(folder, root.path) and folder != root.path:
             below = folder[len(root.path.rstrip(b"/")) + 1 :] + b"/"
             wanted = wanted.where(File.path_bytes >= below, File.path_bytes < below[:-1] + b"0")  # '0' follows '/'
-        with db.reading() as connection:
-            rows = connection.execution_options(yield_per=10_000).execute(wanted)
-            unseen = [row for row in rows if row.id not in seen]
-        missing = [row.id for row in unseen if not os.path.lexists(os.path.join(root.path, row.path_bytes))]
-        for start in range(0, len(missing), 1000):
-            with db.writing() as connection:
-                update = sa.update(File).where(File.id.in_(missing[start : start + 1000]))
-                connection.execute(update.values(missing_since=now()))
-        marked += len(missing)
+        for page in _pages(db, wanted, page_size):
+            unseen = [row for row in page if row.id not in seen]
+            missing = [row.id for row in unseen if not os.path.lexists(os.path.join(root.path, row.path_bytes))]
+            if missing:
+                with db.writing() as connection:
+                    connection.execute(sa.update(File).where(File.id.in_(missing)).values(missing_since=now()))
+            marked += len(missing)
     return marked
+
+
+def _pages(db: Database, query: sa.Select[int, bytes, bytes], size: int) -> Iterator[Sequence[Row[int, bytes, bytes]]]:
+    """Yield the files of one root that a query finds, in pages; the query selects id, path bytes and path hash.
+
+    No transaction is open while the caller works on a page. The order is that of the unique index on root and
+    path hash. With the order of ids, SQLite would sort all rows of the root for each page.
+    """
+    last_hash = b""
+    while True:
+        with db.reading() as connection:
+            following = query.where(File.path_hash > last_hash).order_by(File.path_hash).limit(size)
+            page = connection.execute(following).all()
+        if not page:
+            return
+        yield page
+        last_hash = page[-1].path_hash
 
 
 class FileIdSet:

@@ -15,7 +15,7 @@ from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, Re
 
 _COUNTS = (Chunk.size, Chunk.captioned, Chunk.reused, Chunk.failed, Chunk.model_runs)
 _UNFINISHED = (JobState.ACTIVE, JobState.PAUSED)
-FATAL_ATTEMPTS = 4  # workers that died with a chunk, of which one image is left, before `fatal_images` reports it
+FATAL_ATTEMPTS = 4  # attempts on a chunk with one image left, after which `fatal_images` reports the image
 
 
 @dataclass(frozen=True)
@@ -266,9 +266,9 @@ def last_errors(db: Database, job_id: int) -> list[tuple[str, int]]:
 
 
 def fatal_images(db: Database, job_id: int) -> list[tuple[str, int]]:
-    """Return up to ten images that probably kill workers, each with the number of workers that died of it.
+    """Return up to ten images that probably kill workers, each with the number of attempts on it.
 
-    Such an image is the last unfinished one of its chunk, and `FATAL_ATTEMPTS` or more workers died with that chunk.
+    Such an image is the last unfinished one of its chunk, and the chunk had `FATAL_ATTEMPTS` or more attempts.
     """
     left = Chunk.size - Chunk.captioned - Chunk.reused - Chunk.failed
     query = (

@@ -20,10 +20,10 @@ from captioning.store.schema import Caption as CaptionRow
 from captioning.store.schema import Chunk, File, Image, Item, Job, Model, Root, is_open
 from captioning.values import Caption, ChunkState, DecodeOptions, ImageInfo, ItemState, JobState, Reason, Source
 
-SPLIT_ATTEMPTS = 2  # workers that died with a chunk, without progress between, before it is claimed in halves
+SPLIT_ATTEMPTS = 2  # attempts without progress (see the glossary) after which a chunk is claimed in halves
 LONG_TURN_SECONDS = 5.0  # with one chunk; after a longer turn the job goes behind others of its priority
 MAX_TURN_SECONDS = 600.0  # a turn counts as no longer than this
-BACKOFF_UNIT_SECONDS, MAX_BACKOFF_SECONDS = 5.0, 600.0  # a chunk waits attempts ** 2 * 5 s after a death
+BACKOFF_UNIT_SECONDS, MAX_BACKOFF_SECONDS = 5.0, 600.0  # a chunk waits attempts ** 2 * 5 s
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def commit_batch(
     with db.writing() as connection:
         _update_held(connection, claim, _lease(lease_seconds))
         image_ids = _insert_images(connection, [o.content for o in outcomes if o.content is not None])
-        insert_captions(connection, claim, outcomes, image_ids, provenance)  # of re-queued items too: copies need them
+        _insert_captions(connection, claim, outcomes, image_ids, provenance)  # of re-queued items too: copies need them
         ids = [o.item.item_id for o in outcomes]
         pending = (Item.chunk_id == claim.chunk_id, Item.state == ItemState.PENDING)
         query = sa.select(Item.id).where(Item.id.in_(ids), *pending)
@@ -372,7 +372,7 @@ def _insert_images(connection: Connection, contents: Sequence[Content]) -> dict[
     return {row.sha256: row.id for row in connection.execute(query)}
 
 
-def insert_captions(
+def _insert_captions(
     connection: Connection, claim: Claim, outcomes: Sequence[Outcome], image_ids: dict[str, int], provenance: Provenance
 ) -> None:
     """Insert the captions of a batch; captions that exist already stay as they are."""

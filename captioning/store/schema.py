@@ -98,7 +98,7 @@ class Model(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     digest: Mapped[str] = mapped_column(Text, unique=True)
     name: Mapped[str] = mapped_column(Text, index=True)
-    is_default: Mapped[bool] = mapped_column(server_default=text("false"))  # its captions are the preferred ones
+    is_default: Mapped[bool] = mapped_column(server_default=text("false"))  # its captions go before other models'
     card: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[float] = mapped_column(Double)
 
@@ -140,9 +140,7 @@ class Chunk(Base):
     seq: Mapped[int] = mapped_column(Integer)  # order within the job
     state: Mapped[str] = mapped_column(Text)
     fence: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # fencing token, raised by claims
-    attempts: Mapped[int] = mapped_column(
-        Integer, server_default=text("0")
-    )  # workers that died while holding it, since progress
+    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # without progress, see the glossary
     deferrals: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # releases in a row, files unreachable
     worker: Mapped[str | None] = mapped_column(Text)
     leased_at: Mapped[float | None] = mapped_column(Double)  # when the lease, or the backoff, was last set

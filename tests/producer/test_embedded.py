@@ -84,6 +84,7 @@ def test_the_private_folder_has_a_short_path_that_is_safe_in_a_url(temporary: st
     ("log", "error"),
     [
         ("", "the worker stopped unexpectedly; the reason is in LOG."),
+        ("worker: stopped unexpectedly; the reason is ...\n", "the worker stopped unexpectedly; the reason is in LOG."),
         ("worker: no model named 'x'\n\n", "no model named 'x'"),
         ("worker: old\nnoise\nworker: new\nmore noise\n", "new"),
     ],

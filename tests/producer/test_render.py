@@ -12,6 +12,7 @@ from captioning.store.jobs import Progress
 from captioning.terminal import printable
 from captioning.values import JobState
 from producer import render
+from tests.support.texts import TEXTS
 
 DONE = Progress(
     job=1, name="photos", state="done", model="flickr8k-lstm", model_digest="5e" * 32, registered=True, priority=0,
@@ -19,7 +20,6 @@ DONE = Progress(
     created_at=0.0, finished_at=1.0,
 )  # fmt: skip
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 JSON_VALUES = st.recursive(
     st.one_of(TEXTS, st.none(), st.integers(), st.booleans()),
     lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner),
@@ -111,7 +111,7 @@ def test_json_reads_back_as_written_and_is_one_printable_line(value: object) -> 
 
 
 @MANY
-@given(text=st.text())
+@given(text=TEXTS)
 def test_printable_text_is_kept_and_everything_else_escaped(text: str) -> None:
     shown = printable(text)
     assert shown.isprintable()

@@ -1,14 +1,16 @@
 """Submit: what it registers, which jobs it continues, and which deleted files it notices."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from captioning.errors import UsageError
 from captioning.settings import Settings
-from captioning.store import captions, jobs
+from captioning.store import captions, files, jobs
 from captioning.store.database import Database
+from captioning.store.files import FileIdSet
 from captioning.values import DecodeOptions
 from producer.sources import Filters, read_sources
 from producer.submit import SubmitRequest, Submitted, scan, submit
@@ -71,6 +73,17 @@ def test_a_deleted_file_is_no_longer_listed_whatever_the_filters(
     (folder / "a.jpg").unlink()
     submit(store, settings, request_for(folder, **filters), lambda _: None)
     assert names(store) == ["b.jpg", "c.jpg", "d.jpg"]  # files that a filter hides exist, so they stay listed
+
+
+def test_deleted_files_are_looked_for_page_by_page(store: Database, settings: Settings, folder: Path) -> None:
+    submit(store, settings, request_for(folder), lambda _: None)
+    shutil.rmtree(folder / "drafts")
+    (folder / "b.jpg").unlink()
+    for page_size in (1, 3, 4):
+        with store.writing() as connection:
+            connection.exec_driver_sql("UPDATE files SET missing_since = NULL")
+        assert files.mark_missing(store, os.fsencode(folder), FileIdSet(), page_size) == 2
+        assert names(store) == ["a.jpg", "c.jpg"]
 
 
 def test_a_limited_submit_does_not_look_for_deleted_files(store: Database, settings: Settings, folder: Path) -> None:

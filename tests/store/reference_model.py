@@ -114,7 +114,7 @@ class ModelJob:
         if items and self.state == JobState.DONE:
             self.state = JobState.ACTIVE
 
-    def defer_after_long_turn(self, at: float, held_seconds: float) -> None:
+    def postpone_after_long_turn(self, at: float, held_seconds: float) -> None:
         if held_seconds > 5:
             self.last_claimed_at = at + held_seconds
 
@@ -247,13 +247,13 @@ class ModelStore:
 
     def complete(self, chunk: ModelChunk, at: float, held_seconds: float) -> None:
         chunk.state, chunk.lease_until = ChunkState.DONE, None
-        chunk.job.defer_after_long_turn(at, held_seconds)
+        chunk.job.postpone_after_long_turn(at, held_seconds)
         chunk.job.complete_if_done()
 
     def release(
         self, chunk: ModelChunk, at: float, held_seconds: float, backoff_seconds: float, *, counts_as_attempt: bool
     ) -> None:
-        chunk.job.defer_after_long_turn(at, held_seconds)
+        chunk.job.postpone_after_long_turn(at, held_seconds)
         chunk.make_pending(at + (max(chunk.backoff, backoff_seconds) if counts_as_attempt else backoff_seconds))
         chunk.attempts += counts_as_attempt
 

@@ -30,7 +30,7 @@ def backoff_left(db: Database, attempts: int) -> float:
     """Return the rest of the backoff, in seconds, of the chunk with this number of attempts."""
     with db.reading() as connection:
         query = sa.select(Chunk.lease_until - now()).where(Chunk.attempts == attempts)
-        return float(connection.execute(query).scalar_one() or 0.0)
+        return float(connection.execute(query).scalar_one())
 
 
 # -- claiming --

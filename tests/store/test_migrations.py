@@ -1,8 +1,11 @@
 """Migrations build the schema that the code describes, on both databases, and can be undone."""
 
+from pathlib import Path
+
 import pytest
 import sqlalchemy as sa
 from alembic import command
+from alembic.script import ScriptDirectory
 
 import migrations
 from captioning.errors import CaptioningError
@@ -12,7 +15,7 @@ from captioning.store.schema import Base
 
 def test_migrations_build_the_schema(db: Database) -> None:
     command.check(migrations.config_for(db))
-    assert migrations.current(db) == migrations.head(db)
+    assert migrations.current(db) == migrations.head()
 
 
 def test_migrated_tables_have_their_columns_in_the_order_of_the_code(db: Database) -> None:
@@ -29,7 +32,7 @@ def test_migrations_can_be_undone(db: Database) -> None:
         inspector = sa.inspect(connection)
         assert set(inspector.get_table_names()) <= {"alembic_version"}
         assert inspector.get_view_names() == []
-    assert migrations.upgrade(db) == migrations.head(db)
+    assert migrations.upgrade(db) == migrations.head()
 
 
 def test_an_empty_database_is_migrated_at_first_use(url: str) -> None:
@@ -37,12 +40,20 @@ def test_an_empty_database_is_migrated_at_first_use(url: str) -> None:
     assert migrations.current(db) is None
     migrations.ensure_schema(db)
     migrations.ensure_schema(db)
-    assert migrations.current(db) == migrations.head(db)
+    assert migrations.current(db) == migrations.head()
     db.close()
+
+
+def test_the_name_of_a_migration_begins_with_its_revision(db: Database) -> None:
+    """`migrations.head` relies on it, so that most commands need not import Alembic."""
+    scripts = ScriptDirectory.from_config(migrations.config_for(db))
+    assert scripts.get_current_head() == migrations.head()
+    for script in scripts.walk_revisions():
+        assert Path(script.path).name.startswith(f"{script.revision}_")
 
 
 def test_the_schema_of_a_newer_version_is_refused(db: Database) -> None:
     with db.writing() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(CaptioningError, match="a newer captionmill"):
+    with pytest.raises(CaptioningError, match="another version of captionmill created it"):
         migrations.ensure_schema(db)

@@ -499,7 +499,7 @@ class StoreMachine(RuleBasedStateMachine):
         def checked(actual: float | None, expected: float | None) -> float | None:
             if actual is None or expected is None:
                 assert actual is expected
-            else:  # twice: a deferral after a long turn contains the duration of the step once more
+            else:  # twice: a postponement after a long turn contains the duration of the step once more
                 assert -0.01 < actual - expected < 2 * step_seconds + 0.1
             return actual
 

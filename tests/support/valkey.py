@@ -19,21 +19,22 @@ KEY_PREFIX = "captionmill:"
 
 
 @contextmanager
-def valkey(folder: Path) -> Iterator[str]:
+def valkey(folder: Path, password: str | None = None) -> Iterator[str]:
     """Run a server on a Unix socket while the context lasts; yield its URL.
 
-    CAPTIONING_TEST_BROKER_URL, if set, names a server that runs already.
+    CAPTIONING_TEST_BROKER_URL, if set, names a server that runs already; it is used unless a password is given.
     """
     given = os.environ.get("CAPTIONING_TEST_BROKER_URL")
-    if given:
+    if given and password is None:
         yield given
         return
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "broker.sock"
-    server = _start({"port": "0", "unixsocket": str(path), "requirepass": "secret", "save": '""'})
+    password = password or "secret"
+    server = _start({"port": "0", "unixsocket": str(path), "requirepass": password, "save": '""'})
     wait_until(path.exists, 10, "Valkey's socket")
     try:
-        yield f"redis+socket://:secret@{path}"
+        yield f"redis+socket://:{password}@{path}"
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(10)

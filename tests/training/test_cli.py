@@ -2,23 +2,24 @@
 
 import functools
 import json
-import sys
 import threading
 import zipfile
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import optuna
 import pytest
 
 from captioning.errors import UsageError
 from tests.journeys.cli_runner import CliRunner
+from tests.support.in_process import run_here
 from tests.training.conftest import CAPTIONS, VAL
 from training.cli import app, main
 from training.config import TrainConfig
 from training.data.download import Source, fetch
 from training.data.encoders import EncoderFile
-from training.fit.tune import search
+from training.fit.tune import STUDY, search
 
 TRAIN = ["train", "--data", "CORPUS", "--encoder", "/none", "--run", "r"]
 MISTAKES = [
@@ -37,25 +38,14 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES)
 def test_wrong_usage_ends_with_one_line_that_names_the_mistake(
-    tmp_path: Path,
-    corpus: Path,
-    words: list[str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, corpus: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In this process, because a process of its own would import torch again."""
-    words = [str(corpus) if word == "CORPUS" else word for word in words]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["training", *words])
-    monkeypatch.setenv("PYTHONSAFEPATH", "")  # `main` sets it; this restores it for the other tests of this process
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    out, err = capsys.readouterr()
-    assert message in err.splitlines()[-1]
-    assert out == ""
-    assert "Traceback" not in err
+    result = run_here(main, *(str(corpus) if word == "CORPUS" else word for word in words))
+    assert result.code == 2
+    assert message in result.err.splitlines()[-1]
+    assert result.out == ""
+    assert "Traceback" not in result.err
 
 
 @pytest.mark.processes
@@ -100,6 +90,11 @@ def test_a_search_continues_and_counts_its_earlier_trials(
     assert {"cider", "learning_rate", "optimizer", "hidden_size"} <= set(best)
     configs = [json.loads((tmp_path / f"trial-{i}" / "config.json").read_text())["config"] for i in range(3)]
     assert len({config["learning_rate"] for config in configs}) == 3
+    assert search(corpus, encoder, config, tmp_path, cache, 3) == best
+    study = optuna.load_study(study_name="captionmill", storage=f"sqlite:///{tmp_path / STUDY}")
+    base = study.user_attrs["base"]
+    del base["temperature"]  # as if this setting were newer than the study
+    study.set_user_attr("base", base)
     assert search(corpus, encoder, config, tmp_path, cache, 3) == best
 
 

@@ -77,7 +77,7 @@ def test_the_mean_cider_of_each_image_is_the_cider_of_all() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6))
-def test_without_the_end_mark_the_reward_equals_cider_d(seed: int) -> None:
+def test_without_the_end_token_the_reward_equals_cider_d(seed: int) -> None:
     captions, references = random_captions(seed, 12)
     expected = cider_of_each(captions, references)
     reward = CiderReward({n: [r.split() for r in rs] for n, rs in references.items()}, end=False)
@@ -85,7 +85,7 @@ def test_without_the_end_mark_the_reward_equals_cider_d(seed: int) -> None:
         assert reward.of(name, text.split()) == pytest.approx(expected[name], abs=1e-6)
 
 
-def test_with_the_end_mark_a_caption_that_stops_early_has_a_lower_reward() -> None:
+def test_with_the_end_token_a_caption_that_stops_early_has_a_lower_reward() -> None:
     """SacreEOS, arXiv:2305.12254: ending on 'in a' is an error too."""
     whole = ["a", "dog", "runs", "in", "a", "park"]
     reward = CiderReward({"1": [whole] * 5, "2": [["two", "cats", "sit"]] * 5, "3": [["sky"]] * 5})

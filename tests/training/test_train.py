@@ -11,21 +11,24 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from captioning.bundles import find_bundles, read_bundle
 from captioning.errors import TrainingDiverged, UsageError
 from captioning.model.decoder import DecoderConfig, make_decoder
 from captioning.model.weights import load_weights
 from tests.journeys.cli_runner import CliRunner
-from tests.support.polling import wait_until
+from tests.support.in_process import run_here
 from tests.training.conftest import MEMORISING
+from training.cli import main
 from training.config import TrainConfig
 from training.data.batches import batches, steps_of
 from training.data.encoders import EncoderFile, open_encoder
 from training.export.write_bundle import export_bundle
 from training.fit.checkpoints import BEST, LAST
+from training.fit.run_dir import CONFIG
 from training.fit.train import prepare, run_training
+from training.fit.trained import ABOUT
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -46,22 +49,32 @@ def test_the_other_kinds_of_decoder_memorise_four_captions(
     assert scores["gru"]["bleu4"] > 0.9
 
 
-@pytest.mark.slow
 @pytest.mark.processes
-@pytest.mark.parametrize(("kind", "cell"), [("attention", "gru"), ("plain", "lstm")])
+@pytest.mark.parametrize(
+    ("kind", "cell"), [("attention", "gru"), pytest.param("plain", "lstm", marks=pytest.mark.slow)]
+)
 def test_the_product_generates_the_captions_that_a_bundle_has_learned(
-    kind: str, cell: Any, corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
+    kind: str,
+    cell: Any,
+    corpus: Path,
+    encoder: EncoderFile,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = dataclasses.replace(MEMORISING, cells=(cell,), kind=kind)
+    config = dataclasses.replace(MEMORISING, cells=(cell,), kind=kind, epochs=30)
     if kind == "plain":  # a decoder that reads the image once learns more slowly
         config = dataclasses.replace(config, epochs=120, dropout=0.0)
     run_training(corpus, encoder, config, tmp_path / "run", cache, resume=False)
-    bundle = export_bundle(tmp_path / "run", encoder, "four", tmp_path / "bundles", data=corpus, cache=cache)
+    with monkeypatch.context() as path:
+        path.setenv("PATH", "/nowhere")  # without Java there is no METEOR, which takes ten seconds
+        bundle = export_bundle(tmp_path / "run", encoder, "four", tmp_path / "bundles", data=corpus, cache=cache)
     bundle.verify()
     assert read_bundle(bundle.folder).description["metrics"]["val"]["bleu4"] > 0.9
     assert bundle.description["provenance"]["images"]["train"] == 4
     assert "**Confidence.**" in (bundle.folder / "CARD.md").read_text()
-    runner = CliRunner(tmp_path / "data", {"CAPTIONING_BUNDLES": str(tmp_path / "bundles"), "CAPTIONING_MODEL": "four"})
+    settings = {"CAPTIONING_BUNDLES": str(tmp_path / "bundles"), "CAPTIONING_MODEL": "four"}
+    runner = CliRunner(tmp_path / "data", settings, with_compiled_model=True)
     assert runner.submit(str(corpus / "Images" / "coffee.png"))["captioned"] == 1
     assert runner.producer("export").lines[0]["caption"] == "a cup of coffee stands on a wooden table"
 
@@ -153,18 +166,19 @@ INTERRUPTED: dict[str, Any] = {"epochs": 4, "scst_epochs": 4, "hidden_size": 32,
 KILLED_RUN = """
 import dataclasses, os, signal, sys
 from pathlib import Path
+import torch
 from tests.training.conftest import MEMORISING
 from tests.training.test_train import INTERRUPTED
 from training.data.encoders import open_encoder
-from training.fit import loop
 from training.fit.train import run_training
 corpus, cache, run, epoch = sys.argv[1:]
-save = loop.save_checkpoint
-def save_checkpoint(folder, *rest):
-    if len((folder / "log.jsonl").read_text().splitlines()) >= int(epoch):
+save = torch.save
+def save_until_killed(checkpoint, file):
+    if len((Path(run) / "log.jsonl").read_text().splitlines()) >= int(epoch):
+        file.write(b"half of a checkpoint")
         os.kill(os.getpid(), signal.SIGKILL)
-    save(folder, *rest)
-loop.save_checkpoint = save_checkpoint
+    save(checkpoint, file)
+torch.save = save_until_killed
 config = dataclasses.replace(MEMORISING, **INTERRUPTED)
 encoder = open_encoder(Path("flickr8k-lstm"), None, Path())
 run_training(Path(corpus), encoder, config, Path(run), Path(cache), resume=False)
@@ -184,40 +198,50 @@ def complete_run(corpus: Path, encoder: EncoderFile, cache: Path, tmp_path_facto
     "epoch",
     [
         pytest.param(2, marks=pytest.mark.slow, id="cross-entropy"),
-        pytest.param(5, id="start of SCST"),
-        pytest.param(7, marks=pytest.mark.slow, id="SCST"),
+        pytest.param(5, marks=pytest.mark.slow, id="start of SCST"),
+        pytest.param(7, id="SCST"),
     ],
 )
 def test_a_killed_run_ends_with_the_same_weights_as_a_complete_run(
     epoch: int, corpus: Path, encoder: EncoderFile, cache: Path, complete_run: Path, tmp_path: Path
 ) -> None:
-    """The kill comes at the worst moment: the epoch's best weights are written, its checkpoint is not."""
+    """The kill comes at the worst moment: the epoch's best weights are written, its checkpoint only in part."""
     words = ["-c", KILLED_RUN, str(corpus), str(cache), str(tmp_path), str(epoch)]
     killed = subprocess.run([sys.executable, *words], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(list(tmp_path.glob(".captionmill-*"))) == 1
     run_training(corpus, encoder, dataclasses.replace(MEMORISING, **INTERRUPTED), tmp_path, cache, resume=True)
     last, expected_last = (torch.load(run / LAST, weights_only=True)["network"] for run in (tmp_path, complete_run))
     best, expected_best = (load_file(run / BEST) for run in (tmp_path, complete_run))
     assert last.keys() == expected_last.keys()
     assert all(torch.equal(last[name], expected_last[name]) for name in expected_last)
     assert all(torch.equal(best[name], expected_best[name]) for name in expected_best)
+    assert not list(tmp_path.glob(".captionmill-*")), "a resumed run deletes what the killed one left"
 
 
-@pytest.mark.processes
+def test_a_run_that_was_started_before_a_setting_existed_resumes_with_its_default(
+    corpus: Path, encoder: EncoderFile, cache: Path, complete_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(complete_run, tmp_path / "run")
+    started = json.loads((run / CONFIG).read_text())
+    del started["config"]["temperature"]
+    (run / CONFIG).write_text(json.dumps(started))
+    config = dataclasses.replace(MEMORISING, **INTERRUPTED)
+    run_training(corpus, encoder, config, run, cache, resume=True)
+    with pytest.raises(UsageError, match="was started with other settings"):
+        run_training(corpus, encoder, dataclasses.replace(config, temperature=0.5), run, cache, resume=True)
+
+
 def test_a_run_resumes_only_when_asked_and_with_its_own_settings(corpus: Path, cache: Path, tmp_path: Path) -> None:
-    runner = CliRunner(tmp_path)
-    words = ["train", "--data", str(corpus), "--encoder", "flickr8k-lstm", "--epochs", "400", "--patience", "0"]
-    words += ["--hidden", "32", "--cache", str(cache), "--run", str(tmp_path / "run")]
-    running = runner.start("training", *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until((tmp_path / "run" / LAST).exists, 120, "the first checkpoint")
-    running.kill()
-    running.wait()
-    result = runner.run("training", *words)
-    assert result.code == 2
-    assert "contains a run already: add --resume" in result.err
-    result = runner.run("training", *words, "--resume", "--seed", "2")
-    assert result.code == 2
-    assert "was started with other settings" in result.err
+    words = ["train", "--data", str(corpus), "--encoder", "flickr8k-lstm", "--epochs", "1", "--hidden", "32"]
+    words += ["--cache", str(cache), "--run", str(tmp_path / "run")]
+    assert run_here(main, *words).code == 0
+    again = run_here(main, *words)
+    assert again.code == 2
+    assert "contains a run already: add --resume" in again.err
+    other = run_here(main, *words, "--resume", "--seed", "2")
+    assert other.code == 2
+    assert "was started with other settings" in other.err
 
 
 def test_a_run_resumes_only_with_its_own_captions(
@@ -240,6 +264,41 @@ def test_a_damaged_checkpoint_is_reported_with_its_path(
     (tmp_path / LAST).write_bytes(b"PK damaged")
     with pytest.raises(UsageError, match=r"cannot read the checkpoint .*last\.pt"):
         run_training(corpus, encoder, config, tmp_path, cache, resume=True)
+
+
+def test_a_checkpoint_of_another_version_is_reported_with_its_path(
+    corpus: Path, encoder: EncoderFile, cache: Path, complete_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(complete_run, tmp_path / "run")
+    checkpoint = torch.load(run / LAST, weights_only=True)
+    rename_first(checkpoint["network"])
+    torch.save(checkpoint, run / LAST)
+    with pytest.raises(UsageError, match=r"the checkpoint .*last\.pt is of another version"):
+        run_training(corpus, encoder, dataclasses.replace(MEMORISING, **INTERRUPTED), run, cache, resume=True)
+
+
+def rename_first(values: dict[str, Any]) -> None:
+    name = next(iter(values))
+    values[f"{name}_old"] = values.pop(name)
+
+
+@pytest.mark.parametrize("part", ["weights", "sizes"])
+def test_a_finished_run_of_another_version_is_reported_in_one_line(
+    part: str, encoder: EncoderFile, complete_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(complete_run, tmp_path / "run")
+    if part == "weights":
+        weights = load_file(run / BEST)
+        rename_first(weights)
+        save_file(weights, run / BEST)
+    else:
+        about = json.loads((run / ABOUT).read_text())
+        rename_first(about["decoders"]["lstm"])
+        (run / ABOUT).write_text(json.dumps(about))
+    with pytest.raises(
+        UsageError, match=r"^cannot load the decoders of .*: .* of another version\. Train them again\.$"
+    ):
+        export_bundle(run, encoder, "old", tmp_path / "bundles")
 
 
 def test_a_wrong_data_folder_leaves_no_run_folder(encoder: EncoderFile, cache: Path, tmp_path: Path) -> None:

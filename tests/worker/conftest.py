@@ -46,7 +46,7 @@ class LocalDecodePool:
     """Decodes in this process, on the calling thread. Has the methods of DecodePool."""
 
     def __init__(self) -> None:
-        self.decoded = 0
+        self.calls = 0  # of `decode`
         self.before: Callable[[], object] = lambda: None  # called before each image
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
@@ -54,8 +54,8 @@ class LocalDecodePool:
 
     def decode(self, data: bytes, attempts: int, on_death: Callable[[], None]) -> DecodedImage:
         self.before()
+        self.calls += 1
         pixels, info = open_image(data, SIZE, Limits())
-        self.decoded += 1
         return DecodedImage(pixels, info)
 
     def close(self) -> None:

@@ -44,7 +44,7 @@ def test_copies_in_one_chunk_are_captioned_once(local: LocalWorker) -> None:
 def test_copies_of_a_corrupt_image_are_decoded_once_and_all_fail(local: LocalWorker) -> None:
     local.submit({"a.png": png(1)[:60], "copy.png": png(1)[:60]})
     assert local.pipeline(local.claim(), batch_size=1).run(never)
-    assert local.decode_pool.decoded == 0
+    assert local.decode_pool.calls == 1
     assert [reason for _, _, reason in local.items()] == ["truncated", "truncated"]
 
 
@@ -53,10 +53,10 @@ def test_content_that_has_a_caption_is_not_decoded_again(local: LocalWorker) -> 
     local.process_all()
     local.submit({"renamed.png": png(1)}, key="second")
     claim = local.claim()
-    local.captioner.batches, local.decode_pool.decoded = [], 0
+    local.captioner.batches, local.decode_pool.calls = [], 0
     assert local.pipeline(claim).run(never)
     assert local.captioner.batches == []
-    assert local.decode_pool.decoded == 0
+    assert local.decode_pool.calls == 0
 
 
 def test_a_forced_job_captions_content_again(local: LocalWorker) -> None:
@@ -94,7 +94,7 @@ def test_a_batch_is_cut_short_before_its_files_fill_the_memory(local: LocalWorke
 def test_files_of_an_empty_folder_are_left_undecided_and_the_others_are_captioned(local: LocalWorker) -> None:
     local.submit({"a.png": png(1), "disk/b.png": png(2)})
     (local.folder / "disk" / "b.png").unlink()
-    with pytest.raises(FolderUnavailable, match="is empty; if it does not come back, its files fail as missing"):
+    with pytest.raises(FolderUnavailable, match=r"is empty\. If this lasts, the files fail as missing"):
         local.pipeline(local.claim()).run(never)
     assert sorted(local.items()) == [("a.png", "captioned", None), ("disk/b.png", "pending", None)]
 

@@ -163,13 +163,11 @@ def _train(data: Path, encoder: EncoderFile, cache: Path, run: PlannedRun) -> No
 
 
 def captioner_of(run: Path, prepared: TrainingData) -> Captioner:
-    """Return the captioner of a run with one decoder; it takes grid features."""
+    """Return the captioner of a finished run with one decoder. It takes cached grid features."""
     _, network = best_network(run)
     return next(iter(captioners(network, prepared).values()))
 
 
 def captions_of_run(run: Path, prepared: TrainingData, evaluation_set: EvaluationSet) -> dict[str, Caption]:
     """Return the captions of a finished run by image."""
-    _, network = best_network(run)
-    captioner = next(iter(captioners(network, prepared).values()))
-    return caption_all(captioner, network, evaluation_set.features, evaluation_set.names, _CPU)
+    return caption_all(captioner_of(run, prepared), evaluation_set.features, evaluation_set.names, _CPU)

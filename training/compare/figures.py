@@ -18,18 +18,23 @@ from captioning.model.pixels import Pixels
 from captioning.model.vocabulary import START
 from captioning.values import DecodeOptions
 from training.compare.executor import FinishedRun, captions_of_run
-from training.compare.plan import LSTM, SAME_WIDTH
+from training.compare.plan import LSTM, PLAIN_GRU, PLAIN_LSTM, SAME_BUDGET, SAME_WIDTH
 from training.compare.study import Comparison
-from training.evaluate.fit_calibration import Graded, cross_validated, expected_calibration_error, grade
+from training.evaluate.fit_calibration import (
+    Graded,
+    cross_validated,
+    expected_calibration_error,
+    grade,
+    reliability_bins,
+)
 
 COLOURS = {
     LSTM: "#3b6fb6",
     SAME_WIDTH: "#d9822b",
-    "GRU, same budget": "#8a5a00",
-    "plain LSTM": "#9db7db",
-    "plain GRU": "#eac08f",
+    SAME_BUDGET: "#8a5a00",
+    PLAIN_LSTM: "#9db7db",
+    PLAIN_GRU: "#eac08f",
 }
-_BINS = 10  # of a reliability curve
 _MAPPED_WORDS = 12  # words of a caption that get an attention map
 _HIDDEN_SHARE = 20  # a twentieth of the images, where the risk-coverage curve is mostly noise
 
@@ -89,11 +94,11 @@ def reliability(comparison: Comparison) -> str:
 
 def _plot_reliability(axes: Any, arm: str, what: str, line: str, graded: Graded) -> None:
     confidence = cross_validated(graded)
-    bins = np.array_split(np.argsort(confidence, kind="stable"), min(_BINS, len(confidence)))
+    bins = reliability_bins(confidence, graded.correct)
     error = expected_calibration_error(confidence, graded.correct)
     axes.plot(
-        [confidence[b].mean() for b in bins],
-        [graded.correct[b].mean() for b in bins],
+        [b.confidence for b in bins],
+        [b.correct for b in bins],
         line,
         marker=".",
         color=COLOURS[arm],

@@ -79,9 +79,8 @@ class _EpochSampler(Sampler[list[Example]]):
         rng.shuffle(names)
         size = self.config.batch_size
         for start in range(0, len(names), size):
-            examples = self._draw(
-                names[start : start + size], rng
-            )  # the whole batch, so that the RNGs of all processes agree
+            # the whole batch, so that the random generators of all processes agree
+            examples = self._draw(names[start : start + size], rng)
             if len(examples) >= self.ranks:  # a process without a share would make the others wait forever
                 yield examples[self.rank :: self.ranks]
 

@@ -92,7 +92,7 @@ def _open_folder(folder: Path) -> EncoderFile:
 
 
 def _convert(path: Path, stride: str, cache: Path) -> EncoderFile:
-    """Convert a bare backbone to an encoder of ours: int8, without the classifier and the batch counters."""
+    """Convert a bare backbone to the form that bundles ship: int8, without the classifier and the batch counters."""
     folder = cache / f"encoder-{file_digest(path)[:16]}-{stride}"
     if (folder / ABOUT).exists():
         return _open_folder(folder)

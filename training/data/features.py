@@ -51,7 +51,7 @@ class Features:
 
 
 def is_mirrored(view: int) -> bool:
-    """Tell whether left and right are exchanged in a view."""
+    """Return whether left and right are exchanged in a view."""
     return view % 2 == 1
 
 

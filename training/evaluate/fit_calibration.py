@@ -21,6 +21,7 @@ from training.evaluate.metrics import cider_of_each
 GOOD = 0.5  # CIDEr-D
 _KNOTS = 25  # of a calibration curve: few enough not to follow the noise of a thousand captions
 _FOLDS = 5
+_BINS = 10  # of a reliability curve
 
 Curve = tuple[list[float], list[float]]  # log-probabilities in nats, ascending -> shares
 Floats = NDArray[np.float64]
@@ -32,6 +33,14 @@ class Graded(NamedTuple):
     log_probability: Floats  # in nats; of a caption, the mean over its words
     correct: Floats  # 0 or 1
     image_index: NDArray[np.int64]
+
+
+class ReliabilityBin(NamedTuple):
+    """Entries of similar confidence."""
+
+    size: int
+    confidence: float  # mean
+    correct: float  # share
 
 
 def calibrate(captions: Mapping[str, Caption], references: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -97,10 +106,23 @@ def cross_validated(graded: Graded) -> Floats:
     return confidence
 
 
-def expected_calibration_error(confidence: Floats, correct: Floats, bins: int = 10) -> float:
+def reliability_bins(confidence: Floats, correct: Floats) -> list[ReliabilityBin]:
+    """Divide entries into bins of equal size, by rising confidence."""
+    return [
+        ReliabilityBin(len(part), float(confidence[part].mean()), float(correct[part].mean()))
+        for part in _equal_parts(confidence, min(_BINS, len(confidence)))
+    ]
+
+
+def expected_calibration_error(confidence: Floats, correct: Floats) -> float:
     """Return the mean of |confidence - share correct| over bins of equal size (Naeini et al. 2015)."""
-    parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(confidence)))
-    return float(sum(len(p) * abs(confidence[p].mean() - correct[p].mean()) for p in parts) / len(confidence))
+    bins = reliability_bins(confidence, correct)
+    return sum(b.size * abs(b.confidence - b.correct) for b in bins) / len(confidence)
+
+
+def _equal_parts(x: Floats, count: int) -> list[NDArray[np.int64]]:
+    """Return the indices of `x` in `count` parts of equal size, by rising value."""
+    return np.array_split(np.argsort(x, kind="stable"), count)
 
 
 def _curve(x: Floats, y: Floats) -> Curve:
@@ -110,7 +132,7 @@ def _curve(x: Floats, y: Floats) -> Curve:
     """
     if not len(x):
         return [0.0], [0.5]  # no data
-    parts = np.array_split(np.argsort(x, kind="stable"), min(_KNOTS, max(1, len(x) // 20)))
+    parts = _equal_parts(x, min(_KNOTS, max(1, len(x) // 20)))
     centres, knot = np.unique([x[p].mean().round(4) for p in parts], return_inverse=True)  # equal means are one knot
     counts = np.bincount(knot, [len(p) for p in parts])
     shares = (np.bincount(knot, [y[p].sum() for p in parts]) + 0.5) / (counts + 1)

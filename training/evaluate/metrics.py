@@ -74,7 +74,7 @@ def check_spice() -> None:
 
 
 def has_java() -> bool:
-    """Tell whether the Java programs of METEOR and SPICE can run."""
+    """Return whether the Java programs of METEOR and SPICE can run."""
     return shutil.which("java") is not None
 
 

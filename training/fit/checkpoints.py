@@ -59,16 +59,21 @@ def restore_checkpoint(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Load the checkpoint of a run; return its state and that of the loss scaler.
 
-    Raises UsageError when the file cannot be read.
+    Raises UsageError when the file cannot be read or does not fit the network.
     """
     try:
         checkpoint = torch.load(run / LAST, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise UsageError(f"cannot read the checkpoint {run / LAST}: {error}. Start again in another folder.") from error
-    network.load_state_dict(checkpoint["network"])
-    optimizer.load_state_dict(checkpoint["optimizer"])
-    average.load_state_dict(checkpoint["average"])
-    return TrainState(**checkpoint["state"]), checkpoint["precision"]
+    try:
+        network.load_state_dict(checkpoint["network"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        average.load_state_dict(checkpoint["average"])
+        return TrainState(**checkpoint["state"]), checkpoint["precision"]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"the checkpoint {run / LAST} is of another version and does not fit. Start again in another folder."
+        ) from error
 
 
 def save_best(run: Path, average: AveragedModel) -> None:

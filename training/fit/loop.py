@@ -202,7 +202,7 @@ class _Loop:
         scores, captions = {}, {}
         for decoder, captioner in captioners(network, self.data).items():
             with self.fabric.autocast():
-                found = caption_all(captioner, network, self.data.val, names, self.fabric.device)
+                found = caption_all(captioner, self.data.val, names, self.fabric.device)
             captions[decoder] = {name: caption.text for name, caption in found.items()}
             distinct = len(set(captions[decoder].values()))
             scores[decoder] = score(captions[decoder], self.data.corpus.captions) | {
@@ -213,13 +213,14 @@ class _Loop:
 
 
 def captioners(network: CaptioningNetwork, data: TrainingData) -> dict[str, Captioner]:
-    """Return the product's captioner for each decoder. They take grid features instead of pixels."""
-    return {name: Captioner(lambda x: x, decoder, data.vocabulary, Preprocessing()) for name, decoder in network.each()}
+    """Return the product's captioner for each decoder. They encode cached features instead of pixels."""
+    return {
+        name: Captioner(network.grid, decoder, data.vocabulary, Preprocessing()) for name, decoder in network.each()
+    }
 
 
 def caption_all(
     captioner: Captioner,
-    network: CaptioningNetwork,
     features: Features,
     names: tuple[str, ...],
     device: torch.device,
@@ -231,6 +232,6 @@ def caption_all(
     with torch.inference_mode():
         for start in range(0, len(names), CAPTIONED_AT_ONCE):
             batch = names[start : start + CAPTIONED_AT_ONCE]
-            grid = network.grid(features.get(batch).to(device, dtype))
+            grid = captioner.encode(features.get(batch).to(device, dtype))
             captions |= zip(batch, captioner.caption_features(grid, options), strict=True)
     return captions

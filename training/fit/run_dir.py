@@ -22,8 +22,7 @@ _PACKAGES = ("captionmill", "torch", "torchvision", "lightning-fabric", "numpy",
 
 def run_settings(config: TrainConfig, encoder: EncoderFile) -> dict[str, Any]:
     """Return what a run is to be started with, as it is in JSON."""
-    wanted: dict[str, Any] = json.loads(json.dumps({"config": asdict(config), "encoder": encoder.digest}))
-    return wanted
+    return {"config": _to_json(config), "encoder": encoder.digest}
 
 
 def check_resumable(run: Path, wanted: dict[str, Any], *, resume: bool) -> None:
@@ -55,13 +54,24 @@ def record_start(run: Path, wanted: dict[str, Any], corpus: Corpus) -> None:
 def started_with(path: Path, wanted: dict[str, Any]) -> bool:
     """Return whether a run's config file has the wanted content. The number of threads may differ."""
     started = json.loads(path.read_text())
-    config = started["config"] | {"threads": wanted["config"]["threads"]}
+    config = complete_config(started["config"]) | {"threads": wanted["config"]["threads"]}
     return bool(config == wanted["config"] and started["encoder"] == wanted["encoder"])
+
+
+def complete_config(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded config with the defaults of the fields that did not exist yet when it was recorded."""
+    return _to_json(TrainConfig()) | recorded
 
 
 def captions_digest(corpus: Corpus) -> str:
     """Return a digest of the training and val images with their captions."""
     return digest_of([(name, list(corpus.captions[name])) for name in (*corpus.train, *corpus.val)])
+
+
+def _to_json(config: TrainConfig) -> dict[str, Any]:
+    """Return a config as it is after a round trip through JSON, which turns tuples into lists."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return values
 
 
 def _versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
-from captioning.atomic import write_text
+from captioning.atomic import remove_unfinished, write_text
 from captioning.errors import UsageError
 from captioning.model.decoder import DecoderConfig, make_decoder
 from captioning.model.encoder import ResNetEncoder
@@ -55,6 +55,8 @@ def run_training(
     wanted = run_settings(config, encoder)
     if not is_spawned_rank():
         check_resumable(run, wanted, resume=resume)
+        if resume:  # a run that was killed while it saved left a file as large as a checkpoint
+            remove_unfinished(run)
     if config.threads:
         torch.set_num_threads(config.threads)
     start = open_start(Path(config.start)) if config.start else None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from captioning.bundles import read_bundle
@@ -31,13 +32,18 @@ class Start:
 def best_network(run: Path) -> tuple[dict[str, Any], CaptioningNetwork]:
     """Return the description of a finished run, and its decoders in evaluation mode.
 
-    Raises UsageError when the run does not exist or is not finished.
+    Raises UsageError when the run does not exist, is not finished, or has files that this version cannot load.
     """
     if not (run / ABOUT).exists():
         raise UsageError(f"{run} contains no finished run: `training train --run {run} --resume` finishes it.")
-    about: dict[str, Any] = json.loads((run / ABOUT).read_text())
-    network = CaptioningNetwork({c: make_decoder(DecoderConfig(**shape)) for c, shape in about["decoders"].items()})
-    network.load_state_dict({n: t for n, t in load_file(run / BEST).items() if n.startswith("decoders.")})
+    try:
+        about: dict[str, Any] = json.loads((run / ABOUT).read_text())
+        network = CaptioningNetwork({c: make_decoder(DecoderConfig(**shape)) for c, shape in about["decoders"].items()})
+        network.load_state_dict({n: t for n, t in load_file(run / BEST).items() if n.startswith("decoders.")})
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UsageError(
+            f"cannot load the decoders of {run}: {ABOUT} or {BEST} is damaged or of another version. Train them again."
+        ) from error
     return about, network.eval()
 
 

@@ -15,7 +15,7 @@ from captioning.errors import CaptioningError, TrainingDiverged, UsageError
 from captioning.terminal import count
 from training.config import OPTIMIZERS, TrainConfig
 from training.data.encoders import EncoderFile
-from training.fit.run_dir import run_settings
+from training.fit.run_dir import complete_config, run_settings
 from training.fit.train import run_training
 
 STUDY = "study.sqlite"
@@ -82,7 +82,7 @@ def _open_study(run: Path, config: TrainConfig, encoder: EncoderFile) -> optuna.
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2),
     )
     base = run_settings(config, encoder)["config"] | {"encoder": encoder.digest, "threads": 0}
-    if study.user_attrs.get("base", base) != base:
+    if complete_config(study.user_attrs.get("base", base)) != base:
         raise UsageError(f"{run} was started with other settings: repeat the same command with more --trials.")
     study.set_user_attr("base", base)
     seed = config.seed + len(study.trials)  # with the same seed a later call would suggest the same values again
