@@ -17,14 +17,14 @@ $(VENV)/.done: pyproject.toml constraints.txt
 demo: setup ## Caption ten freely licensed photographs, offline, in a temporary folder
 	@$(BIN)/python scripts/demo.py
 
-test: setup ## Run the tests with real servers, which they start themselves (about 12 minutes on two cores)
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+test: setup ## Run the tests with real servers, which they start themselves (about 10 minutes on two cores)
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 test-fast: setup ## Run the unit tests: no servers, no other processes (under a minute on two cores)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not processes and not heavy'
 
 test-all: setup ## Run all tests, also the slow ones, with more generated examples (about 30 minutes)
-	CAPTIONING_TEST_EXAMPLES=300 $(BIN)/python -m pytest -n 3 --dist worksteal --slow
+	CAPTIONING_TEST_EXAMPLES=300 $(BIN)/python -m pytest -n 4 --dist worksteal --slow
 
 faults: setup ## Run every fault scenario twice and write the table to docs/faults.md (about 30 minutes)
 	$(BIN)/python -m pytest tests/faults tests/journeys/test_hostile_corpus.py --every-scenario --slow -n 3 \

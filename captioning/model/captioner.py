@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from captioning.bundles import Bundle, first_error
 from captioning.calibration import Calibration
@@ -140,13 +141,27 @@ def _from_description(kind: type[T], part: str, bundle: Bundle) -> T:
         raise bundle.damaged(first_error(error, part)) from error
 
 
+class _WithoutInitialisation(TorchFunctionMode):
+    """Makes the functions of `torch.nn.init` return their tensor as it is.
+
+    On a module without memory they have no effect, but the first of them imports torch's compiler: two seconds.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == torch.nn.init.__name__:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def _with_weights(make: Callable[[], M], path: Path, bundle: Bundle) -> M:
     """Make a module and load its weights from a file: all and no others, except counters that only training reads.
 
     The shapes are compared first, on a module without memory: a description costs none before its weights fit.
     """
     weights = load_weights(path)
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutInitialisation():
         shapes = {name: tensor.shape for name, tensor in make().state_dict().items()}
     wanted = {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
     wrong = list(wanted.keys() ^ weights.keys())

@@ -5,13 +5,14 @@ stride, in torchvision's ("v1.5") the 3x3 convolution. The weights of one load i
 much worse features, so a bundle names its stride.
 """
 
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import resnet50
-from torchvision.models.resnet import Bottleneck
+
+if TYPE_CHECKING:
+    from torchvision.models.resnet import Bottleneck
 
 Stride = Literal["1x1", "3x3"]
 
@@ -23,6 +24,9 @@ class ResNetEncoder(nn.Module):
     """ResNet50 up to its last feature map: normalised pixels (B, 3, S, S) -> (B, N, 2048), N = (S/32)² grid cells."""
 
     def __init__(self, stride: Stride) -> None:
+        # The import takes as long as that of torch, and a worker that finds its encoder converted needs none.
+        from torchvision.models import resnet50
+
         super().__init__()
         body = resnet50(weights=None)
         if stride == "1x1":
@@ -57,7 +61,7 @@ def fold_batch_norm(encoder: ResNetEncoder) -> ResNetEncoder:
     return encoder
 
 
-def _fold_block(block: Bottleneck) -> None:
+def _fold_block(block: "Bottleneck") -> None:
     for i in (1, 2, 3):
         conv, norm = getattr(block, f"conv{i}"), getattr(block, f"bn{i}")
         setattr(block, f"conv{i}", fuse_conv_bn_eval(conv, norm))

@@ -5,6 +5,7 @@ runtime.
 """
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,19 +69,19 @@ def load_captioner(
     preprocessing = preprocessing_of(bundle)
     if encode is None:
         kept = cache / bundle.encoder_key if cache else None
-        encode = make_grid_encoder(load_encoder(bundle), preprocessing.size, choice, kept)
+        encode = make_grid_encoder(lambda: load_encoder(bundle), preprocessing.size, choice, kept)
     return Captioner(encode, decoder.to(choice.device), vocabulary, preprocessing, calibration_of(bundle.description))
 
 
-def make_grid_encoder(network: PixelsToGrid, size: int, choice: Runtime, cache: Path | None = None) -> GridEncoder:
+def make_grid_encoder(
+    load: Callable[[], PixelsToGrid], size: int, choice: Runtime, cache: Path | None = None
+) -> GridEncoder:
     """Return the encoder as a function of uint8 pixels (B, size, size, 3).
 
-    `cache` is the prefix of the folder in which OpenVINO's converted form of this network is stored.
+    `cache` is the prefix of the folder in which OpenVINO's converted form of the network is stored. `load` is called
+    unless it is there.
     """
-    if choice.name == "openvino":
-        fold_batch_norm(network.encoder)
-        return _openvino(network, size, choice, cache)
-    return _torch(network, choice)
+    return _openvino(load, size, choice, cache) if choice.name == "openvino" else _torch(load(), choice)
 
 
 def optimize_for_inference(network: PixelsToGrid, device: str, precision: Precision) -> PixelsToGrid:
@@ -105,16 +106,16 @@ def _torch(network: PixelsToGrid, choice: Runtime) -> GridEncoder:
     return encode
 
 
-def _openvino(network: PixelsToGrid, size: int, choice: Runtime, cache: Path | None) -> GridEncoder:
+def _openvino(load: Callable[[], PixelsToGrid], size: int, choice: Runtime, cache: Path | None) -> GridEncoder:
     import openvino
 
     core = openvino.Core()
     if cache is None:
-        graph = _converted(network, size)
+        graph = _converted(load(), size)
     else:
         folder = cache.with_name(f"{cache.name}-{size}-{openvino.__version__.partition('-')[0]}")
         if not (folder / "encoder.xml").exists():
-            converted = _converted(network, size)
+            converted = _converted(load(), size)
             with atomic.new_folder(folder) as unfinished:  # two workers may do this at once
                 openvino.save_model(converted, unfinished / "encoder.xml")
         graph = core.read_model(folder / "encoder.xml")
@@ -132,6 +133,7 @@ def _converted(network: PixelsToGrid, size: int) -> Any:
     """Return the encoder as an OpenVINO graph for any number of images of one size."""
     import openvino
 
+    fold_batch_norm(network.encoder)
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with torch.no_grad():
         program = torch.export.export(network.eval(), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
