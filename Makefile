@@ -27,7 +27,7 @@ test-all: setup ## Run all tests, also the slow ones, with more generated exampl
 	CAPTIONING_TEST_EXAMPLES=300 $(BIN)/python -m pytest -n 4 --dist worksteal --slow
 
 faults: setup ## Run every fault scenario twice and write the table to docs/faults.md (about 30 minutes)
-	$(BIN)/python -m pytest tests/faults tests/journeys/test_hostile_corpus.py --every-scenario --slow -n 3 \
+	$(BIN)/python -m pytest tests/faults tests/journeys/test_hostile_corpus.py --every-scenario --slow -n 4 \
 	  --rounds 2 --table docs/faults.md
 
 lint: setup ## Run ruff, mypy --strict, import-linter and yamllint, and check the generated pages

@@ -20,7 +20,7 @@ import billiard.pool
 import structlog
 from celery import signals
 
-from captioning.errors import CaptioningError
+from captioning.errors import CaptioningError, UsageError
 from captioning.queue.celery_app import wake_workers
 from captioning.settings import PREFIX, set_for_children
 from captioning.store.database import Database
@@ -119,7 +119,8 @@ def _load(**_: Any) -> None:
     except Exception as error:  # of any kind: this process must not take tasks
         expected = isinstance(error, CaptioningError)
         reason = " ".join((str(error) if expected else f"{type(error).__name__}: {error}").split())
-        write_load_failures(folder, [*earlier, reason])
+        is_final = isinstance(error, UsageError)  # a wrong setting, which another attempt does not change
+        write_load_failures(folder, [*earlier, *[reason] * (MAX_LOAD_FAILURES if is_final else 1)])
         log.error("model_load_failed", reason=reason, exc_info=not expected)
         _stop_parent_after_too_many(folder)
         os._exit(1)
