@@ -168,7 +168,7 @@ def evaluate(
     corpus = open_corpus(data, cache)
     options = DecodeOptions(beam_size=beam_size)
     with progress("captioning") as tick:
-        scores, captions = evaluate_bundle(bundle, corpus, split, options, spice=spice, tick=tick)
+        scores, captions = evaluate_bundle(bundle, corpus, split, options, cache=cache, spice=spice, tick=tick)
     if output is not None:
         rows = [{"image": name, "caption": c.text, "confidence": c.confidence} for name, c in captions.items()]
         output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -23,7 +23,8 @@ def test_the_commands_for_your_own_images_caption_search_and_export_a_folder(tmp
     runner = CliRunner(tmp_path / "data", with_compiled_model=True)
     commands = [words for line in code_lines(section(README, "Your own images")) if (words := command_of(line))]
     assert [words[:2] for words in commands] == [("producer", verb) for verb in ("submit", "search", "export")]
-    for words in commands:
-        result = runner.run(words[0], *words[1:], cwd=tmp_path)
-        assert result.code == 0, (words, result.out, result.err)
+    results = [runner.run(*words, cwd=tmp_path) for words in commands]
+    assert [result.code for result in results] == [0, 0, 0], results
+    for part in ("10 captioned", "coffee.png", "producer search", str(runner.data / "captions.sqlite")):
+        assert part in results[0].out
     assert len((tmp_path / "captions.jsonl").read_text().splitlines()) == 10

@@ -94,7 +94,7 @@ def test_a_deleted_file_fails_as_missing(world: World) -> None:
     world.wait_for_recovery(failures={"truncated": 1, "missing": 2})
 
 
-@pytest.mark.scenario("X4a", "some files are replaced between registration and reading", quick=True)
+@pytest.mark.scenario("X4a", "some files are replaced between registration and reading")
 def test_a_replaced_file_gets_the_caption_of_its_new_content(world: World) -> None:
     world.submit()
     for i in (5, 25):

@@ -135,7 +135,7 @@ def hostile_messages(wake_message: bytes, mark: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.scenario("M3", "the queue contains garbage, pickles, other tasks, 5 MB and similar messages", quick=True)
+@pytest.mark.scenario("M3", "the queue contains garbage, pickles, other tasks, 5 MB and similar messages")
 def test_messages_other_than_wake_up_messages_are_dropped_and_counted_and_never_run(world: World) -> None:
     mark = world.folder / "executed"
     messages = hostile_messages(take_wake_message(world), mark)

@@ -44,7 +44,7 @@ def test_workers_finish_a_committed_job_without_the_producer(world: World, point
     world.wait_for_recovery()
 
 
-@pytest.mark.scenario("P3", "one folder is submitted twice at the same time", quick=True, sqlite=True)
+@pytest.mark.scenario("P3", "one folder is submitted twice at the same time", sqlite=True)
 def test_two_submits_at_once_make_one_caption_per_image(world: World) -> None:
     world.start_worker()
     submits = [

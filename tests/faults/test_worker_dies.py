@@ -82,7 +82,7 @@ def end(worker: psutil.Process, how: str) -> None:
 @pytest.mark.parametrize(
     "how",
     [
-        pytest.param("terminate", marks=pytest.mark.scenario("W9a", "SIGTERM in the middle of a chunk", quick=True)),
+        pytest.param("terminate", marks=pytest.mark.scenario("W9a", "SIGTERM in the middle of a chunk")),
         pytest.param("terminate twice", marks=pytest.mark.scenario("W9b", "SIGTERM twice in the middle of a chunk")),
         pytest.param("quit", marks=pytest.mark.scenario("W9c", "SIGQUIT in the middle of a chunk")),
         pytest.param(

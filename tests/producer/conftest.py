@@ -19,7 +19,7 @@ from tests.store.helpers import LSTM, StoreDriver, captioned
 
 @pytest.fixture
 def cli(tmp_path: Path) -> CliRunner:
-    return CliRunner(tmp_path / "data")
+    return CliRunner(tmp_path / "data", in_process=True)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ def captioned_cli(cli: CliRunner, captioned_store: object) -> CliRunner:
 def test_every_command_that_only_reads_works_without_torch(
     captioned_cli: CliRunner, photographs: Path, tmp_path: Path
 ) -> None:
+    captioned_cli.in_process = False
     broken = tmp_path / "without"
     for name in ("torch", "torchvision", "openvino"):
         (broken / name).mkdir(parents=True)
@@ -92,6 +93,7 @@ def test_names_and_filters_may_be_any_bytes(cli: CliRunner, photographs: Path) -
 
 
 def test_paths_can_come_from_standard_input(cli: CliRunner, photographs: Path) -> None:
+    cli.in_process = False  # it is read from the descriptor
     paths = "\n".join(str(path) for path in sorted(photographs.iterdir())[:4])
     result = cli.producer("submit", "--from-file", "-", "--dry-run", "--json", stdin=paths)
     assert result.json["scanned"] == 4
@@ -123,6 +125,7 @@ def test_an_export_to_a_file_leaves_no_other_file_behind(captioned_cli: CliRunne
 
 
 def test_an_export_can_be_written_to_a_device_or_a_pipe(captioned_cli: CliRunner) -> None:
+    captioned_cli.in_process = False  # for a standard output that is a file
     assert captioned_cli.producer("export", "-o", "/dev/null").code == 0
     assert not Path("/dev/null").is_file()
     assert len(captioned_cli.producer("export", "-o", "/dev/stdout").lines) == 10

@@ -44,7 +44,7 @@ PRODUCER = Path(sys.executable).with_name("producer")
 @pytest.fixture(scope="module")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> CliRunner:
     """The programs, with hostile rows: every other image is captioned, the others failed, and the last is pending."""
-    runner = CliRunner(tmp_path_factory.mktemp("hostile") / "data", {"TERM": "dumb", "COLUMNS": "100"})
+    runner = CliRunner(tmp_path_factory.mktemp("hostile") / "data", {"TERM": "dumb", "COLUMNS": "100"}, in_process=True)
     db = Database(read_settings(data_dir=runner.data).store_url)
     migrations.ensure_schema(db)
     driver = StoreDriver(db, ROOT)

@@ -1,13 +1,10 @@
 """Help, wrong usage and invalid settings of `producer`: one line and the right exit code."""
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from producer.cli import main
-from tests.support.in_process import Ended, run_here
+from tests.journeys.cli_runner import CliRunner
 
 COMMANDS = (
     "submit", "status", "jobs", "pause", "resume", "cancel", "failures", "retry", "search", "show", "export", "models",
@@ -15,24 +12,18 @@ COMMANDS = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def producer(tmp_path: Path) -> Callable[..., Ended]:
-    """Runs `producer` on an empty data folder."""
-    return functools.partial(run_here, main, environment={"CAPTIONING_DATA_DIR": str(tmp_path / "data")})
-
-
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_that_ends_with_an_example(producer: Callable[..., Ended], command: str) -> None:
-    result = producer(*command.split(), "--help")
+def test_every_command_has_help_that_ends_with_an_example(cli: CliRunner, command: str) -> None:
+    result = cli.producer(*command.split(), "--help")
     assert result.code == 0
     assert command == "db" or "Example: producer" in result.out
 
 
-def test_help_shows_the_choices(producer: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    assert "<normal|high>" in producer("submit", "--help").out
-    assert "<jsonl|csv>" in producer("export", "--help").out
-    assert "<unreadable|truncated|" in producer("retry", "--help").out
+def test_help_shows_the_choices(cli: CliRunner) -> None:
+    cli.environment["COLUMNS"] = "200"
+    assert "<normal|high>" in cli.producer("submit", "--help").out
+    assert "<jsonl|csv>" in cli.producer("export", "--help").out
+    assert "<unreadable|truncated|" in cli.producer("retry", "--help").out
 
 
 @pytest.mark.parametrize(
@@ -74,12 +65,12 @@ def test_help_shows_the_choices(producer: Callable[..., Ended], monkeypatch: pyt
     ],
 )
 def test_a_mistake_gets_one_line_and_the_right_exit_code(
-    producer: Callable[..., Ended], tmp_path: Path, arguments: list[str], code: int, message: str
+    cli: CliRunner, tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "README.txt").touch()
-    result = producer(*(argument.replace("EMPTY", str(empty)) for argument in arguments))
+    result = cli.producer(*(argument.replace("EMPTY", str(empty)) for argument in arguments))
     assert result.code == code, result
     assert message in result.err + result.out
     assert "Traceback" not in result.err
@@ -118,8 +109,9 @@ def test_a_mistake_gets_one_line_and_the_right_exit_code(
         ("CAPTIONING_DATABASE_URL", "postgresql://nobody:pw@127.0.0.1:9/x", "does not answer"),
     ],
 )
-def test_an_invalid_setting_is_named_without_its_password(tmp_path: Path, name: str, value: str, message: str) -> None:
-    result = run_here(main, "jobs", environment={"CAPTIONING_DATA_DIR": str(tmp_path), name: value})
+def test_an_invalid_setting_is_named_without_its_password(cli: CliRunner, name: str, value: str, message: str) -> None:
+    cli.environment[name] = value
+    result = cli.producer("jobs")
     assert result.code in (1, 2)
     assert message in result.err
     assert result.err.count("\n") == 1

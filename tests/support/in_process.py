@@ -1,41 +1,31 @@
-"""Run a command line in this process, with arguments, environment and output of its own.
+"""Run a command line in this process, with arguments, environment, streams and working folder of its own.
 
-A process of its own takes a second, most of it for imports. Commands that start no process behave the same here.
+A process of its own takes one or two seconds, most of them for imports.
 """
 
+import contextlib
 import io
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command line ended, and what it wrote."""
-
-    code: object
-    out: str
-    err: str
-
-
-def run_here(main: Callable[[], None], *words: str, environment: Mapping[str, str] | None = None) -> Ended:
-    """Call `main` as if its program ran with these arguments and these environment variables added."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
+def run_here(
+    main: Callable[[], None], words: list[str], environment: Mapping[str, str], stdin: str, cwd: Path | None
+) -> tuple[int, str, str]:
+    """Call `main` as its program does; return the exit code, standard output and standard error."""
+    streams = [io.TextIOWrapper(io.BytesIO(text), write_through=True) for text in (stdin.encode(), b"", b"")]
     with (
         patch.object(sys, "argv", [main.__module__, *words]),
-        patch.dict(os.environ, environment or {}),
-        redirect_stdout(out),
-        redirect_stderr(err),
+        patch.dict(os.environ, environment, clear=True),
+        patch.multiple(sys, stdin=streams[0], stdout=streams[1], stderr=streams[2]),
+        contextlib.chdir(cwd or Path.cwd()),
         pytest.raises(SystemExit) as ended,
     ):
         main()
-    texts = []
-    for stream in (out, err):
-        stream.seek(0)
-        texts.append(stream.read())
-    return Ended(ended.value.code or 0, *texts)
+    out, err = (stream.buffer.getvalue().decode() for stream in streams[1:])  # type: ignore[attr-defined]
+    return int(ended.value.code or 0), out, err

@@ -11,11 +11,14 @@ from pathlib import Path
 import optuna
 import pytest
 
+from captioning.bundles import find_bundles
 from captioning.errors import UsageError
+from captioning.model.pixels import open_image
+from captioning.model.runtime import choose_runtime, load_captioner
+from captioning.values import DecodeOptions
 from tests.journeys.cli_runner import CliRunner
-from tests.support.in_process import run_here
 from tests.training.conftest import CAPTIONS, VAL
-from training.cli import app, main
+from training.cli import app
 from training.config import TrainConfig
 from training.data.download import Source, fetch
 from training.data.encoders import EncoderFile
@@ -38,10 +41,11 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES)
 def test_wrong_usage_ends_with_one_line_that_names_the_mistake(
-    tmp_path: Path, corpus: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, corpus: Path, words: list[str], message: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = run_here(main, *(str(corpus) if word == "CORPUS" else word for word in words))
+    runner = CliRunner(tmp_path / "data", in_process=True)
+    words = [str(corpus) if word == "CORPUS" else word for word in words]
+    result = runner.run("training", *words, cwd=tmp_path)
     assert result.code == 2
     assert message in result.err.splitlines()[-1]
     assert result.out == ""
@@ -61,10 +65,18 @@ def test_info_identifies_the_images_that_a_model_was_trained_on(tmp_path: Path) 
     assert len(result["provenance"]["images"]["digest"]) == 64
 
 
-@pytest.mark.processes
 def test_evaluation_captions_an_image_as_the_product_does(tmp_path: Path, corpus: Path) -> None:
-    runner = CliRunner(tmp_path, with_compiled_model=True)
-    words = ["evaluate", "flickr8k-lstm", "--data", str(corpus), "--cache", str(tmp_path), "-o", str(tmp_path / "out")]
+    runner = CliRunner(tmp_path, with_compiled_model=True, in_process=True)
+    words = [
+        "evaluate",
+        "flickr8k-lstm",
+        "--data",
+        str(corpus),
+        "--cache",
+        str(tmp_path / "runtime"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
     result = runner.run("training", *words)
     assert result.code == 0, result.err
     scores = result.json
@@ -73,10 +85,12 @@ def test_evaluation_captions_an_image_as_the_product_does(tmp_path: Path, corpus
     assert set(scores["confidence"]) == {"caption_error", "word_error", "captions_good", "words_right"}
     evaluated = {row["image"]: row for row in map(json.loads, (tmp_path / "out").read_text().splitlines())}
     assert set(evaluated) == set(VAL)
-    runner.submit(str(corpus / "Images" / "val-chelsea.png"))
-    served = runner.producer("export").lines[0]
-    assert evaluated["val-chelsea.png"]["caption"] == served["caption"]
-    assert evaluated["val-chelsea.png"]["confidence"] == pytest.approx(served["confidence"], abs=0.02)
+    captioner = load_captioner(find_bundles()["flickr8k-lstm"], choose_runtime(), runner.data / "runtime")
+    image = (corpus / "Images" / "val-chelsea.png").read_bytes()
+    pixels, _ = open_image(image, captioner.preprocessing.size)
+    (served,) = captioner.caption([pixels], DecodeOptions())
+    assert evaluated["val-chelsea.png"]["caption"] == served.text
+    assert evaluated["val-chelsea.png"]["confidence"] == pytest.approx(served.confidence, abs=0.02)
 
 
 def test_a_search_continues_and_counts_its_earlier_trials(

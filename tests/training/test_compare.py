@@ -67,6 +67,7 @@ def _check_tags(page: str) -> None:
     assert not open_tags
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_reported_with_its_reason(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:

@@ -18,9 +18,7 @@ from captioning.errors import TrainingDiverged, UsageError
 from captioning.model.decoder import DecoderConfig, make_decoder
 from captioning.model.weights import load_weights
 from tests.journeys.cli_runner import CliRunner
-from tests.support.in_process import run_here
 from tests.training.conftest import MEMORISING
-from training.cli import main
 from training.config import TrainConfig
 from training.data.batches import batches, steps_of
 from training.data.encoders import EncoderFile, open_encoder
@@ -233,13 +231,14 @@ def test_a_run_that_was_started_before_a_setting_existed_resumes_with_its_defaul
 
 
 def test_a_run_resumes_only_when_asked_and_with_its_own_settings(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    runner = CliRunner(tmp_path / "data", in_process=True)
     words = ["train", "--data", str(corpus), "--encoder", "flickr8k-lstm", "--epochs", "1", "--hidden", "32"]
     words += ["--cache", str(cache), "--run", str(tmp_path / "run")]
-    assert run_here(main, *words).code == 0
-    again = run_here(main, *words)
+    assert runner.run("training", *words).code == 0
+    again = runner.run("training", *words)
     assert again.code == 2
     assert "contains a run already: add --resume" in again.err
-    other = run_here(main, *words, "--resume", "--seed", "2")
+    other = runner.run("training", *words, "--resume", "--seed", "2")
     assert other.code == 2
     assert "was started with other settings" in other.err
 

@@ -24,14 +24,18 @@ def evaluate_bundle(
     split: str = "val",
     options: DecodeOptions = DecodeOptions(),  # noqa: B008, a value
     *,
+    cache: Path | None = None,
     spice: bool = False,
     tick: Tick = lambda done, total: None,
 ) -> tuple[dict[str, float], dict[str, Caption]]:
-    """Return the scores of a bundle on a split of a corpus, and its captions. Raises UsageError for an empty split."""
+    """Return the scores of a bundle on a split of a corpus, and its captions. Raises UsageError for an empty split.
+
+    `cache` is a folder in which converted encoders are kept, as in `load_captioner`.
+    """
     names: Sequence[str] = getattr(corpus, split)
     if not names:
         raise UsageError(f"the corpus in {corpus.image_folder} has no {split} split.")
-    captioner = load_captioner(bundle, choose_runtime())
+    captioner = load_captioner(bundle, choose_runtime(), cache)
     captions = caption_images(captioner, corpus.image_folder, names, options, tick)
     texts = {name: caption.text for name, caption in captions.items()}
     return all_scores(texts, corpus.captions, spice=spice), captions

@@ -61,7 +61,7 @@ def calibrate_bundle(folder: Path, data: Path, cache: Path, tick: Tick = lambda 
     The model gets a new digest: its captions stay the same, its confidences do not.
     """
     bundle, corpus = read_bundle(folder), open_corpus(data, cache)
-    scores, captions = evaluate_bundle(bundle, corpus, tick=tick)
+    scores, captions = evaluate_bundle(bundle, corpus, cache=cache, tick=tick)
     description = bundle.description | {
         "metrics": {"val": scores, "diversity": diversity_of(captions, corpus), "digest": corpus.digest},
         "calibration": calibrate(captions, corpus.captions),
