@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import migrations
@@ -28,6 +29,13 @@ HEAVY_FILES = {  # their tests train or compile a model, or try many generated e
 
 for name in [n for n in os.environ if n.startswith("CAPTIONING_") and not n.startswith("CAPTIONING_TEST_")]:
     del os.environ[name]  # a developer's own settings must not influence tests
+
+
+# Without a number, the examples of property tests are the same in every run; with one, they are new ones.
+hypothesis.settings.register_profile(
+    "captionmill", derandomize="CAPTIONING_TEST_EXAMPLES" not in os.environ, deadline=None, print_blob=True
+)
+hypothesis.settings.load_profile("captionmill")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

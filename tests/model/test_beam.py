@@ -45,7 +45,7 @@ def brute_force(table: Tensor, options: DecodeOptions) -> list[tuple[float, list
     return sorted(found, reverse=True)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), words=st.integers(1, 4))
 def test_beam_search_finds_what_brute_force_finds(seed: int, words: int) -> None:
     torch.manual_seed(seed)
@@ -81,7 +81,7 @@ def test_one_beam_takes_the_best_word_at_every_step() -> None:
         assert [w for w in found.words[image, 0].tolist() if w not in (END, PAD)] == caption
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 10_000), beams=st.integers(1, 3), min_words=st.integers(0, 4), extra=st.integers(0, 6))
 def test_every_hypothesis_follows_the_rules(seed: int, beams: int, min_words: int, extra: int) -> None:
     torch.manual_seed(seed)

@@ -113,7 +113,7 @@ def test_passes_are_counted_up_to_the_end_of_the_image() -> None:
     assert jpeg_scans(BASES["camera pair"][1], 100) == 1
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=MAY_BE_SLOW)
+@settings(max_examples=60, suppress_health_check=MAY_BE_SLOW)
 @given(frames=st.integers(0, 40), most=st.integers(1, 50))
 def test_frames_are_counted_up_to_one_more_than_the_limit(frames: int, most: int) -> None:
     assert gif_frames(gif(frames), most) == min(frames, most + 1)
@@ -138,7 +138,7 @@ def test_damage_in_later_frames_does_not_change_the_first(kind: str) -> None:
     assert (pixels(damaged) == first).all()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=MAY_BE_SLOW)
+@settings(max_examples=100, suppress_health_check=MAY_BE_SLOW)
 @given(junk=st.binary(max_size=60))
 def test_bytes_after_an_image_do_not_change_it(junk: bytes) -> None:
     for kind in ("JPEG", "PNG", "GIF", "WebP"):
@@ -272,13 +272,13 @@ def png_with_random_header(draw: st.DrawFn) -> bytes:
     return png(width, height, depth, colour, draw(st.binary(max_size=300)), interlace=draw(st.integers(0, 1)))
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=MAY_BE_SLOW)
+@settings(max_examples=1000, suppress_health_check=MAY_BE_SLOW)
 @given(data=st.one_of(extreme_numbers(), rearranged(), spliced(), png_with_random_header()))
 def test_a_modified_file_gives_pixels_or_a_reason_and_nothing_else(data: bytes) -> None:
     assert_pixels_or_a_reason(data)
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=MAY_BE_SLOW)
+@settings(max_examples=1000, suppress_health_check=MAY_BE_SLOW)
 @given(head=st.sampled_from((b"", *(data[:n] for _, data in BASES.values() for n in (4, 16, 40)))), junk=st.binary())
 def test_random_bytes_after_the_head_of_an_image_give_pixels_or_a_reason(head: bytes, junk: bytes) -> None:
     assert_pixels_or_a_reason(head + junk)

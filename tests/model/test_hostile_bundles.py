@@ -28,7 +28,6 @@ SHAPE = {"cell": "gru", "vocabulary_size": 8, "kind": "attention", "feature_size
          "hidden_size": 6, "embedding_size": 4, "heads": 2}  # fmt: skip
 FUZZ = settings(
     max_examples=400,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],  # the machine may be busy
 )
 

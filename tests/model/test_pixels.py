@@ -222,7 +222,7 @@ def test_a_file_in_no_supported_format_has_a_reason(data: bytes, expected: Reaso
 PLAIN = {kind: saved(quarters(64, 48), kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP")}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(kind=st.sampled_from(sorted(PLAIN)), at=st.floats(0, 1), junk=st.binary(min_size=1, max_size=40))
 def test_damage_anywhere_gives_pixels_or_a_reason_and_nothing_else(kind: str, at: float, junk: bytes) -> None:
     whole = PLAIN[kind]

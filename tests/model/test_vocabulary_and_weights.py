@@ -37,7 +37,7 @@ def test_a_vocabulary_without_special_tokens_is_refused() -> None:
         Vocabulary(("a", "dog"))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), rows=st.integers(1, 20), scale=st.floats(1e-4, 1e3))
 def test_int8_changes_weights_by_half_a_step_at_most(
     tmp_path_factory: pytest.TempPathFactory, seed: int, rows: int, scale: float

@@ -18,7 +18,7 @@ from tests.support.texts import TEXTS
 ROW = FileRow(
     "/a.jpg", b"/a.jpg", "5e", "a dog", 0.5, "m", "machine", 640, 480, "captioned", None, "2026-01-01T00:00:00Z"
 )
-MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 CELLS = TEXTS | st.none()
 
 

@@ -19,7 +19,7 @@ DONE = Progress(
     total=13, captioned=10, reused=2, failed=1, model_runs=10, known=3, skipped={"other file": 2, "hidden": 1},
     created_at=0.0, finished_at=1.0,
 )  # fmt: skip
-MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 JSON_VALUES = st.recursive(
     st.one_of(TEXTS, st.none(), st.integers(), st.booleans()),
     lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner),

@@ -43,9 +43,6 @@ EXAMPLES = os.environ.get("CAPTIONING_TEST_EXAMPLES")
 SETTINGS = settings(
     max_examples=int(EXAMPLES or 12),
     stateful_step_count=50,
-    deadline=None,
-    derandomize=EXAMPLES is None,
-    print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
 FILES_PER_TRANSACTION = 5  # that a submit registers

@@ -75,7 +75,7 @@ def test_the_mean_cider_of_each_image_is_the_cider_of_all() -> None:
     assert cider_of_each(swapped, references)[best] == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6))
 def test_without_the_end_token_the_reward_equals_cider_d(seed: int) -> None:
     captions, references = random_captions(seed, 12)
