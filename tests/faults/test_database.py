@@ -160,7 +160,8 @@ def test_a_transaction_of_a_stopped_worker_delays_no_other_chunk(slow: World) ->
     stopped = slow.start_worker("inside_commit@3:stop")
     slow.wait_for_fault("inside_commit")
     slow.start_worker()
-    wait_until(lambda: slow.finished_items >= ITEMS - CHUNK_SIZE, 20, "every chunk but the one of the stopped worker")
+    # Less than the 60 s after which PostgreSQL ends the transaction of the stopped worker.
+    wait_until(lambda: slow.finished_items >= ITEMS - CHUNK_SIZE, 45, "every chunk but the one of the stopped worker")
     slow.kill(stopped)
     slow.mark_fault()
     slow.wait_for_recovery()

@@ -154,7 +154,7 @@ def test_workers_that_cannot_see_the_images_take_no_work(world: World) -> None:
     world.start_worker()
     wait_until(lambda: len(workers.live_workers(world.db)) == 3, 60, "the third worker")
     world.mark_fault()
-    world.wait_for_recovery(20)
+    world.wait_for_recovery()
 
 
 @pytest.mark.scenario("W12", "a worker's parent process cannot open any more files")
