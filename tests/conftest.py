@@ -17,10 +17,12 @@ from tests.support.valkey import valkey
 
 SERVERS = {"postgres_server", "broker_url"}  # fixtures that start a server
 PROCESS_FOLDERS = {"faults", "journeys", "decoding"}  # their tests start programs or decode processes
-HEAVY_FILES = {  # their tests train or compile a model, or try many generated examples: minutes in all
+HEAVY_FILES = {  # their tests train, compile or run a whole model, or try many generated examples: minutes in all
     "test_captioner.py",
     "test_cli.py",
     "test_compare.py",
+    "test_data.py",
+    "test_encoder.py",
     "test_hostile.py",
     "test_hostile_bundles.py",
     "test_state_machine.py",
@@ -31,9 +33,11 @@ for name in [n for n in os.environ if n.startswith("CAPTIONING_") and not n.star
     del os.environ[name]  # a developer's own settings must not influence tests
 
 
-# Without a number, the examples of property tests are the same in every run; with one, they are new ones.
+EXAMPLES = os.environ.get("CAPTIONING_TEST_EXAMPLES")
+"""Generated examples of each property. Without a number they are the same ones in every run, with one they are new."""
+
 hypothesis.settings.register_profile(
-    "captionmill", derandomize="CAPTIONING_TEST_EXAMPLES" not in os.environ, deadline=None, print_blob=True
+    "captionmill", derandomize=EXAMPLES is None, max_examples=int(EXAMPLES or 100), deadline=None, print_blob=True
 )
 hypothesis.settings.load_profile("captionmill")
 

@@ -18,7 +18,7 @@ from tests.support.texts import TEXTS
 ROW = FileRow(
     "/a.jpg", b"/a.jpg", "5e", "a dog", 0.5, "m", "machine", 640, 480, "captioned", None, "2026-01-01T00:00:00Z"
 )
-MANY = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+SLOW_TO_DRAW = settings(suppress_health_check=[HealthCheck.too_slow])
 CELLS = TEXTS | st.none()
 
 
@@ -47,7 +47,7 @@ def test_csv_prefixes_cells_that_a_spreadsheet_would_run_and_json_does_not(tmp_p
     assert json.loads((tmp_path / "x.jsonl").read_text())["path"] == "=cmd()"
 
 
-@MANY
+@SLOW_TO_DRAW
 @given(rows=st.lists(st.lists(CELLS, min_size=2, max_size=2), max_size=5))
 def test_csv_reads_back_as_written_except_for_the_prefix_of_formulas(rows: list[list[str | None]]) -> None:
     file = io.StringIO(newline="")
@@ -59,7 +59,7 @@ def test_csv_reads_back_as_written_except_for_the_prefix_of_formulas(rows: list[
     assert not any(value[0] in "=+-@\t\r\n\0＝＋－＠" for row in back for value in row if value)
 
 
-@MANY
+@SLOW_TO_DRAW
 @given(text=TEXTS)
 def test_a_cell_changes_only_by_the_prefix_of_formulas(text: str) -> None:
     assert spreadsheet_safe(text) in (text, "'" + text)

@@ -19,7 +19,7 @@ DONE = Progress(
     total=13, captioned=10, reused=2, failed=1, model_runs=10, known=3, skipped={"other file": 2, "hidden": 1},
     created_at=0.0, finished_at=1.0,
 )  # fmt: skip
-MANY = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+SLOW_TO_DRAW = settings(suppress_health_check=[HealthCheck.too_slow])
 JSON_VALUES = st.recursive(
     st.one_of(TEXTS, st.none(), st.integers(), st.booleans()),
     lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner),
@@ -102,7 +102,7 @@ def test_search_reports_on_standard_error_how_many_more_there_are(capsys: pytest
     ]
 
 
-@MANY
+@SLOW_TO_DRAW
 @given(value=JSON_VALUES)
 def test_json_reads_back_as_written_and_is_one_printable_line(value: object) -> None:
     line = render.json_text(value)
@@ -110,7 +110,7 @@ def test_json_reads_back_as_written_and_is_one_printable_line(value: object) -> 
     assert line.isprintable()
 
 
-@MANY
+@SLOW_TO_DRAW
 @given(text=TEXTS)
 def test_printable_text_is_kept_and_everything_else_escaped(text: str) -> None:
     shown = printable(text)

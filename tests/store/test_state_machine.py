@@ -7,7 +7,6 @@ step the rows equal the model. At the end of each example a healthy worker can f
 The examples are the same in every run, unless CAPTIONING_TEST_EXAMPLES sets a number: then they are new ones.
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,11 +34,11 @@ from captioning.store.files import FileIdSet, FoundFile, ReusePolicy
 from captioning.store.leases import Claim, ClaimedItem, Content, Outcome
 from captioning.store.schema import Base, Chunk, Job
 from captioning.values import Caption, ChunkState, DecodeOptions, ImageInfo, ItemState, JobState, Reason
+from tests.conftest import EXAMPLES
 from tests.store.helpers import GRU, LEASE_SECONDS, LSTM, PROVENANCE
 from tests.store.reference_model import CaptionKey, ModelChunk, ModelJob, ModelStore, SubmitRequest
 from tests.store.table_snapshot import FINISHED, Snapshot, clock, expected_row, take_snapshot
 
-EXAMPLES = os.environ.get("CAPTIONING_TEST_EXAMPLES")
 SETTINGS = settings(
     max_examples=int(EXAMPLES or 12),
     stateful_step_count=50,
