@@ -21,7 +21,7 @@ test: setup ## Run the tests with real servers, which they start themselves (abo
 	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 test-fast: setup ## Run the unit tests: no servers, no other processes (under a minute on two cores)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not processes and not heavy'
+	$(BIN)/python -m pytest -n 2 --dist worksteal --fast
 
 test-all: setup ## Run all tests, also the slow ones, with more generated examples (about 30 minutes)
 	CAPTIONING_TEST_EXAMPLES=300 $(BIN)/python -m pytest -n 4 --dist worksteal --slow

@@ -21,6 +21,7 @@ PLAN = Plan(seeds=2, epochs=2, rates=(1e-3,), tuning_epochs=1, size=64, min_coun
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(700)
 def test_a_comparison_trains_every_run_once_and_writes_a_report(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
