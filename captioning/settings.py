@@ -97,8 +97,8 @@ class Settings(BaseSettings):
         300.0,
         ge=0,
         le=10**7,
-        description="Seconds to wait for images whose folder has become empty or cannot be entered, or whose disk does"
-        " not answer.",
+        description="Seconds to wait for images in a folder that has become empty or cannot be entered, or on a disk"
+        " that does not answer.",
     )
 
     # -- limits on one image --

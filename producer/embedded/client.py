@@ -51,8 +51,8 @@ class EmbeddedClient:
     def check(self) -> None:
         """Read the supervisor's messages. Raises CaptioningError when it reports an error.
 
-        If the supervisor was killed, the client is detached. A new supervisor releases the chunks and starts a worker,
-        whose sweeper sends the messages again.
+        If the supervisor was killed, the client is detached. A new supervisor releases the chunks and starts a worker.
+        The sweeper of that worker sends the messages again.
         """
         while self._connection is not None:
             try:
