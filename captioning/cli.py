@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from captioning.command_tree import command_tree
 from captioning.errors import CaptioningError, UsageError
 from captioning.settings import debug_enabled, set_for_children
 from captioning.terminal import printable
@@ -20,7 +21,7 @@ def command_line(app: typer.Typer, name: str, interrupted: str = "interrupted") 
     set_for_children("PYTHONSAFEPATH", "1")  # no Python that we start imports modules from the working directory
     _repair_streams()
     try:
-        code = app(prog_name=name, standalone_mode=False)
+        code = command_tree(app)(prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:  # Typer has caught the Ctrl-C
             _report(name, interrupted, INTERRUPTED)

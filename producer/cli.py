@@ -1,5 +1,6 @@
 """The command line of `producer`: its commands, their options and their help. `producer.render` prints the answers."""
 
+import functools
 import os
 import sys
 import time
@@ -12,6 +13,7 @@ import typer
 import migrations
 from captioning.bundles import find_bundles, named
 from captioning.cli import command_line
+from captioning.command_tree import UNLIMITED, new_app
 from captioning.errors import UsageError
 from captioning.paths import text_of
 from captioning.settings import Settings, read_settings
@@ -30,45 +32,44 @@ from producer.sources import Filters, read_list, read_sources
 from producer.submit import SubmitRequest, Submitted
 
 FAILED_SOME = 3  # exit code of a command that reports on its job when images of the job have failed
-_MAX_NUMBER = 2**31 - 1  # of jobs and rows
 
-app = typer.Typer(
-    help="Caption folders of images, and search and export the captions. To begin: producer submit ./images",
+app = new_app(
+    help="Caption folders of images, and search and export the captions.",
     epilog="Example: producer submit ./images",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
 )
-db_app = typer.Typer(help="Create, upgrade or check the tables of the database.", no_args_is_help=True)
+db_app = new_app(help="Create, upgrade or check the tables of the database.")
 app.add_typer(db_app, name="db")
 
 Format = Enum("Format", {name: name for name in exporting.FORMATS})  # type: ignore[misc]  # mypy wants a literal
+_REASONS = ", ".join(Reason)
 _DEFAULT_FORMAT = Format(next(iter(exporting.FORMATS)))
+# Options whose value is a pattern, a file or a name.
+_pattern, _file, _named = (functools.partial(typer.Option, metavar=metavar) for metavar in ("PATTERN", "FILE", "NAME"))
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Limit = Annotated[int, typer.Option(min=1, max=_MAX_NUMBER, help="Show at most this many.")]
+Limit = Annotated[int, typer.Option(min=1, max=UNLIMITED, help="Show at most this many.")]
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait until the job is done. Without a broker, the command always waits.")
 ]
 JobArgument = Annotated[
-    int, typer.Argument(metavar="JOB", max=_MAX_NUMBER, help="The number of the job, as `producer jobs` shows it.")
+    int, typer.Argument(metavar="JOB", max=UNLIMITED, help="The number of the job, as `producer jobs` shows it.")
 ]
 
 
 def _optional_job(default: str) -> Any:
-    return typer.Argument(metavar="JOB", max=_MAX_NUMBER, help=f"The number of the job. Without it: {default}.")
+    return typer.Argument(metavar="JOB", max=UNLIMITED, help=f"The number of the job. Without it: {default}.")
 
 
 @app.command(epilog="Example: producer submit ./images --exclude 'drafts/*'")
 def submit(
     paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Folders and files.")] = None,
-    include: Annotated[list[str] | None, typer.Option(help="Take only matching files. Repeatable.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Skip matching files. Repeatable.")] = None,
-    from_file: Annotated[str | None, typer.Option(help="Also take the paths in this file; -: standard input.")] = None,
+    include: Annotated[list[str] | None, _pattern(help="Take only matching files. Repeatable.")] = None,
+    exclude: Annotated[list[str] | None, _pattern(help="Skip matching files. Repeatable.")] = None,
+    from_file: Annotated[str | None, _file(help="Also take the paths in this file; -: standard input.")] = None,
     null: Annotated[bool, typer.Option("-0", help="The file separates paths by NUL, like find -print0.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, max=_MAX_NUMBER, help="Take at most this many images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=UNLIMITED, help="Take at most this many images.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the images; write nothing.")] = False,
-    name: Annotated[str, typer.Option(help="A name for the job. Default: the name of the first path.")] = "",
-    model: Annotated[str | None, typer.Option(help="The model that captions, as `producer models` names it.")] = None,
+    name: Annotated[str, _named(help="A name for the job. Default: the name of the first path.")] = "",
+    model: Annotated[str | None, _named(help="The model that captions, as `producer models` names it.")] = None,
     beam_size: Annotated[int, typer.Option(min=1, max=20, help="Hypotheses in the beam search; 1: greedy search.")] = 3,
     priority: Annotated[Literal["normal", "high"], typer.Option(help="high: before all normal jobs.")] = "normal",
     stale: Annotated[bool, typer.Option("--stale", help="Redo captions by older versions of the model.")] = False,
@@ -196,7 +197,9 @@ def cancel(job: JobArgument) -> None:
 def retry(
     job: JobArgument,
     failed: Annotated[bool, typer.Option("--failed", help="Required: only failed images can be retried.")] = False,
-    reason: Annotated[Reason | None, typer.Option(help="Retry only images that failed for this reason.")] = None,
+    reason: Annotated[
+        Reason | None, typer.Option(metavar="REASON", help=f"Only those that failed so: {_REASONS}.")
+    ] = None,
     wait: Wait = False,
 ) -> None:
     """Queue the failed images of a job again."""
@@ -242,7 +245,9 @@ def search(
 
 
 @app.command(epilog="Example: producer show images/beach.jpg")
-def show(path: Annotated[str, typer.Argument(help="The path of an image.")], as_json: Json = False) -> None:
+def show(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="The path of an image.")], as_json: Json = False
+) -> None:
     """Show one image with all its captions, their confidence and their provenance."""
     found = captions.show(_open_database(), os.fsencode(path))
     if found is None:
@@ -258,8 +263,8 @@ def show(path: Annotated[str, typer.Argument(help="The path of an image.")], as_
 def export(
     job: Annotated[int | None, _optional_job("all files")] = None,
     format_: Annotated[Format, typer.Option("--format", help="The format of the output.")] = _DEFAULT_FORMAT,
-    output: Annotated[str, typer.Option("-o", "--output", help="The file to write; -: standard output.")] = "-",
-    model: Annotated[str | None, typer.Option(help="Prefer this model's captions to the default model's.")] = None,
+    output: Annotated[str, _file("-o", "--output", help="The file to write; -: standard output.")] = "-",
+    model: Annotated[str | None, _named(help="Prefer this model's captions to the default model's.")] = None,
     min_confidence: Annotated[float | None, typer.Option(min=0, max=1, help="Leave out less certain captions.")] = None,
 ) -> None:  # fmt: skip
     """Write one row per file: its path, its preferred caption and its status."""

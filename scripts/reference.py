@@ -19,7 +19,6 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import sqlalchemy as sa
-import typer
 from pydantic.fields import FieldInfo
 
 import migrations
@@ -27,6 +26,7 @@ import producer.cli
 import training.cli
 import worker.cli
 from captioning import settings, values
+from captioning.command_tree import UNLIMITED, argument_name, command_tree, summary
 from captioning.store import captions, schema
 from captioning.store.database import Database
 
@@ -38,7 +38,6 @@ TRAIN_CONFIG_INTRO = (
     " other one."
 )
 WIDTH = 100  # columns, outside tables and code
-_UNLIMITED = 2**31 - 1  # the largest number that the database stores as an integer; not worth a mention
 PROGRAMS = {"producer": producer.cli.app, "worker": worker.cli.app, "training": training.cli.app}
 COMPUTED_DEFAULTS = {"data_dir": "`captionmill` in the user's data folder (Linux: `~/.local/share`)"}
 TYPE_NAMES: dict[Any, str] = {str: "text", int: "integer", float: "number", Path: "path", bool: "`true`, `false`"}
@@ -70,7 +69,7 @@ def cli_page() -> str:
     intro = "The commands and options of `producer`, `worker` and `training`, as `--help` shows them."
     page = ["# Command line", NOTE, _wrapped(intro)]
     for program, app in PROGRAMS.items():
-        page += _command(program, typer.main.get_command(app), level=2)
+        page += _command(program, command_tree(app), level=2)
     page += ["## Fields of TrainConfig", _wrapped(TRAIN_CONFIG_INTRO)]
     return _joined([*page, _train_config()])
 
@@ -102,32 +101,21 @@ def _command(path: str, command: Any, level: int) -> Iterator[str]:
         yield "For example:"
         yield f"    {example}"
     if subcommands:
-        summaries = ((f"[{name}](#{path.replace(' ', '-')}-{name})", _summary(c)) for name, c in subcommands.items())
+        summaries = ((f"[{name}](#{path.replace(' ', '-')}-{name})", summary(c)) for name, c in subcommands.items())
         yield _table(("command", "what it does"), summaries)
     for name, subcommand in subcommands.items():
         yield from _command(f"{path} {name}", subcommand, level + 1)
 
 
-def _summary(command: Any) -> str:
-    """Return the first sentence of a command's help."""
-    return " ".join(cleandoc(command.help or "").split()).split(". ")[0].rstrip(".")
-
-
 def _usage(path: str, parameters: Iterable[Any]) -> str:
     options = "[OPTIONS]" if any(p.param_type_name == "option" for p in parameters) else ""
-    arguments = [_argument_name(p) for p in parameters if p.param_type_name == "argument"]
+    arguments = [argument_name(p) for p in parameters if p.param_type_name == "argument"]
     return " ".join(part for part in (path, options, *arguments) if part)
-
-
-def _argument_name(parameter: Any) -> str:
-    """Return `JOB`, `[JOB]` when it may be left out, `[PATH]...` when there may be several."""
-    name = str(parameter.metavar or parameter.name.upper()).strip("[].")
-    return (name if parameter.required else f"[{name}]") + ("..." if parameter.nargs == -1 else "")
 
 
 def _names(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        return f"`{_argument_name(parameter)}`"
+        return f"`{argument_name(parameter)}`"
     return ", ".join(f"`{name}`" for name in parameter.opts)
 
 
@@ -312,7 +300,7 @@ def _type_name(annotation: Any) -> str:
 
 def _range(least: Any, above: Any, most: Any) -> str:
     """Return the bounds of a number, each after a comma."""
-    is_bounded = most not in (None, _UNLIMITED)
+    is_bounded = most not in (None, UNLIMITED)
     if least is not None and is_bounded:
         return f", {_number(least)} to {_number(most)}"
     bounds = []

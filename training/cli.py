@@ -13,16 +13,12 @@ import typer
 from captioning.bundles import Bundle, find_bundles, named, read_bundle
 from captioning.calibration import calibration_of
 from captioning.cli import command_line
+from captioning.command_tree import new_app
 from captioning.settings import read_settings
 from captioning.values import Cell, DecodeOptions
 from training.progress import progress
 
-app = typer.Typer(
-    help="Train and evaluate caption models on captioned images: Flickr8k, or a folder of the same form.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = new_app(help="Train and evaluate caption models on captioned images: Flickr8k, or a folder of the same form.")
 
 Stride = Literal["1x1", "3x3"]
 Split = Literal["train", "val", "test"]
@@ -52,7 +48,8 @@ Seed = Annotated[int, typer.Option(help="Seed of weights, batches and dropout.")
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads of torch; 0: torch decides.")]
 Model = Annotated[str, typer.Argument(help="Name of a model, or the folder of a bundle.")]
 Setting = Annotated[
-    list[str] | None, typer.Option("--set", help="Any other field of TrainConfig, as name=value; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any other field of TrainConfig; may be repeated."),
 ]
 
 

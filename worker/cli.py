@@ -11,15 +11,14 @@ import typer
 
 import migrations
 from captioning.cli import command_line
+from captioning.command_tree import new_app
 from captioning.errors import CaptioningError, StoreUnavailable
 from captioning.settings import MAX_BATCH_SIZE, PREFIX, Settings, describe_lease, read_settings, set_for_children
 from captioning.store.database import Database
 
 log = structlog.get_logger(__name__)
-app = typer.Typer(
+app = new_app(
     help="Caption what producers have queued. `worker` alone starts a worker; Ctrl-C or SIGTERM stops it.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
     epilog="Example: CAPTIONING_BROKER_URL=redis://... CAPTIONING_DATABASE_URL=postgresql+psycopg://... worker",
 )
 
@@ -41,7 +40,7 @@ def work(
     context: typer.Context,
     device: Annotated[
         str | None,
-        typer.Option(parser=_device, metavar="<auto|cpu|cuda|cuda:N>", help="Device that computes the encoder."),
+        typer.Option(parser=_device, metavar="DEVICE", help="Where the encoder runs: auto, cpu, cuda or cuda:N."),
     ] = None,
     runtime: Annotated[
         Literal["auto", "torch", "openvino"] | None, typer.Option(help="Library that computes the encoder.")
@@ -51,7 +50,7 @@ def work(
         typer.Option(
             parser=_batch_size,
             metavar="<auto|N>",
-            help="Images in a batch; auto: CAPTIONING_BATCH_SIZE.",
+            help="Images in a batch; auto: the setting.",
         ),
     ] = "auto",
     until_eof: Annotated[bool, typer.Option("--until-eof", help="Stop when standard input closes.")] = False,

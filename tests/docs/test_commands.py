@@ -4,11 +4,11 @@ import re
 from typing import Any
 
 import pytest
-import typer
 
 import producer.cli
 import training.cli
 import worker.cli
+from captioning.command_tree import command_tree
 from tests.docs.pages import PROJECT, Command, commands, pages
 
 APPS = {"producer": producer.cli.app, "worker": worker.cli.app, "training": training.cli.app}
@@ -17,7 +17,7 @@ ALL = [command for page in pages() for command in commands(page)]
 
 @pytest.mark.parametrize("command", [c for c in ALL if c.words[0] in APPS], ids=str)
 def test_every_command_and_option_on_a_page_exists(command: Command) -> None:
-    found: Any = typer.main.get_command(APPS[command.words[0]])
+    found: Any = command_tree(APPS[command.words[0]])
     words = list(command.words[1:])
     while words and words[0] != "--":
         word = words.pop(0)
@@ -48,4 +48,4 @@ def test_every_module_and_script_on_a_page_exists(command: Command) -> None:
 def _options(command: Any) -> dict[str, Any]:
     """Return the options of a command by name."""
     options = {name: p for p in command.params if p.param_type_name == "option" for name in p.opts}
-    return {"--help": None, **options}
+    return {"--help": None, "-h": None, **options}
