@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from captioning.command_tree import command_tree
-from captioning.errors import CaptioningError, UsageError
+from captioning.errors import CaptioningError, Interrupted, UsageError
 from captioning.settings import debug_enabled, set_for_children
 from captioning.terminal import printable
 
@@ -16,7 +16,7 @@ INTERRUPTED = 130
 _EXTRAS = {"nltk": "training", "pycocoevalcap": "training", "flower": "monitoring"}  # package -> extra that installs it
 
 
-def command_line(app: typer.Typer, name: str, interrupted: str = "interrupted") -> None:
+def command_line(app: typer.Typer, name: str) -> None:
     """Run a Typer app and exit: 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
     set_for_children("PYTHONSAFEPATH", "1")  # no Python that we start imports modules from the working directory
     _repair_streams()
@@ -24,16 +24,18 @@ def command_line(app: typer.Typer, name: str, interrupted: str = "interrupted") 
         code = command_tree(app)(prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:  # Typer has caught the Ctrl-C
-            _report(name, interrupted, INTERRUPTED)
+            _report(name, "interrupted", INTERRUPTED)
     except typer.TyperException as error:
         message = error.format_message().replace("Value error, ", "")  # a prefix of pydantic's
         code = _report(name, message, error.exit_code)
     except UsageError as error:
         code = _report(name, str(error), 2)
+    except Interrupted as error:
+        code = _report(name, str(error), INTERRUPTED)
     except CaptioningError as error:
         code = _report(name, str(error), 1)
     except (typer.Abort, KeyboardInterrupt):
-        code = _report(name, interrupted, INTERRUPTED)
+        code = _report(name, "interrupted", INTERRUPTED)
     except ModuleNotFoundError as error:
         code = _report(name, _install_hint(error), 1)
     except BrokenPipeError:  # the reader of the output, `head` for example, has closed it

@@ -7,6 +7,7 @@ CaptioningError                    one line for the person, with a remedy; the c
 ├── BundleError                    a model bundle is missing, damaged or does not fit
 ├── LeaseLost                      another worker has the chunk, or its job was cancelled; nothing was written
 ├── TrainingDiverged               the training loss is not finite
+├── Interrupted                    Ctrl-C, with what becomes of the work; the command exits 130
 └── ServiceUnavailable             temporary: the work waits for it, and no image is blamed
     ├── StoreUnavailable           the database does not answer
     ├── BrokerUnavailable          the broker does not answer
@@ -59,6 +60,10 @@ class LeaseLost(CaptioningError):
 
 class TrainingDiverged(CaptioningError):
     """The training loss became infinite or not a number."""
+
+
+class Interrupted(CaptioningError):
+    """A person pressed Ctrl-C. The message says what becomes of the work."""
 
 
 class ServiceUnavailable(CaptioningError):

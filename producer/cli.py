@@ -27,7 +27,7 @@ from producer import submit as submitting
 from producer.diagnosis import diagnose
 from producer.dispatch import Dispatcher, ExternalBackend
 from producer.doctor import run_checks
-from producer.progress import ProgressDisplay, progress_display, wait_for_job
+from producer.progress import ProgressDisplay, explained_interrupt, progress_display, wait_for_job
 from producer.sources import Filters, read_list, read_sources
 from producer.submit import SubmitRequest, Submitted
 
@@ -105,7 +105,11 @@ def submit(
         _dry_run(request, as_json=as_json)
         return
     db = _open_database(settings)
-    with Dispatcher(db, settings) as dispatcher, progress_display() as display:
+    with (
+        explained_interrupt("finished captions are kept, and the same command continues"),
+        Dispatcher(db, settings) as dispatcher,
+        progress_display() as display,
+    ):
         progress = _register_and_wait(db, settings, request, dispatcher, display, wait=wait or settings.embedded)
     _finish(db, settings, progress, started, as_json=as_json)
 
@@ -131,12 +135,24 @@ def _register_and_wait(
         if submitted.queued:
             dispatcher.start_early()
 
-    job = submitting.submit(db, settings, request, on_commit).job
-    progress = jobs.progress(db, job)[0]
+    submitted = submitting.submit(db, settings, request, on_commit)
+    progress = jobs.progress(db, submitted.job)[0]
     if progress.is_finished or progress.state == JobState.PAUSED:
         return progress
+    if submitted.continued:
+        display.print_line(render.continued_text(progress))
     dispatcher.wake_workers()
-    return wait_for_job(db, job, display, dispatcher) if wait else progress
+    return _wait(db, settings, submitted.job, display, dispatcher) if wait else progress
+
+
+def _wait(
+    db: Database, settings: Settings, job: int, display: ProgressDisplay, dispatcher: Dispatcher
+) -> jobs.Progress:
+    """Wait for a job. After a Ctrl-C, other machines' workers continue the job, but not the embedded one."""
+    if settings.embedded:
+        return wait_for_job(db, job, display, dispatcher)
+    with explained_interrupt(f"workers continue job {job}: producer status {job} --watch"):
+        return wait_for_job(db, job, display, dispatcher)
 
 
 @app.command(epilog="Example: producer status 3 --watch")
@@ -150,7 +166,7 @@ def status(
     db = _open_database(settings)
     number = job if job is not None else jobs.newest_job(db)
     if watch:
-        with progress_display() as display:
+        with explained_interrupt(f"job {number} is not affected"), progress_display() as display:
             wait_for_job(db, number, display, ExternalBackend(db, settings))
     progress = jobs.progress(db, number)[0]
     reasons, diagnosis = jobs.reasons(db, number), diagnose(db, settings, progress)
@@ -341,11 +357,15 @@ def _dispatch(db: Database, settings: Settings, job: int, *, wait: bool) -> None
     if progress.is_finished or progress.state != JobState.ACTIVE:
         return
     started = time.monotonic()
-    with Dispatcher(db, settings) as dispatcher, progress_display() as display:
+    with (
+        explained_interrupt("finished captions are kept, and the same command continues"),
+        Dispatcher(db, settings) as dispatcher,
+        progress_display() as display,
+    ):
         dispatcher.wake_workers()
         if not (wait or settings.embedded):
             return
-        progress = wait_for_job(db, job, display, dispatcher)
+        progress = _wait(db, settings, job, display, dispatcher)
     _finish(db, settings, progress, started)
 
 
@@ -367,4 +387,4 @@ def _finish(
 
 def main() -> None:
     """Run `producer`."""
-    command_line(app, "producer", interrupted="interrupted; finished captions are kept, the same command continues")
+    command_line(app, "producer")

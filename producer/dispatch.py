@@ -8,6 +8,8 @@ from producer.diagnosis import diagnose
 from producer.embedded.client import EmbeddedClient
 from producer.render import print_warning
 
+CAPTIONING, WAITING = "captioning", "waiting for a worker"  # stages of a job
+
 
 class Dispatcher:
     """A context in which queued work gets done. In embedded mode the worker may stop at its end."""
@@ -49,6 +51,14 @@ class Dispatcher:
             if not self._embedded.attached:
                 self._embedded.attach()
 
+    def stage(self, job: int) -> str:
+        """Return what happens to a job while no image of it gets done."""
+        if jobs.is_held(self._db, job):
+            return CAPTIONING
+        if self._embedded is None:
+            return WAITING
+        return "loading the model" if workers.live_workers(self._db) else "starting a worker"
+
     def diagnose(self, progress: jobs.Progress) -> list[str]:
         """Return the reasons why a job may be stalled."""
         if self._embedded is not None and self._embedded.attached and not workers.live_workers(self._db):
@@ -65,6 +75,10 @@ class ExternalBackend:
 
     def ensure_running(self) -> None:
         pass
+
+    def stage(self, job: int) -> str:
+        """Return what happens to a job while no image of it gets done."""
+        return CAPTIONING if jobs.is_held(self._db, job) else WAITING
 
     def diagnose(self, progress: jobs.Progress) -> list[str]:
         """Return the reasons why a job may be stalled."""

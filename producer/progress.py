@@ -1,9 +1,9 @@
-"""Wait for a job and show its progress: a bar on a terminal, otherwise a line every few seconds."""
+"""Wait for a job and show its progress: a bar on a terminal, otherwise a line now and then."""
 
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,13 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
+from captioning.errors import Interrupted
 from captioning.store import jobs
 from captioning.store.database import Database
 from captioning.terminal import printable
 from captioning.values import JobState
 
 POLL_SECONDS = 0.25
-LINE_SECONDS = 5.0  # between two lines where there is no bar
+LINE_SECONDS = 5.0  # before the first line where there is no bar; the time doubles with each line...
+MAX_LINE_SECONDS = 60.0  # ... up to this, unless the line stays the same
 STALL_SECONDS = 10.0  # without a finished image, before the reason is looked for
 RATE_WINDOW_SECONDS = 15.0  # over which the rate is measured
 
@@ -29,7 +31,7 @@ class ProgressDisplay(Protocol):
     def update(self, text: str, done: int, total: int) -> None:
         """Show the progress now."""
 
-    def warn(self, message: str) -> None:
+    def print_line(self, message: str) -> None:
         """Show a message on its own line."""
 
 
@@ -38,6 +40,9 @@ class Backend(Protocol):
 
     def ensure_running(self) -> None:
         """Raise CaptioningError when the work cannot continue."""
+
+    def stage(self, job: int) -> str:
+        """Return what happens to the job while no image of it gets done."""
 
     def diagnose(self, progress: jobs.Progress) -> list[str]:
         """Return the reasons why the job may be stalled."""
@@ -71,14 +76,14 @@ class Rate:
         return (last - first) / max(end - start, 1e-9)
 
 
-def describe(progress: jobs.Progress, rate: Rate) -> str:
-    """Return the text beside the bar."""
-    if not progress.done:
-        return "waiting for a worker" if progress.total else "nothing to do"
+def describe(progress: jobs.Progress, rate: Rate, stage: str) -> str:
+    """Return the text beside the bar; `stage` is what happens while no image gets done."""
+    if not progress.total:
+        return "nothing to do"
     per_second = rate.per_second
     parts = [f"{per_second:.1f} images/s"] if per_second else []
-    if per_second and progress.done < progress.total:
-        parts.append(f"{_duration((progress.total - progress.done) / per_second)} left")
+    if progress.done < progress.total:
+        parts.append(f"{_duration((progress.total - progress.done) / per_second)} left" if per_second else stage)
     if progress.failed:
         parts.append(f"{progress.failed} failed")
     return ", ".join(parts)
@@ -91,10 +96,21 @@ def _duration(seconds: float) -> str:
 
 
 @contextmanager
-def progress_display(line_seconds: float = LINE_SECONDS) -> Iterator[ProgressDisplay]:
+def explained_interrupt(what_becomes_of_the_work: str) -> Iterator[None]:
+    """Turn a Ctrl-C into Interrupted with a text for the person."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {what_becomes_of_the_work}") from None
+
+
+@contextmanager
+def progress_display(
+    line_seconds: float = LINE_SECONDS, clock: Callable[[], float] = time.monotonic
+) -> Iterator[ProgressDisplay]:
     """Show progress on standard error while the context lasts: a bar, which is removed at the end, or lines."""
     if not sys.stderr.isatty():
-        yield _Lines(line_seconds)
+        yield _Lines(line_seconds, clock)
         return
     console = Console(stderr=True)
     columns = [BarColumn(bar_width=28)] if console.width >= 80 else []  # a narrow terminal has no room for the bar
@@ -115,21 +131,25 @@ class _Bar:
     def update(self, text: str, done: int, total: int) -> None:
         self._bar.update(self._task, description=text, completed=done, total=total)
 
-    def warn(self, message: str) -> None:
+    def print_line(self, message: str) -> None:
         self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Lines:
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._next_line_at = time.monotonic() + seconds
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._seconds = seconds  # between the last line and the next
+        self._clock = clock
+        self._line, self._printed_at = "", clock()
 
     def update(self, text: str, done: int, total: int) -> None:
-        if time.monotonic() >= self._next_line_at:
-            self._next_line_at = time.monotonic() + self._seconds
-            print(f"{done}/{total} {text}", file=sys.stderr, flush=True)
+        line = f"{done}/{total} {text}"
+        seconds = self._seconds if line == self._line else min(self._seconds, MAX_LINE_SECONDS)
+        if self._clock() - self._printed_at >= seconds:
+            self._seconds *= 2
+            self._line, self._printed_at = line, self._clock()
+            print(line, file=sys.stderr, flush=True)
 
-    def warn(self, message: str) -> None:
+    def print_line(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
@@ -152,7 +172,8 @@ def wait_for_job(
         rate.add(progress.done, time.monotonic())
         if rate.stalled_for > stall_seconds:
             _warn_once(db.retry(lambda p=progress: backend.diagnose(p)), shown, display)  # type: ignore[misc]
-        display.update(printable(describe(progress, rate)), progress.done, progress.total)
+        stage = "" if rate.per_second else db.retry(lambda: backend.stage(job_id))
+        display.update(printable(describe(progress, rate, stage)), progress.done, progress.total)
         if progress.is_finished or progress.state == JobState.PAUSED:
             return progress
         if not progress.registered and progress.done == progress.total:
@@ -166,5 +187,5 @@ def _warn_once(messages: list[str], shown: set[str], display: ProgressDisplay) -
     for message in messages:
         wording = message.lstrip("0123456789")
         if wording not in shown:
-            display.warn(printable(message))
+            display.print_line(printable(message))
         shown.add(wording)

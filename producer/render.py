@@ -198,6 +198,11 @@ def submit_json(progress: Progress, seconds: float) -> dict[str, Any]:
     }
 
 
+def continued_text(progress: Progress) -> str:
+    """Return the line that tells a person that a submit goes on with a job that was begun before."""
+    return f"job {progress.job} goes on: {progress.done} of {progress.total} done"
+
+
 def print_queued(progress: Progress) -> None:
     """Print what a submit queued for workers to do later."""
     job = progress.job

@@ -140,6 +140,13 @@ def _unknown_job(job_id: int) -> UsageError:
     return UsageError(f"there is no job {job_id}; `producer jobs` lists them.")
 
 
+def is_held(db: Database, job_id: int) -> bool:
+    """Return whether a worker holds a chunk of a job now."""
+    held = sa.exists().where(Chunk.job_id == job_id, Chunk.state == ChunkState.RUNNING)
+    with db.reading() as connection:
+        return bool(connection.execute(sa.select(held)).scalar())
+
+
 def count_decided(db: Database) -> int:
     """Return how many images of all jobs have a result, captions or failures."""
     decided = sa.func.sum(Chunk.captioned + Chunk.reused + Chunk.failed)

@@ -85,6 +85,12 @@ def test_a_submit_without_a_broker_that_answers_queues_and_warns_in_one_line(cli
     assert "no worker is running: start one with `worker`" in cli.producer("status").out
 
 
+def test_the_same_submit_says_that_its_job_goes_on(cli: CliRunner, photographs: Path) -> None:
+    cli.environment["CAPTIONING_BROKER_URL"] = "redis+socket:///none"
+    assert "goes on" not in cli.producer("submit", str(photographs)).err
+    assert cli.producer("submit", str(photographs)).err.startswith("job 1 goes on: 0 of 10 done\n")
+
+
 def test_names_and_filters_may_be_any_bytes(cli: CliRunner, photographs: Path) -> None:
     cli.environment["CAPTIONING_BROKER_URL"] = "redis://127.0.0.1:9/0"
     result = cli.producer("submit", str(photographs), "--name", b"caf\xe9", "--exclude", b"\xff*")

@@ -1,16 +1,20 @@
 """Waiting for a job: the rate, the text beside the bar, and when the wait ends."""
 
 import functools
+import itertools
 from dataclasses import dataclass, field
 
 import pytest
 
-from captioning.errors import CaptioningError
-from captioning.store import jobs
+from captioning.errors import CaptioningError, Interrupted
+from captioning.settings import Settings
+from captioning.store import jobs, workers
 from captioning.store.database import Database
+from captioning.store.workers import WorkerInfo
 from captioning.values import JobState
 from producer import progress
-from producer.progress import Rate, describe, progress_display
+from producer.dispatch import Dispatcher, ExternalBackend
+from producer.progress import Rate, describe, explained_interrupt, progress_display
 from tests.store.helpers import StoreDriver
 
 
@@ -22,7 +26,7 @@ class Display:
     def update(self, text: str, done: int, total: int) -> None:
         self.updates.append((text, done, total))
 
-    def warn(self, message: str) -> None:
+    def print_line(self, message: str) -> None:
         self.warnings.append(message)
 
 
@@ -36,6 +40,9 @@ class Backend:
     def ensure_running(self) -> None:
         if not self.reasons:
             self.driver.process_chunk(self.driver.claim())
+
+    def stage(self, _: int) -> str:
+        return "loading the model"
 
     def diagnose(self, _: jobs.Progress) -> list[str]:
         return self.reasons.pop() if self.reasons else []
@@ -69,10 +76,11 @@ def test_the_rate_forgets_what_is_older_than_its_window() -> None:
 def test_the_text_beside_the_bar_says_what_is_known(driver: StoreDriver) -> None:
     job = driver.submit(8, chunk_size=4)
     rate = Rate()
-    assert describe(driver.progress(job), rate) == "waiting for a worker"
+    assert describe(driver.progress(job), rate, "loading the model") == "loading the model"
     driver.process_chunk(driver.claim())
     rate.samples.extend([(0.0, 0), (2.0, 4)])
-    assert describe(driver.progress(job), rate) == "2.0 images/s, 2 s left"
+    assert describe(driver.progress(job), rate, "") == "2.0 images/s, 2 s left"
+    assert describe(driver.progress(job), Rate(), "starting a worker") == "starting a worker"
 
 
 def test_the_wait_ends_when_the_job_is_done(driver: StoreDriver) -> None:
@@ -109,10 +117,50 @@ def test_a_stall_is_explained_once_whatever_the_number_of_images(driver: StoreDr
     assert display.warnings == ["41 images waiting: no disk", "no \\x1b worker"]
 
 
-def test_without_a_terminal_lines_are_printed_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_stage_is_shown_until_the_first_image_is_done(driver: StoreDriver) -> None:
+    display = Display()
+    wait_for_job(driver.db, driver.submit(8, chunk_size=4), display, Backend(driver))
+    assert display.updates[0] == ("loading the model", 0, 8)
+    assert "loading the model" not in display.updates[-1][0]
+
+
+def test_the_stage_of_a_job_is_that_of_its_worker(driver: StoreDriver, settings: Settings) -> None:
+    own = Dispatcher(driver.db, settings)
+    others = ExternalBackend(driver.db, settings)
+    job = driver.submit(4)
+    assert (own.stage(job), others.stage(job)) == ("starting a worker", "waiting for a worker")
+    workers.heartbeat(driver.db, WorkerInfo("embedded", "here", (), "torch"), [])
+    assert (own.stage(job), others.stage(job)) == ("loading the model", "waiting for a worker")
+    driver.claim()
+    assert (own.stage(job), others.stage(job)) == ("captioning", "captioning")
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_display() as display:
         display.update("images found", 1, 1)
     with progress_display(line_seconds=0.0) as display:
         display.update("images found", 2, 2)
-        display.warn("no worker is running")
+        display.print_line("no worker is running")
     assert capsys.readouterr().err == "2/2 images found\nno worker is running\n"
+
+
+def test_without_a_terminal_the_lines_become_rarer_and_rarest_while_nothing_changes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with progress_display(clock=functools.partial(next, itertools.count())) as display:
+        for _ in range(3600):
+            display.update("waiting for a worker", 0, 9)
+        unchanged = capsys.readouterr().err.splitlines()
+        for number in range(3600):
+            display.update("8.0 images/s", number, 9000)
+    changed = capsys.readouterr().err.splitlines()
+    assert len(unchanged) < 10
+    assert len(changed) == 60  # one a minute
+
+
+def test_a_ctrl_c_is_explained() -> None:
+    with (
+        pytest.raises(Interrupted, match="interrupted; job 3 is not affected"),
+        explained_interrupt("job 3 is not affected"),
+    ):
+        raise KeyboardInterrupt
