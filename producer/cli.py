@@ -24,6 +24,7 @@ from captioning.values import DecodeOptions, JobState, Reason
 from producer import export as exporting
 from producer import render
 from producer import submit as submitting
+from producer.advice import next_commands
 from producer.diagnosis import diagnose
 from producer.dispatch import Dispatcher, ExternalBackend
 from producer.doctor import run_checks
@@ -111,7 +112,8 @@ def submit(
         progress_display() as display,
     ):
         progress = _register_and_wait(db, settings, request, dispatcher, display, wait=wait or settings.embedded)
-    _finish(db, settings, progress, started, as_json=as_json)
+    first = (request.sources.folders or request.sources.files)[0]
+    _finish(db, settings, progress, started, path=_exact_text(first), as_json=as_json)
 
 
 def _dry_run(request: SubmitRequest, *, as_json: bool) -> None:
@@ -370,9 +372,15 @@ def _dispatch(db: Database, settings: Settings, job: int, *, wait: bool) -> None
 
 
 def _finish(
-    db: Database, settings: Settings, progress: jobs.Progress, started: float, *, as_json: bool = False
+    db: Database,
+    settings: Settings,
+    progress: jobs.Progress,
+    started: float,
+    *,
+    path: str = "",
+    as_json: bool = False,
 ) -> None:
-    """Print the result of a job. Exits with FAILED_SOME when images failed."""
+    """Print the result of a job; `path` is what was submitted. Exits with FAILED_SOME when images failed."""
     seconds = time.monotonic() - started
     if as_json:
         render.print_json(render.submit_json(progress, seconds))
@@ -380,9 +388,18 @@ def _finish(
         render.print_queued(progress)
     else:
         store = db.url if settings.database_url else str(settings.sqlite_file)
-        render.print_finished(progress, seconds, captions.samples(db, progress.job, 5), store)
+        reasons, made = jobs.reasons(db, progress.job), captions.samples(db, progress.job, 50)
+        shown = made[:: max(1, -(-len(made) // 5))]
+        commands = next_commands(progress, reasons, [row.caption or "" for row in made], path)
+        render.print_finished(progress, seconds, reasons, shown, store, commands)
     if progress.failed:
         raise SystemExit(FAILED_SOME)
+
+
+def _exact_text(path: bytes) -> str:
+    """Return a path as a person can type it; empty if it is not UTF-8 text."""
+    text = text_of(path)
+    return text if text.isprintable() and os.fsencode(text) == path else ""
 
 
 def main() -> None:

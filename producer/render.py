@@ -6,6 +6,7 @@ or a caption reaches the terminal.
 
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.table import Table
 
@@ -43,23 +45,45 @@ def print_json(value: Any) -> None:
     print(json_text(value))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: Sequence[str]) -> None:
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: Sequence[str], optional: Sequence[str] = ()
+) -> None:
     """Print a table that fits the terminal; values in the columns of `wrap` may take several lines, others never do.
 
-    In a pipe, print one line per row with values separated by tabs.
+    A terminal that is too narrow does not show the columns of `optional`, beginning with the first of these. In a pipe,
+    print one line per row with values separated by tabs.
     """
     texts = [["" if value is None else printable(str(value)) for value in row] for row in rows]
     if not sys.stdout.isatty():
         print("\n".join("\t".join(row) for row in ([list(columns), *texts])))
         return
     width = _terminal_width()
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2 if width >= 80 else 1, 0, 0))
-    for name in columns:
-        most = max(20, width * 2 // 5) if name == "path" else None  # the text beside a path is for reading
-        table.add_column(name, overflow="fold", no_wrap=name not in wrap, min_width=len(name), max_width=most)
+    gap, most = 2 if width >= 80 else 1, max(20, width * 2 // 5)  # the text beside a path needs room to be read
+    needed = {
+        name: min(max(map(cell_len, (name, *cells))), most if name in wrap else width)
+        for name, *cells in zip(columns, *texts, strict=True)
+    }
+    for name in optional:
+        if sum(needed.values()) + gap * len(needed) > width:
+            del needed[name]
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap, 0, 0))
+    for name in needed:
+        table.add_column(name, overflow="fold", no_wrap=name == "path" or name not in wrap, min_width=len(name))
     for row in texts:
-        table.add_row(*row)
+        cells = zip(columns, row, strict=True)
+        table.add_row(*(_folded(text, most) if name == "path" else text for name, text in cells if name in needed))
     Console(width=width, highlight=False, markup=False, emoji=False).print(table)
+
+
+def _folded(path: str, width: int) -> str:
+    """Return a path on lines of at most `width` cells, which end after a slash where names fit on a line."""
+    parts = (piece for part in re.findall("[^/]*/|[^/]+", path) for piece in chop_cells(part, width))
+    lines = [""]
+    for part in parts:
+        if lines[-1] and cell_len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def print_text(text: str, *, indent: str = "") -> None:
@@ -86,6 +110,10 @@ def percent(confidence: float | None) -> str:
     return "" if confidence is None else f"{100 * confidence:.0f} %"
 
 
+def _decimals(score: float | None) -> str:
+    return "" if score is None else f"{score:.3f}"
+
+
 def local_time(seconds: float | None) -> str:
     """Return a time, in seconds since 1970, in the local time zone; empty for None."""
     return "" if seconds is None else datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
@@ -99,8 +127,7 @@ def common_folder(rows: Sequence[FileRow]) -> str:
 
 
 def _skipped_text(skipped: Mapping[str, int]) -> str:
-    number = sum(skipped.values())
-    return f"; skipped {number}: {describe_skipped(skipped)}" if number else ""
+    return f"; skipped {describe_skipped(skipped)}" if sum(skipped.values()) else ""
 
 
 # -- files and captions --
@@ -129,7 +156,7 @@ def print_search(total: int, rows: Sequence[FileRow], max_counted: int) -> None:
 def print_file(file: FileRow, captions: Sequence[CaptionDetails]) -> None:
     """Print one file with all captions of its image."""
     size = f"{file.width} x {file.height}" if file.width else ""
-    print(printable(" ".join(part for part in (file.path, size, file.status) if part)))
+    print_text(" ".join(part for part in (file.path, size, file.status) if part))
     if file.error:
         print_text(file.error, indent="  ")
     for caption in captions:
@@ -213,28 +240,44 @@ def print_queued(progress: Progress) -> None:
     print_text(f"job {job}: {count(progress.total, 'image')} queued{known}; {next_step}")
 
 
-def print_finished(progress: Progress, seconds: float, samples: Sequence[FileRow], store: str) -> None:
+def print_finished(
+    progress: Progress,
+    seconds: float,
+    reasons: Mapping[str, int],
+    samples: Sequence[FileRow],
+    store: str,
+    commands: Sequence[str],
+) -> None:
     """Print how a job ended, some of its captions, where all of them are (`store`), and which commands come next."""
-    job = progress.job
-    print_text(f"job {job} {progress.state} in {seconds:.1f} s: {_counts(progress)}{_skipped_text(progress.skipped)}")
+    counts = _counts(progress, reasons)
+    print_text(f"job {progress.job} {progress.state} in {seconds:.1f} s: {counts}{_skipped_text(progress.skipped)}")
     if samples:
         print()
         print_files(samples, strip=common_folder(samples))
-    print(f"\nThe captions are in {printable(store)}. Next:")
-    print('  producer search "dog"\n  producer export --format jsonl -o captions.jsonl')
-    if progress.failed:
-        print(f"  producer failures {job}\n  producer retry {job} --failed")
+    if progress.captioned + progress.reused + progress.known:
+        print()
+        print_text(f"The captions are in {store}. Next:")
+    elif commands:
+        print("\nNext:")
+    for command in commands:
+        print(f"  {printable(command)}")
 
 
-def _counts(progress: Progress) -> str:
+def _counts(progress: Progress, reasons: Mapping[str, int]) -> str:
     parts = [f"{progress.captioned} captioned"] if progress.captioned else []
     if progress.reused:
         parts += [count(progress.reused, "copy of a captioned image", "copies of captioned images")]
     if progress.known:
         parts += [f"{progress.known} already captioned"]
     if progress.failed:
-        parts += [f"{progress.failed} failed"]
+        parts += [f"{progress.failed} failed ({_reasons_text(reasons)})"]
+    if progress.total > progress.done:
+        parts += [f"{progress.total - progress.done} to do"]
     return ", ".join(parts) or "nothing to do"
+
+
+def _reasons_text(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items(), key=lambda item: -item[1]))
 
 
 def progress_json(progress: Progress) -> dict[str, Any]:
@@ -249,16 +292,9 @@ def print_status(progress: Progress, reasons: Mapping[str, int], diagnosis: Sequ
     """Print the progress of a job, its failures by reason, and why it may be stalled."""
     registering = "" if progress.registered else ", still registering files, or interrupted while doing so"
     print_text(f"job {progress.job} ({progress.name}): {progress.state}{registering}, model {progress.model}")
-    copies = count(progress.reused, "copy", "copies")
-    todo = progress.total - progress.done
-    parts = (f"{progress.captioned} captioned", copies, f"{progress.failed} failed", f"{todo} to do")
-    print_text(f"{count(progress.total, 'image')}: {', '.join(parts)}")
-    if progress.known:
-        print_text(f"{progress.known} already captioned")
+    print_text(f"{count(progress.total + progress.known, 'image')}: {_counts(progress, reasons)}")
     if sum(progress.skipped.values()):
         print_text(_skipped_text(progress.skipped).removeprefix("; "))
-    for reason, number in reasons.items():
-        print_text(f"{number} {reason}", indent="  ")
     for sentence in diagnosis:
         print_text(sentence)
 
@@ -271,7 +307,8 @@ def print_jobs(rows: Sequence[Progress]) -> None:
             (r.job, r.name, r.state, f"{r.done}/{r.total}", r.failed, r.known, local_time(r.created_at), r.model)
             for r in rows
         ),
-        wrap=("name", "created", "model"),
+        wrap=("name",),
+        optional=("model", "created", "known"),
     )
 
 
@@ -292,8 +329,12 @@ def print_models(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print one line per model."""
     print_table(
         ("model", "digest", "cell", "val CIDEr", ""),
-        ((r["name"], r["digest"][:16], r["cell"], r["cider"], "default" if r["default"] else "") for r in rows),
-        wrap=("model", "digest"),
+        (
+            (r["name"], r["digest"][:12], r["cell"], _decimals(r["cider"]), "default" if r["default"] else "")
+            for r in rows
+        ),
+        wrap=("model",),
+        optional=("cell",),
     )
 
 

@@ -36,32 +36,45 @@ def first_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_the_summary_of_a_job_counts_images_copies_and_skipped_files(capsys: pytest.CaptureFixture[str]) -> None:
-    render.print_finished(DONE, 2.04, [], "captions.sqlite")
+    render.print_finished(DONE, 2.04, {"truncated": 1}, [], "captions.sqlite", ["producer retry 1 --failed"])
     output = capsys.readouterr().out
     assert output.startswith(
-        "job 1 done in 2.0 s: 10 captioned, 2 copies of captioned images, 3 already captioned, 1 failed;"
-        " skipped 3: 2 other files, 1 hidden file\n"
+        "job 1 done in 2.0 s: 10 captioned, 2 copies of captioned images, 3 already captioned, 1 failed (1 truncated);"
+        " skipped 2 other files, 1 hidden file\n"
     )
-    assert "producer retry 1 --failed" in output
+    assert output.endswith("The captions are in captions.sqlite. Next:\n  producer retry 1 --failed\n")
 
 
 def test_a_single_image_is_not_written_as_several(capsys: pytest.CaptureFixture[str]) -> None:
     one = replace(DONE, total=1, captioned=0, reused=1, failed=0, known=0, skipped={"other file": 1})
-    render.print_finished(one, 1.0, [], "x")
-    assert first_line(capsys) == "job 1 done in 1.0 s: 1 copy of a captioned image; skipped 1: 1 other file"
+    render.print_finished(one, 1.0, {}, [], "x", [])
+    assert first_line(capsys) == "job 1 done in 1.0 s: 1 copy of a captioned image; skipped 1 other file"
     render.print_status(one, {}, [])
-    assert "1 image: 0 captioned, 1 copy, 0 failed, 0 to do" in capsys.readouterr().out
+    assert "1 image: 1 copy of a captioned image\n" in capsys.readouterr().out
     render.print_queued(replace(one, state=JobState.ACTIVE))
     assert first_line(capsys) == "job 1: 1 image queued; producer status 1 --watch"
     render.print_requeued(1, 1)
     assert first_line(capsys) == "job 1: 1 image queued again"
     render.print_dry_run(1, {"hidden": 1}, as_json=False)
-    assert first_line(capsys) == "1 image would be submitted; skipped 1: 1 hidden file"
+    assert first_line(capsys) == "1 image would be submitted; skipped 1 hidden file"
 
 
 def test_a_job_without_work_is_reported_as_such(capsys: pytest.CaptureFixture[str]) -> None:
-    render.print_finished(replace(DONE, captioned=0, reused=0, failed=0, known=0, skipped={}), 0.0, [], "x")
-    assert first_line(capsys) == "job 1 done in 0.0 s: nothing to do"
+    render.print_finished(
+        replace(DONE, total=0, captioned=0, reused=0, failed=0, known=0, skipped={}), 0.0, {}, [], "x", []
+    )
+    assert capsys.readouterr().out == "job 1 done in 0.0 s: nothing to do\n"
+
+
+def test_the_status_of_a_job_counts_what_is_to_do_and_its_failures_by_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    render.print_status(replace(DONE, state="active", captioned=5, failed=3), {"missing": 1, "unreadable": 2}, [])
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "16 images: 5 captioned, 2 copies of captioned images, 3 already captioned,"
+        " 3 failed (2 unreadable, 1 missing), 3 to do",
+        "skipped 2 other files, 1 hidden file",
+    ]
 
 
 def test_a_paused_job_names_the_command_that_resumes_it(capsys: pytest.CaptureFixture[str]) -> None:

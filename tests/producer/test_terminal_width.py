@@ -1,0 +1,55 @@
+"""Tables and lines on terminals of 50, 80 and 160 columns: nothing is too wide, no number and no name is lost."""
+
+import io
+import re
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import replace
+
+import pytest
+
+from captioning.store.jobs import Failure
+from producer import render
+from tests.producer.test_render import DONE, file_row
+
+WIDTHS = (50, 80, 160)
+LONG = "/srv/photographs/of the family/2024-08-12 holidays/IMG_20240812_153000.jpg"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(params=WIDTHS)
+def shown(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """A function that prints on a terminal and returns its lines."""
+    monkeypatch.setenv("COLUMNS", str(request.param))
+
+    def show(function: Callable[..., None], *arguments: object) -> list[str]:
+        with redirect_stdout(Terminal()) as terminal:
+            function(*arguments)
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
+        assert max(map(len, lines)) <= request.param
+        return lines
+
+    return show
+
+
+def test_a_list_of_jobs_keeps_the_whole_number_of_each_job(shown: Callable[..., list[str]]) -> None:
+    rows = [replace(DONE, job=number, name="a long name of a job " * 3, created_at=1e9) for number in (2147483647, 7)]
+    lines = shown(render.print_jobs, rows)
+    assert [line.split()[0] for line in lines if line[0].isdigit()] == ["2147483647", "7"]
+    assert sum("done" in line and "13/13" in line for line in lines) == 2
+
+
+def test_names_of_files_stay_whole(shown: Callable[..., list[str]]) -> None:
+    failures = [Failure(7, LONG, "truncated", "image file is truncated (11 bytes not processed)")]
+    for lines in (shown(render.print_failures, failures), shown(render.print_files, [file_row(LONG)])):
+        text = "\n".join(lines)
+        assert "IMG_20240812_153000" in text or "holidays/IMG_" in text
+
+
+def test_a_summary_wraps_between_words(shown: Callable[..., list[str]]) -> None:
+    lines = shown(render.print_finished, DONE, 2.0, {"truncated": 1}, [], "captions.sqlite", [])
+    assert "copies of captioned images" in " ".join(line.strip() for line in lines)
