@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import asdict
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -15,7 +16,7 @@ from captioning.bundles import find_bundles, named
 from captioning.cli import command_line
 from captioning.command_tree import UNLIMITED, new_app
 from captioning.errors import UsageError
-from captioning.paths import text_of
+from captioning.paths import absolute, text_of
 from captioning.settings import Settings, read_settings
 from captioning.store import captions, jobs
 from captioning.store import search as caption_search
@@ -264,12 +265,16 @@ def search(
 
 @app.command(epilog="Example: producer show images/beach.jpg")
 def show(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="The path of an image.")], as_json: Json = False
+    path: Annotated[str, typer.Argument(metavar="PATH", help="The path of an image, or of a folder.")],
+    limit: Limit = 20,
+    as_json: Json = False,
 ) -> None:
-    """Show one image with all its captions, their confidence and their provenance."""
-    found = captions.show(_open_database(), os.fsencode(path))
+    """Show one image with all its captions, their confidence and their provenance; or list the images of a folder."""
+    db, name = _open_database(), os.fsencode(path)
+    found = captions.show(db, name)
     if found is None:
-        raise UsageError(f"{path} is not registered: submit it first with `producer submit`.")
+        _list_folder(path, captions.files_below(db, name, limit + 1), limit, as_json=as_json)
+        return
     file, details = found
     if as_json:
         render.print_json(file.as_export() | {"captions": [asdict(caption) for caption in details]})
@@ -277,10 +282,22 @@ def show(
         render.print_file(file, details)
 
 
+def _list_folder(path: str, rows: list[captions.FileRow], limit: int, *, as_json: bool) -> None:
+    """Print the files below a folder. `rows` has one more than `limit` when there are more."""
+    if not rows and Path(path).is_dir():
+        raise UsageError(f"no image below the folder {path} is registered: submit it first with `producer submit`.")
+    if not rows:
+        raise UsageError(f"{path} is not registered: submit it first with `producer submit`.")
+    if as_json:
+        render.print_json([row.as_export() for row in rows[:limit]])
+    else:
+        render.print_folder(text_of(absolute(os.fsencode(path))), rows[:limit], is_all=len(rows) <= limit)
+
+
 @app.command(epilog="Example: producer export --format csv -o captions.csv")
 def export(
     job: Annotated[int | None, _optional_job("all files")] = None,
-    format_: Annotated[Format, typer.Option("--format", help="The format of the output.")] = _DEFAULT_FORMAT,
+    format_: Annotated[Format, typer.Option("--format", case_sensitive=False, help="The format.")] = _DEFAULT_FORMAT,
     output: Annotated[str, _file("-o", "--output", help="The file to write; -: standard output.")] = "-",
     model: Annotated[str | None, _named(help="Prefer this model's captions to the default model's.")] = None,
     min_confidence: Annotated[float | None, typer.Option(min=0, max=1, help="Leave out less certain captions.")] = None,
@@ -288,12 +305,12 @@ def export(
     """Write one row per file: its path, its preferred caption and its status."""
     settings = read_settings()
     db = _open_database(settings)
-    if job is not None:
-        jobs.progress(db, job)  # raises UsageError when there is no such job
+    progress = jobs.progress(db, job)[0] if job is not None else None
     if model is not None:
         named(model, find_bundles(settings.bundle_folders))
     rows = captions.export_rows(db, job, model, min_confidence)
-    render.print_exported(exporting.export(rows, format_.value, output), output)
+    number = exporting.export(rows, format_.value, output)
+    render.print_exported(number, output, progress, min_confidence)
 
 
 @app.command(epilog="Example: producer models --json")

@@ -137,9 +137,20 @@ def print_files(rows: Sequence[FileRow], *, strip: str = "") -> None:
     """Print files with their captions; `strip` is removed from the start of the paths."""
     print_table(
         ("path", "caption", "confidence"),
-        ((row.path.removeprefix(strip), row.caption, percent(row.confidence)) for row in rows),
+        ((row.path.removeprefix(strip), _caption_or_status(row), percent(row.confidence)) for row in rows),
         wrap=("path", "caption"),
     )
+
+
+def _caption_or_status(row: FileRow) -> str:
+    return row.caption if row.caption is not None else f"({row.error or row.status})"
+
+
+def print_folder(folder: str, rows: Sequence[FileRow], *, is_all: bool) -> None:
+    """Print the files of a folder; on a terminal, with their paths below it."""
+    print_files(rows, strip=folder.rstrip("/") + "/" if sys.stdout.isatty() else "")
+    if not is_all:
+        print(f"the first {len(rows)}; --limit shows more, `producer export` has all", file=sys.stderr)
 
 
 def print_search(total: int, rows: Sequence[FileRow], max_counted: int) -> None:
@@ -190,10 +201,19 @@ def failure_rows(rows: Sequence[Failure]) -> Iterable[tuple[object, ...]]:
     return ((row.job, row.path, row.reason, row.detail) for row in rows)
 
 
-def print_exported(rows: int, output: str) -> None:
-    """Print, on standard error, how many rows an export wrote to a file."""
+def print_exported(rows: int, output: str, job: Progress | None, min_confidence: float | None) -> None:
+    """Print, on standard error, how many rows an export wrote to a file, and what an export of a job left out."""
     if output != "-":
         print(f"{count(rows, 'row')} in {printable(output)}", file=sys.stderr)
+    if job is not None and job.known:
+        known = count(job.known, "image that was", "images that were")
+        print(
+            f"without {known} captioned before job {job.job}; `producer export` without a number has all files",
+            file=sys.stderr,
+        )
+    elif not rows:
+        reason = "no caption is that certain" if min_confidence else "no files are registered"
+        print(f"nothing to export: {reason}", file=sys.stderr)
 
 
 # -- jobs --

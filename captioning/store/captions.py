@@ -187,6 +187,21 @@ def show(db: Database, path: bytes) -> tuple[FileRow, list[CaptionDetails]] | No
     return None
 
 
+def files_below(db: Database, folder: bytes, count: int) -> list[FileRow]:
+    """Return up to `count` files below a folder that are not missing, in the order in which walks found them."""
+    folder = absolute(folder)
+    with db.reading() as connection:
+        roots = connection.execute(sa.select(Root.id, Root.path_bytes)).all()
+        inside = [File.root_id == root.id for root in roots if is_below(root.path_bytes, folder)]
+        for root in roots:
+            if is_below(folder, root.path_bytes) and folder != root.path_bytes:
+                start = folder[len(root.path_bytes.rstrip(b"/")) + 1 :] + b"/"
+                end = start[:-1] + b"0"  # '0' follows '/'
+                inside.append(sa.and_(File.root_id == root.id, File.path_bytes >= start, File.path_bytes < end))
+        query = select_file_rows(None).where(sa.or_(sa.false(), *inside), File.missing_since.is_(None))
+        return [to_file_row(row) for row in connection.execute(query.order_by(File.id).limit(count))]
+
+
 def _caption_details(connection: sa.Connection, image_id: int | None) -> list[CaptionDetails]:
     if image_id is None:
         return []

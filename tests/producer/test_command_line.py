@@ -131,6 +131,42 @@ def test_an_export_to_a_file_leaves_no_other_file_behind(captioned_cli: CliRunne
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_the_name_of_a_format_may_be_written_in_capitals(captioned_cli: CliRunner) -> None:
+    assert captioned_cli.producer("export", "--format", "CSV").out.startswith("path,sha256,")
+
+
+def test_an_export_says_what_it_left_out(captioned_cli: CliRunner, photographs: Path) -> None:
+    assert captioned_cli.producer("export", "1").err == ""
+    assert captioned_cli.producer("submit", str(photographs)).code == 0
+    known = captioned_cli.producer("export", "2")
+    assert (known.code, known.out) == (0, "")
+    assert known.err.startswith(
+        "without 10 images that were captioned before job 2; `producer export` without a number"
+    )
+    assert (
+        captioned_cli.producer("export", "--min-confidence", "1").err
+        == "nothing to export: no caption is that certain\n"
+    )
+
+
+def test_an_empty_database_has_nothing_to_export(cli: CliRunner) -> None:
+    assert cli.producer("export").err == "nothing to export: no files are registered\n"
+
+
+def test_show_lists_the_images_of_a_folder(captioned_cli: CliRunner, photographs: Path, tmp_path: Path) -> None:
+    all_of_it = captioned_cli.producer("show", str(photographs))
+    assert (all_of_it.code, all_of_it.err) == (0, "")
+    assert all_of_it.out.count("two dogs run past image") == 10
+    limited = captioned_cli.producer("show", str(photographs.parent), "--limit", "2")
+    assert limited.out.count(str(photographs)) == 2
+    assert limited.err == "the first 2; --limit shows more, `producer export` has all\n"
+    assert len(captioned_cli.producer("show", str(photographs), "--json").json) == 10
+    (tmp_path / "other").mkdir()
+    other = captioned_cli.producer("show", str(tmp_path / "other"))
+    assert other.code == 2
+    assert other.err.startswith(f"producer: no image below the folder {tmp_path / 'other'} is registered")
+
+
 def test_an_export_can_be_written_to_a_device_or_a_pipe(captioned_cli: CliRunner) -> None:
     captioned_cli.in_process = False  # for a standard output that is a file
     assert captioned_cli.producer("export", "-o", "/dev/null").code == 0

@@ -201,3 +201,18 @@ def test_an_export_has_one_row_per_file_with_its_status(db: Database) -> None:
     with db.reading() as connection:
         view = connection.exec_driver_sql("SELECT path, status, error, captioned_at FROM caption_export ORDER BY path")
         assert [tuple(r) for r in view] == [(r["path"], r["status"], r["error"], r["captioned_at"]) for r in rows]
+
+
+def test_the_files_of_a_folder_are_found_from_within_a_root_and_from_above_it(db: Database) -> None:
+    driver = StoreDriver(db, b"/photos")
+    paths = [b"top.jpg", b"sea/a.jpg", b"sea/b.jpg", b"sea/deep/c.jpg", b"seaside/d.jpg", b"sea.jpg"]
+    driver.register(driver.open_job(), [FoundFile(path, 1, 1) for path in paths])
+
+    def below(folder: bytes, count: int = 10) -> list[str]:
+        return [row.path.removeprefix("/photos/") for row in captions.files_below(db, folder, count)]
+
+    assert below(b"/photos/sea") == ["sea/a.jpg", "sea/b.jpg", "sea/deep/c.jpg"]
+    assert below(b"/photos/sea/deep") == ["sea/deep/c.jpg"]
+    assert len(below(b"/photos")) == len(below(b"/")) == 6
+    assert len(below(b"/", 2)) == 2
+    assert below(b"/photos/se") == below(b"/photo") == below(b"/photos/sea/a.jpg") == []
