@@ -10,6 +10,7 @@ RUN if [ "$TORCH" = cpu ]; then \
       pip install --no-deps --constraint constraints.txt torch torchvision \
         --index-url https://download.pytorch.org/whl/cpu; \
     fi
+COPY captionmill.py ./
 COPY captioning captioning
 COPY producer producer
 COPY worker worker

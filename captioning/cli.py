@@ -2,18 +2,22 @@
 
 import io
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import typer
 
 from captioning.command_tree import command_tree
+from captioning.environment import debug_enabled, set_for_children
 from captioning.errors import CaptioningError, Interrupted, UsageError
-from captioning.settings import debug_enabled, set_for_children
+from captioning.installation import install_hint
+from captioning.settings import unknown_settings
 from captioning.terminal import printable
 
 INTERRUPTED = 130
-_EXTRAS = {"nltk": "training", "pycocoevalcap": "training", "flower": "monitoring"}  # package -> extra that installs it
 
 
 def command_line(app: typer.Typer, name: str) -> None:
@@ -21,8 +25,12 @@ def command_line(app: typer.Typer, name: str) -> None:
     set_for_children("PYTHONSAFEPATH", "1")  # no Python that we start imports modules from the working directory
     _repair_streams()
     try:
-        code = command_tree(app)(prog_name=name, standalone_mode=False)
-        sys.stdout.flush()
+        with _interruptible():
+            _check_working_folder()
+            for warning in unknown_settings():
+                _report(name, warning, 0)
+            code = command_tree(app)(prog_name=name, standalone_mode=False)
+            sys.stdout.flush()
         if code == INTERRUPTED:  # Typer has caught the Ctrl-C
             _report(name, "interrupted", INTERRUPTED)
     except typer.TyperException as error:
@@ -37,9 +45,9 @@ def command_line(app: typer.Typer, name: str) -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = _report(name, "interrupted", INTERRUPTED)
     except ModuleNotFoundError as error:
-        code = _report(name, _install_hint(error), 1)
+        code = _report(name, install_hint(error), 1)
     except BrokenPipeError:  # the reader of the output, `head` for example, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_outputs()
         code = 0
     except OSError as error:
         code = _report(name, f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
@@ -48,6 +56,28 @@ def command_line(app: typer.Typer, name: str) -> None:
             raise
         code = _report(name, f"internal error, {type(bug).__name__}: {bug}. CAPTIONING_DEBUG=1 shows where.", 1)
     raise SystemExit(code)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt, so that commands can clean up; before and after, `captionmill` handles it."""
+    outside = signal.getsignal(signal.SIGINT)
+    if outside is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, outside)
+
+
+def _check_working_folder() -> None:
+    """Raise CaptioningError when the working folder was deleted: relative paths would have no meaning."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise CaptioningError(
+            f"the current folder is gone or cannot be entered ({error.strerror}): change to another one and try again."
+        ) from None
 
 
 def _repair_streams() -> None:
@@ -63,12 +93,12 @@ def _repair_streams() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
+def _close_outputs() -> None:
+    """Send what is still to be written nowhere."""
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _report(name: str, message: str, code: int) -> int:
     print(f"{name}: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
-
-
-def _install_hint(error: ModuleNotFoundError) -> str:
-    extra = _EXTRAS.get(error.name or "")
-    command = f"pip install 'captionmill[{extra}]'" if extra else f"pip install {error.name}"
-    return f"the package {error.name} is not installed. Run: {command}"

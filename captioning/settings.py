@@ -1,14 +1,13 @@
 """Settings: every one is an environment variable with the prefix CAPTIONING_ and has a default.
 
-Each program reads them once, at its start, and passes them on as a value. This is the only module that reads the
-environment (a test checks it); it also decides what child processes find in theirs. Passwords are never shown: not by
-`repr`, and not in the message about a setting that is wrong.
+Each program reads them once, at its start, and passes them on as a value. Passwords are never shown: not by `repr`,
+and not in the message about a setting that is wrong.
 """
 
+import difflib
 import hashlib
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, quote, urlsplit
@@ -17,12 +16,11 @@ import platformdirs
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from captioning.environment import PREFIX, take_unknown_settings
 from captioning.errors import UsageError
 
-PREFIX = "CAPTIONING_"
 MAX_BATCH_SIZE = 1024
 LEASE_PER_DECODE_TIMEOUT = 1.5  # a lease is at least this many times as long as decoding one image may take
-_SECRET_PREFIXES = (PREFIX, "PG")  # variables that may hold passwords begin like this
 
 
 def _user_data_dir() -> Path:
@@ -143,10 +141,23 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
+    def _usual_database_url(cls, value: str) -> str:
+        """Accept the forms that hosting services give out; explain other things than a URL."""
+        scheme, colon, rest = value.partition("://")
+        if scheme.lower() in ("postgres", "postgresql", "postgres+psycopg"):
+            return f"postgresql+psycopg://{rest}"
+        if value and not colon:
+            raise ValueError("write it as postgresql+psycopg://user@host/name or sqlite:////folder/captions.sqlite")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
     def _absolute_sqlite(cls, value: str) -> str:
         if not value.startswith("sqlite"):
             return value
-        scheme, _, path = value.partition(":///")
+        scheme, slashes, path = value.partition(":///")
+        if not slashes:
+            raise ValueError("name a file after three slashes: sqlite:////folder/captions.sqlite")
         if path in ("", ":memory:"):
             raise ValueError("several processes share the database: name a file, sqlite:////folder/captions.sqlite")
         return f"{scheme}:///{Path(path).absolute()}"
@@ -267,6 +278,17 @@ def read_settings(**given: object) -> Settings:
     return settings
 
 
+def unknown_settings() -> list[str]:
+    """Return a line for each variable with our prefix that is no setting, and remove it from the environment."""
+    known = [name.upper() for name in Settings.model_fields]
+    lines = []
+    for name in take_unknown_settings(known):
+        nearest = difflib.get_close_matches(name.upper().removeprefix(PREFIX), known, 1)
+        hint = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "docs/reference/settings.md lists all settings."
+        lines.append(f"warning: {name} is no setting and is ignored; {hint}")
+    return lines
+
+
 def describe_lease(settings: Settings) -> str:
     """Return the effective lease for people, and why it is longer than the configured one."""
     lease = f"{settings.effective_lease_seconds:g} s"
@@ -274,31 +296,6 @@ def describe_lease(settings: Settings) -> str:
         return lease
     least = f"{LEASE_PER_DECODE_TIMEOUT:g} x {PREFIX}DECODE_TIMEOUT_SECONDS={settings.decode_timeout_seconds:g}"
     return f"{lease}, raised from {PREFIX}LEASE_SECONDS={settings.lease_seconds:g}: a lease is at least {least}"
-
-
-def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for a child process: this process's, with changes."""
-    return {**os.environ, **changes}
-
-
-def child_environment_without_secrets(changes: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for a child process that must not learn passwords."""
-    return {k: v for k, v in child_environment(changes).items() if not k.startswith(_SECRET_PREFIXES)}
-
-
-def set_for_children(name: str, value: str) -> None:
-    """Set an environment variable for every process that this one starts from now on."""
-    os.environ[name] = value
-
-
-def debug_enabled() -> bool:
-    """Return whether tracebacks are wanted, also when the settings themselves are wrong."""
-    return os.environ.get(f"{PREFIX}DEBUG", "").lower() in ("1", "true", "yes", "on")
-
-
-def is_spawned_rank() -> bool:
-    """Return whether this process was started by torch's distributed launcher, which sets LOCAL_RANK."""
-    return "LOCAL_RANK" in os.environ
 
 
 def _check_combinations(settings: Settings) -> None:

@@ -27,6 +27,7 @@ import training.cli
 import worker.cli
 from captioning import settings, values
 from captioning.command_tree import UNLIMITED, argument_name, command_tree, summary
+from captioning.environment import PREFIX
 from captioning.store import captions, schema
 from captioning.store.database import Database
 
@@ -151,8 +152,7 @@ def settings_page() -> str:
     for title in dict.fromkeys(sections.values()):
         fields = [(n, f) for n, f in settings.Settings.model_fields.items() if sections[n] == title]
         rows = (
-            (f"`{settings.PREFIX}{n.upper()}`", _field_values(f), _field_default(n, f), f.description or "")
-            for n, f in fields
+            (f"`{PREFIX}{n.upper()}`", _field_values(f), _field_default(n, f), f.description or "") for n, f in fields
         )
         page += [f"## {title[:1].upper()}{title[1:]}", _table(("variable", "value", "default", "meaning"), rows)]
     return _joined(page)

@@ -1,5 +1,6 @@
-"""`python -m training`: the same as `training`."""
+"""`python -m training`: the same as the `training` command."""
 
-from training.cli import main
+from captionmill import training
 
-main()
+if __name__ == "__main__":
+    training()

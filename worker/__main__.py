@@ -1,6 +1,6 @@
 """`python -m worker`: the same as the `worker` command."""
 
-from worker.cli import main
+from captionmill import worker
 
 if __name__ == "__main__":  # pool processes import this module again
-    main()
+    worker()

@@ -12,8 +12,9 @@ import typer
 import migrations
 from captioning.cli import command_line
 from captioning.command_tree import new_app
+from captioning.environment import PREFIX, set_for_children
 from captioning.errors import CaptioningError, StoreUnavailable
-from captioning.settings import MAX_BATCH_SIZE, PREFIX, Settings, describe_lease, read_settings, set_for_children
+from captioning.settings import MAX_BATCH_SIZE, Settings, describe_lease, read_settings
 from captioning.store.database import Database
 
 log = structlog.get_logger(__name__)

@@ -20,9 +20,9 @@ import billiard.pool
 import structlog
 from celery import signals
 
+from captioning.environment import PREFIX, set_for_children
 from captioning.errors import CaptioningError, UsageError
 from captioning.queue.celery_app import wake_workers
-from captioning.settings import PREFIX, set_for_children
 from captioning.store.database import Database
 from worker.celery import app, settings
 from worker.environment import STOP_FILE, worker_name

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +12,12 @@ from typing import BinaryIO, TypeVar, cast
 import numpy as np
 
 from captioning.decoding.child import receive, send
+from captioning.environment import child_environment_without_secrets
 from captioning.errors import DecodePoolUnavailable, ImageError
 from captioning.model.pixels import FORMATS, Limits, Pixels
-from captioning.settings import child_environment_without_secrets
 from captioning.terminal import printable
 from captioning.values import ImageInfo, Reason
+from captionmill import child_command
 
 MODULE = "captioning.decoding.child"
 MAX_ATTEMPTS = 2  # the image is to blame when this many processes died while they decoded it
@@ -80,7 +80,7 @@ class DecodePool:
         self._size = size
         self._timeout_seconds = timeout_seconds
         self._max_side = limits.max_side
-        self._command = [sys.executable, "-P", "-m", module, str(size), json.dumps(asdict(limits))]
+        self._command = [*child_command(module), str(size), json.dumps(asdict(limits))]
         self._watchdog = _Watchdog()
         self._watchdog.start()
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="decode")

@@ -36,20 +36,23 @@ def choose_runtime(runtime: str = "auto", device: str = "auto") -> Runtime:
     """Choose what computes the encoder. Raises UsageError when the runtime or device asked for is not available."""
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(
-            f"device {device}: torch {torch.__version__} finds no CUDA GPU on this machine. Use --device cpu or auto."
+            f"device {device}: torch {torch.__version__} finds no CUDA GPU on this machine."
+            " Set CAPTIONING_DEVICE to cpu or auto (or `worker --device`)."
         )
     if device == "auto" and runtime != "openvino" and torch.cuda.is_available():
         device = "cuda:0"
     if device.startswith("cuda"):
         if runtime == "openvino":
-            raise UsageError("OpenVINO runs only on the CPU here: omit --runtime, or use --device cpu.")
+            raise UsageError("OpenVINO runs only on the CPU: set CAPTIONING_RUNTIME (or `worker --runtime`) to auto.")
         device = device if ":" in device else f"{device}:0"
         return Runtime(
             "torch", device, best_precision(device), f"this GPU is used: {torch.cuda.get_device_name(device)}"
         )
     has_openvino = importlib.util.find_spec("openvino") is not None
     if runtime == "openvino" and not has_openvino:
-        raise UsageError("OpenVINO is not installed: pip install openvino, or use --runtime torch.")
+        raise UsageError(
+            "OpenVINO is not installed: install it, or set CAPTIONING_RUNTIME (or `worker --runtime`) to auto."
+        )
     if runtime == "torch" or not has_openvino:
         why = "requested" if runtime == "torch" else "OpenVINO is not installed"
         return Runtime("torch", "cpu", best_precision("cpu"), why)

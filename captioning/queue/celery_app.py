@@ -11,6 +11,7 @@ from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from captioning.environment import drop_foreign_variables
 from captioning.errors import BrokerUnavailable
 from captioning.queue.message import QUEUE, TASK_NAME, TASK_TIME_LIMIT_SECONDS
 from captioning.queue.transport import register
@@ -34,6 +35,8 @@ TRANSPORT_OPTIONS = {
 
 def make_celery(settings: Settings) -> Celery:
     """Return the Celery app for these settings; nothing is connected yet."""
+    if settings.worker_state_dir is None:  # not a pool process; `celery -A` does not come through our own command lines
+        drop_foreign_variables()
     app = Celery("captionmill", broker=settings.broker or "redis://localhost:6379/0", set_as_current=False)
     app.conf.update(
         broker_transport_options=TRANSPORT_OPTIONS,

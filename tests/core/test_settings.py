@@ -2,14 +2,9 @@
 
 import pytest
 
+from captioning.environment import child_environment, child_environment_without_secrets, set_for_children
 from captioning.errors import UsageError
-from captioning.settings import (
-    LEASE_PER_DECODE_TIMEOUT,
-    child_environment,
-    child_environment_without_secrets,
-    read_settings,
-    set_for_children,
-)
+from captioning.settings import LEASE_PER_DECODE_TIMEOUT, read_settings
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import re
 
-from captioning.settings import PREFIX, Settings
+from captioning.environment import PREFIX
+from captioning.settings import Settings
 from tests.docs.pages import PROJECT, section
 
 

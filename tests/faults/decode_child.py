@@ -42,6 +42,7 @@ def open_image(data: bytes, size: int, limits: pixels.Limits) -> object:
     return square, info
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the decode process."""
     child.open_image = open_image  # type: ignore[assignment]
     child.main()

@@ -12,7 +12,7 @@ PACKAGES = ("captioning", "producer", "worker", "training", "migrations")
 def test_the_wheel_contains_migrations_and_models_but_no_tests(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    for name in (*PACKAGES, "pyproject.toml", "README.md", "LICENSE"):
+    for name in (*PACKAGES, "captionmill.py", "pyproject.toml", "README.md", "LICENSE"):
         (source / name).symlink_to(PROJECT / name)
     options = ("--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path))
     build = [sys.executable, "-m", "pip", "wheel", *options, "."]
@@ -20,6 +20,7 @@ def test_the_wheel_contains_migrations_and_models_but_no_tests(tmp_path: Path) -
     (wheel,) = tmp_path.glob("captionmill-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     for needed in (
+        "captionmill.py",
         "captioning/bundled/flickr8k-lstm/bundle.json",
         "captioning/bundled/flickr8k-lstm/decoder.safetensors",
         "captioning/bundled/flickr8k-gru/CARD.md",

@@ -85,7 +85,7 @@ def test_a_mistake_gets_one_line_and_the_right_exit_code(
         ("CAPTIONING_CHUNK_SIZE", "many", "CAPTIONING_CHUNK_SIZE=many"),
         ("CAPTIONING_RUNTIME", "cuda", "CAPTIONING_RUNTIME=cuda"),
         ("CAPTIONING_ROOTS", "photos", "CAPTIONING_ROOTS=photos"),
-        ("CAPTIONING_DATABASE_URL", "not a url", "CAPTIONING_DATABASE_URL is not a database URL"),
+        ("CAPTIONING_DATABASE_URL", "not a url", "write it as postgresql+psycopg://"),
         ("CAPTIONING_DATABASE_URL", "oracle://x", "the store runs on PostgreSQL and SQLite"),
         ("CAPTIONING_DATABASE_URL", "sqlite:////proc/nowhere/x", "cannot create the folder"),
         ("CAPTIONING_DATABASE_URL", "sqlite://", "name a file"),

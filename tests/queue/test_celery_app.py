@@ -14,9 +14,10 @@ import pytest
 from celery import Celery
 
 import captioning.queue
+from captioning.environment import child_environment
 from captioning.errors import BrokerUnavailable
 from captioning.queue.celery_app import make_celery, queued_messages, wake_workers
-from captioning.settings import child_environment, read_settings
+from captioning.settings import read_settings
 from tests.support.polling import free_port, wait_until
 
 FLOWER = """

@@ -10,12 +10,12 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
 from captioning.atomic import remove_unfinished, write_text
+from captioning.environment import is_spawned_rank
 from captioning.errors import UsageError
 from captioning.model.decoder import DecoderConfig, make_decoder
 from captioning.model.encoder import ResNetEncoder
 from captioning.model.precision import Precision, best_precision
 from captioning.model.vocabulary import Vocabulary
-from captioning.settings import is_spawned_rank
 from training.config import TrainConfig
 from training.data.batches import TrainingData
 from training.data.corpus import Corpus, open_corpus

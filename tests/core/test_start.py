@@ -1,0 +1,77 @@
+"""Programs and their children find our packages and not others of the same names; Ctrl-C never prints a traceback."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from captionmill import PACKAGES, child_command
+
+PROGRAMS = Path(sys.executable).parent
+
+
+@pytest.fixture
+def strangers(tmp_path: Path) -> Path:
+    """A folder for PYTHONPATH in which every package of ours exists too, and is somebody else's."""
+    for name in PACKAGES:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"print('the stranger {name}')\n")
+    return tmp_path
+
+
+def environment(data: Path, **changes: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CAPTIONING_")}
+    return inherited | {"CAPTIONING_DATA_DIR": str(data)} | changes
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("program", ["producer", "worker", "training"])
+def test_a_program_finds_its_packages_although_pythonpath_has_others(program: str, strangers: Path) -> None:
+    run = environment(strangers / "data", PYTHONPATH=str(strangers))
+    done = subprocess.run([PROGRAMS / program, "--help"], env=run, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "stranger" not in done.stdout
+
+
+@pytest.mark.processes
+def test_a_child_finds_our_packages_and_ignores_libraries_variables(strangers: Path, tmp_path: Path) -> None:
+    """A module of the test's own is the child: it shows what a child of ours sees."""
+    (strangers / "probe.py").write_text(
+        "import os\nimport training, migrations\n"
+        "def main(): print('CELERY_BROKER_URL' in os.environ, training.__doc__, migrations.__name__)\n"
+    )
+    run = environment(tmp_path, PYTHONPATH=str(strangers), CELERY_BROKER_URL="redis://stranger")
+    child = subprocess.run(child_command("probe"), env=run, capture_output=True, text=True, check=True)
+    assert child.stdout.startswith("False ")
+    assert "stranger" not in child.stdout
+
+
+START = "import captionmill; print('started', flush=True); captionmill.{}()"
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(("program", "words"), [("producer", ["jobs"]), ("worker", ["doctor"]), ("training", ["info"])])
+def test_ctrl_c_at_any_moment_is_one_line(program: str, words: list[str], tmp_path: Path) -> None:
+    """As a console script does, the process imports captionmill first; the signal comes while it imports the rest."""
+    moments = random.Random(program)
+    for _ in range(4):
+        process = subprocess.Popen(
+            [sys.executable, "-c", START.format(program), *words],
+            env=environment(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        time.sleep(0.001 + moments.random())
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+        assert "Traceback" not in errors
+        assert process.returncode in (0, 1, 2, 130)
+        assert (process.returncode == 130) == ("interrupted" in errors)
