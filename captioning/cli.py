@@ -16,6 +16,7 @@ from captioning.errors import CaptioningError, Interrupted, UsageError
 from captioning.installation import install_hint
 from captioning.settings import unknown_settings
 from captioning.terminal import printable
+from captioning.usage import usage_message
 
 INTERRUPTED = 130
 
@@ -34,8 +35,7 @@ def command_line(app: typer.Typer, name: str) -> None:
         if code == INTERRUPTED:  # Typer has caught the Ctrl-C
             _report(name, "interrupted", INTERRUPTED)
     except typer.TyperException as error:
-        message = error.format_message().replace("Value error, ", "")  # a prefix of pydantic's
-        code = _report(name, message, error.exit_code)
+        code = _report(name, usage_message(error), error.exit_code)
     except UsageError as error:
         code = _report(name, str(error), 2)
     except Interrupted as error:
