@@ -1,22 +1,16 @@
-"""Where every process of captionmill starts, before it imports anything else.
+"""The entry points. They make Python find our packages beside this file, whatever is on PYTHONPATH.
 
 `producer`, `worker`, `training` and `migrations` are everyday names, and others have packages of these names too. This
-module has the name of the distribution, so the console scripts and child processes can rely on it. Importing it makes
-Python find our packages beside this file, whatever is on PYTHONPATH. Nothing else on the path changes.
+module has the name of the distribution, so the console scripts can rely on it; child processes run it by its path.
 """
 
-import atexit
-import importlib
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 
 PACKAGES = frozenset({"captioning", "migrations", "producer", "training", "worker"})
-INTERRUPTED = 130  # exit code after Ctrl-C
 _FOLDER = str(Path(__file__).parent)
 
 
@@ -34,41 +28,24 @@ sys.meta_path.insert(0, OwnPackages)
 
 def producer() -> None:
     """Run the command `producer`."""
-    _run("producer.cli", "producer")
+    _start("producer.cli")
 
 
 def worker() -> None:
     """Run the command `worker`."""
-    _run("worker.cli", "worker")
+    _start("worker.cli")
 
 
 def training() -> None:
     """Run the command `training`."""
-    _run("training.cli", "training")
+    _start("training.cli")
 
 
-def child_command(module: str) -> list[str]:
-    """Return the command that calls `main` of a module in a new Python process; arguments may follow."""
-    return [sys.executable, "-P", str(Path(__file__)), module]
+def _start(module: str) -> None:
+    from captioning.start import run_main
 
-
-def _run(module: str, name: str) -> None:
-    """Call `main` of a module. Until it handles Ctrl-C itself, Ctrl-C ends this process at once."""
-
-    # The names are arguments because Python clears a module before it calls the last signal handlers.
-    def interrupt(_signal: int, _frame: FrameType | None, write: object = os.write, leave: object = os._exit) -> None:
-        write(2, f"{name}: interrupted\n".encode())  # type: ignore[operator]
-        leave(INTERRUPTED)  # type: ignore[operator]
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # otherwise it is ignored, as for `command &`
-        signal.signal(signal.SIGINT, interrupt)
-        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the last moment, when Python calls no handler
-    from captioning.environment import drop_foreign_variables
-
-    drop_foreign_variables()
-    importlib.import_module(module).main()
+    run_main(module)
 
 
 if __name__ == "__main__":  # pool processes import this module again, under another name
-    _module = sys.argv.pop(1)
-    _run(_module, _module.partition(".")[0])
+    _start(sys.argv.pop(1))

@@ -15,10 +15,9 @@ from captioning.environment import debug_enabled, set_for_children
 from captioning.errors import CaptioningError, Interrupted, UsageError
 from captioning.installation import install_hint
 from captioning.settings import unknown_settings
+from captioning.start import INTERRUPTED
 from captioning.terminal import printable
 from captioning.usage import usage_message
-
-INTERRUPTED = 130
 
 
 def command_line(app: typer.Typer, name: str) -> None:

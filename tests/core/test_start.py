@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from captionmill import PACKAGES, child_command
+from captioning.start import child_command
+from captionmill import PACKAGES
 
 PROGRAMS = Path(sys.executable).parent
 

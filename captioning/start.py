@@ -1,0 +1,34 @@
+"""How a process of ours starts: with its Ctrl-C handled and without libraries' variables, before it imports anything."""
+
+import atexit
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from captioning.environment import drop_foreign_variables
+
+INTERRUPTED = 130  # exit code after Ctrl-C
+_ENTRY = Path(__file__).parents[1] / "captionmill.py"
+
+
+def run_main(module: str) -> None:
+    """Import a module of ours and call its `main`. Until it handles Ctrl-C itself, Ctrl-C ends this process at once."""
+    line = f"{module.partition('.')[0]}: interrupted\n".encode()
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        os.write(2, line)
+        os._exit(INTERRUPTED)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # otherwise it is ignored, as for `command &`
+        signal.signal(signal.SIGINT, interrupt)
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the last moment, when Python calls no handler
+    drop_foreign_variables()
+    importlib.import_module(module).main()
+
+
+def child_command(module: str) -> list[str]:
+    """Return the command that calls `main` of a module in a new Python process; arguments may follow."""
+    return [sys.executable, "-P", str(_ENTRY), module]
