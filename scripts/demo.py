@@ -1,4 +1,4 @@
-"""A demo: caption ten sample photographs, export the captions and search them, in a temporary folder."""
+"""A demo: caption ten sample photographs, show, search and export the captions, in a temporary folder."""
 
 import os
 import subprocess
@@ -11,10 +11,12 @@ from sample_images import copy_samples
 STEPS = (
     ("Caption every image in a folder. A private queue, database and worker start by themselves.",
      ["submit", "{images}"]),
-    ("Export the captions as CSV.",
-     ["export", "--format", "csv"]),
+    ("All captions of the folder.",
+     ["show", "{images}"]),
     ("Search the captions.",
      ["search", "man"]),
+    ("Export them, with digests, sizes and models.",
+     ["export", "--format", "csv", "-o", "{temporary}/captions.csv"]),
 )  # fmt: skip
 
 
@@ -27,7 +29,8 @@ def main() -> int:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("CAPTIONING_")}
         environment = inherited | {"CAPTIONING_DATA_DIR": f"{temporary}/data"}
         for number, (explanation, template) in enumerate(STEPS, start=1):
-            arguments = [argument.format(images=f"{temporary}/images") for argument in template]
+            names = {"images": f"{temporary}/images", "temporary": temporary}
+            arguments = [argument.format(**names) for argument in template]
             shown = " ".join(argument.replace(temporary, "...") for argument in arguments)
             print(f"\n{number}. {explanation}\n$ producer {shown}", flush=True)
             code = subprocess.run([producer, *arguments], env=environment, check=False).returncode
