@@ -1,4 +1,4 @@
-"""How a process of ours starts: with its Ctrl-C handled and without libraries' variables, before it imports anything."""
+"""How a process of ours starts: with its Ctrl-C handled and without libraries' variables, before any import."""
 
 import atexit
 import importlib
