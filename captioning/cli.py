@@ -12,7 +12,7 @@ import typer
 
 from captioning.command_tree import command_tree
 from captioning.environment import debug_enabled, set_for_children
-from captioning.errors import CaptioningError, Interrupted, UsageError
+from captioning.errors import CaptioningError, Interrupted, StoreFault, UsageError
 from captioning.installation import install_hint
 from captioning.settings import unknown_settings
 from captioning.start import INTERRUPTED
@@ -40,6 +40,8 @@ def command_line(app: typer.Typer, name: str) -> None:
     except Interrupted as error:
         code = _report(name, str(error), INTERRUPTED)
     except CaptioningError as error:
+        if isinstance(error, StoreFault) and debug_enabled():
+            raise
         code = _report(name, str(error), 1)
     except (typer.Abort, KeyboardInterrupt):
         code = _report(name, "interrupted", INTERRUPTED)

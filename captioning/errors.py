@@ -6,11 +6,14 @@ CaptioningError                    one line for the person, with a remedy; the c
 │   └── FileUnreachable            the file and everything around it is gone; it may come back
 ├── BundleError                    a model bundle is missing, damaged or does not fit
 ├── LeaseLost                      another worker has the chunk, or its job was cancelled; nothing was written
+├── StoreFault                     the database rejects a statement or a value: a bug, or one image's data
 ├── TrainingDiverged               the training loss is not finite
 ├── Interrupted                    Ctrl-C, with what becomes of the work; the command exits 130
 └── ServiceUnavailable             temporary: the work waits for it, and no image is blamed
     ├── StoreUnavailable           the database does not answer
+    │   └── StoreRefused           it refuses this user, name or file; waiting does not help
     ├── BrokerUnavailable          the broker does not answer
+    │   └── BrokerRefused          no worker and no producer can use it as it is set up; waiting does not help
     ├── DecodePoolUnavailable      no decode process can be started
     ├── DeviceOutOfMemory          the device has no memory for a batch of this size
     ├── DeviceFailed               the device fails for the rest of this process
@@ -58,6 +61,10 @@ class LeaseLost(CaptioningError):
     """The chunk was claimed by another worker, or its job was cancelled. Nothing was written."""
 
 
+class StoreFault(CaptioningError):
+    """The database rejects a statement or a value. It is up, so waiting does not help."""
+
+
 class TrainingDiverged(CaptioningError):
     """The training loss became infinite or not a number."""
 
@@ -74,8 +81,16 @@ class StoreUnavailable(ServiceUnavailable):
     """The database does not answer."""
 
 
+class StoreRefused(StoreUnavailable):
+    """The database refuses this user, its name or this file. Waiting does not help."""
+
+
 class BrokerUnavailable(ServiceUnavailable):
-    """The broker does not answer."""
+    """The broker does not answer, or does not take messages."""
+
+
+class BrokerRefused(BrokerUnavailable):
+    """Nobody can use the broker as it is set up. Waiting does not help."""
 
 
 class DecodePoolUnavailable(ServiceUnavailable):

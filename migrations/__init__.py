@@ -43,7 +43,9 @@ def head() -> str:
 
 
 def current(db: Database) -> str | None:
-    """Return the revision of the database; None when it is empty."""
+    """Return the revision of the database; None when it is empty, or a file that does not exist. Writes nothing."""
+    if db.is_missing:
+        return None
     with db.reading() as connection:
         if not sa.inspect(connection).has_table(_VERSION.name):
             return None
@@ -63,15 +65,18 @@ def ensure_schema(db: Database) -> None:
 
 
 def refuse_other(db: Database) -> None:
-    """Raise CaptioningError, with a remedy, unless the schema is the one that this version needs."""
+    """Raise CaptioningError, with a remedy, unless the schema is the one that this version needs. Writes nothing."""
     revision, needed = current(db), head()
     if revision == needed:
         return
-    if revision in (None, *_revisions()):
+    if revision is None:
+        state = "does not exist" if db.is_missing else "is empty"
+        raise CaptioningError(f"the database {db.url} {state}: run `producer db upgrade`, which creates its tables.")
+    if revision in _revisions():
         remedy = "run `producer db upgrade`"
     else:
         remedy = "another version of captionmill created it, probably a newer one: upgrade the program"
-    raise CaptioningError(f"the database is at revision {revision or 'none'}, this version needs {needed}: {remedy}.")
+    raise CaptioningError(f"the database is at revision {revision}, this version needs {needed}: {remedy}.")
 
 
 def _revisions() -> list[str]:

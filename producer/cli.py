@@ -106,7 +106,7 @@ def submit(
     if dry_run:
         _dry_run(request, as_json=as_json)
         return
-    db = _open_database(settings)
+    db = _open_database(settings, create=True)
     with (
         explained_interrupt("finished captions are kept, and the same command continues"),
         Dispatcher(db, settings) as dispatcher,
@@ -363,10 +363,17 @@ def current() -> None:
     migrations.refuse_other(db)
 
 
-def _open_database(settings: Settings | None = None) -> Database:
-    """Open the configured database, with its tables created or upgraded where that is allowed."""
-    db = Database.open(settings or read_settings())
-    migrations.ensure_schema(db)
+def _open_database(settings: Settings | None = None, *, create: bool = False) -> Database:
+    """Open the database. Only with `create` are its file and its tables created or upgraded, where that is allowed."""
+    settings = settings or read_settings()
+    db = Database.open(settings)
+    if create:
+        migrations.ensure_schema(db)
+    elif db.is_missing and not settings.database_url:  # nothing was submitted yet: read from empty tables in memory
+        db = Database("sqlite://")
+        migrations.upgrade(db)
+    else:
+        migrations.refuse_other(db)
     return db
 
 

@@ -13,7 +13,7 @@ from structlog.contextvars import bound_contextvars
 from captioning import __version__
 from captioning.bundles import named
 from captioning.decoding.pool import MODULE, DecodePool
-from captioning.errors import CaptioningError, DeviceFailed, FolderUnavailable, LeaseLost, StoreUnavailable
+from captioning.errors import CaptioningError, DeviceFailed, FolderUnavailable, LeaseLost, StoreFault, StoreUnavailable
 from captioning.model.pixels import Limits
 from captioning.model.runtime import choose_runtime
 from captioning.settings import Settings, read_settings
@@ -51,6 +51,7 @@ def _with_type(error: Exception) -> str:
 DISPOSITIONS: tuple[tuple[type[Exception], Disposition], ...] = (  # the first match wins
     (LeaseLost, Disposition(release=False)),  # another worker has it, or its job was cancelled
     (StoreUnavailable, Disposition(release=False)),  # it cannot be released without the database
+    (StoreFault, Disposition(counts_as_attempt=True, backs_off=True)),  # of one image's data, for example
     (DeviceFailed, Disposition(counts_as_attempt=True)),
     (FolderUnavailable, Disposition(defer=True, backs_off=True)),
     (CaptioningError, Disposition(backs_off=True)),  # out of memory, for example: other chunks go first

@@ -202,7 +202,7 @@ def test_a_damaged_database_is_reported(cli: CliRunner) -> None:
     (cli.data / "captions.sqlite").write_bytes(b"not a database, in spite of its name" * 100)
     result = cli.producer("jobs")
     assert result.code == 1
-    assert "is damaged: restore a copy" in result.err
+    assert "is damaged: file is not a database. Restore a copy" in result.err
     assert result.err.count("\n") == 1
     assert "BAD" in cli.producer("doctor").out
 

@@ -90,7 +90,7 @@ def test_a_mistake_gets_one_line_and_the_right_exit_code(
         ("CAPTIONING_ROOTS", "photos", "CAPTIONING_ROOTS=photos"),
         ("CAPTIONING_DATABASE_URL", "not a url", "write it as postgresql+psycopg://"),
         ("CAPTIONING_DATABASE_URL", "oracle://x", "the store runs on PostgreSQL and SQLite"),
-        ("CAPTIONING_DATABASE_URL", "sqlite:////proc/nowhere/x", "cannot create the folder"),
+        ("CAPTIONING_DATABASE_URL", "sqlite:////proc/nowhere/x", "does not exist: run `producer db upgrade`"),
         ("CAPTIONING_DATABASE_URL", "sqlite://", "name a file"),
         ("CAPTIONING_DATABASE_URL", "sqlite:////tmp/x?y=1", "takes a path, no options"),
         ("CAPTIONING_DATABASE_URL", "sqlite:////tmp/%00", "takes a path, no options"),
