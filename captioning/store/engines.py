@@ -16,6 +16,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from captioning.errors import StoreRefused, UsageError
+from captioning.locks import require_locks
 
 BUSY_SECONDS = 30  # that SQLite waits for another writer
 BEGIN = "captionmill_begin"  # key of the statement, in `Connection.info`, that begins the next transaction on SQLite
@@ -51,6 +52,8 @@ def _sqlite(url: URL) -> Engine:
     def connect() -> sqlite3.Connection:
         if url.database and not file.exists():
             _make_folder(file)
+        if url.database:
+            require_locks(file.parent)
         try:
             return _connect_to_write(str(file))
         except sqlite3.OperationalError as error:

@@ -16,12 +16,21 @@ from pathlib import Path
 
 from captioning.environment import child_environment
 from captioning.errors import CaptioningError
+from captioning.locks import require_locks
 from captioning.settings import Settings
 from captioning.start import child_command
 
+FAILED = 1  # exit code of a supervisor that could not start
 SOCKET, LOCK, LOG = "embedded.sock", "embedded.lock", "worker.log"  # files in the data folder
 _START_SECONDS = 60.0  # that the supervisor may take to start the broker
 _MAX_LOG_BYTES = 10_000_000
+_MAX_ADDRESS_BYTES = 100  # of the path of a socket; the limit is 107 on Linux and 103 on macOS
+
+
+def last_error(log: Path, program: str) -> str:
+    """Return the last line that a program reported in the log, without its name; empty when there is none."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line.startswith(f"{program}: ")), "").removeprefix(f"{program}: ")
 
 
 class EmbeddedClient:
@@ -45,6 +54,9 @@ class EmbeddedClient:
         while not self.broker_url:
             self.start()
             self.check()
+            if self._supervisor is not None and self._supervisor.poll() == FAILED:
+                error = last_error(self.log, "supervisor")
+                raise CaptioningError(error or f"the embedded broker does not start; the reason is in {self.log}.")
             if time.monotonic() > deadline:
                 raise CaptioningError(f"the embedded broker does not start; see {self.log}.")
             time.sleep(0.05)
@@ -89,9 +101,13 @@ class EmbeddedClient:
 
     def _connect(self) -> bool:
         connection = socket.socket(socket.AF_UNIX)
+        address = os.fsencode(self._settings.data_dir / SOCKET)
         try:
-            with contextlib.chdir(self._settings.data_dir):  # the path of a socket is limited to 107 bytes; a name fits
-                connection.connect(SOCKET)
+            if len(address) <= _MAX_ADDRESS_BYTES:
+                connection.connect(address)
+            else:  # the name alone fits; not always, because one may be unable to return to the working folder
+                with contextlib.chdir(self._settings.data_dir):
+                    connection.connect(SOCKET)
         except OSError:
             connection.close()
             return False
@@ -104,10 +120,12 @@ class EmbeddedClient:
             return
         folder = self._settings.data_dir
         folder.mkdir(parents=True, exist_ok=True)
+        require_locks(folder)
         with _open_log(self.log) as log:
             self._supervisor = subprocess.Popen(
                 child_command("producer.embedded.supervisor"),
                 env=child_environment(self._settings.as_environment()),
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -31,7 +31,7 @@ from captioning.settings import Settings, read_settings
 from captioning.start import child_command
 from captioning.store import jobs, leases
 from captioning.store.database import Database
-from producer.embedded.client import LOCK, LOG, SOCKET
+from producer.embedded.client import FAILED, LOCK, LOG, SOCKET, last_error
 
 LOCK_SECONDS = 20.0  # that another supervisor may take to stop
 FIRST_CLIENT_SECONDS = 15.0  # to wait for the first client
@@ -45,6 +45,19 @@ DEATH_WINDOW_SECONDS = 60.0
 def main() -> None:
     """Run the supervisor of the data folder that the settings name, unless another one is already serving."""
     settings = read_settings()
+    try:
+        _run(settings)
+    except CaptioningError as error:
+        reason = str(error)
+    except OSError as error:  # no temporary folder, no space for a socket...
+        reason = f"the embedded broker does not start: {error.strerror or error}: {error.filename or 'unknown file'}."
+    else:
+        return
+    print(f"supervisor: {reason}", flush=True)
+    raise SystemExit(FAILED)
+
+
+def _run(settings: Settings) -> None:
     lock = acquire_lock(settings.data_dir)
     if lock is None:
         return
@@ -265,8 +278,7 @@ def _stop(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
 
 def _worker_error(log: Path) -> str:
     """Return the last error that the worker wrote to its log."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    error = next((line for line in reversed(lines) if line.startswith("worker: ")), "").removeprefix("worker: ")
+    error = last_error(log, "worker")
     if not error or error.startswith("stopped unexpectedly"):
         return f"the worker stopped unexpectedly; the reason is in {log}."
     return error

@@ -55,3 +55,21 @@ def test_a_setting_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("CAPTIONING_LEASE_SECONDS", "soon")
     with pytest.raises(UsageError, match="CAPTIONING_LEASE_SECONDS=soon: "):
         read_settings()
+
+
+@pytest.mark.parametrize("url", ["postgres://u@host/db", "postgresql://u@host/db", "POSTGRES://u@host/db"])
+def test_the_forms_of_a_database_url_that_hosting_services_give_out_are_accepted(url: str) -> None:
+    assert read_settings(database_url=url).store_url == "postgresql+psycopg://u@host/db"
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("/data/captions.sqlite", "sqlite:////"),
+        ("host=db user=me", "postgresql"),
+        ("sqlite://captions.sqlite", "three slashes"),
+    ],
+)
+def test_what_is_no_database_url_is_explained(url: str, remedy: str) -> None:
+    with pytest.raises(UsageError, match=remedy):
+        read_settings(database_url=url)

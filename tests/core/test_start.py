@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from captioning.errors import CaptioningError
+from captioning.settings import read_settings
 from captioning.start import child_command
 from captionmill import PACKAGES
+from producer.embedded.client import EmbeddedClient
 
 PROGRAMS = Path(sys.executable).parent
 
@@ -76,3 +79,38 @@ def test_ctrl_c_at_any_moment_is_one_line(program: str, words: list[str], tmp_pa
         assert "Traceback" not in errors
         assert process.returncode in (0, 1, 2, 130)
         assert (process.returncode == 130) == ("interrupted" in errors)
+
+
+@pytest.mark.processes
+def test_a_deleted_working_folder_is_named_at_once(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = (
+        f"rmdir {gone} && exec {PROGRAMS}/producer submit /"  # with `.` for the root folder, all of it would follow
+    )
+    done = subprocess.run(
+        ["/bin/sh", "-c", script],
+        cwd=gone,
+        env=environment(tmp_path / "data"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("producer: the current folder is gone")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.processes
+def test_a_variable_that_is_no_setting_gets_one_line_with_the_nearest_name(tmp_path: Path) -> None:
+    run = environment(tmp_path, CAPTIONING_MODLE="x")
+    done = subprocess.run([PROGRAMS / "producer", "jobs"], env=run, capture_output=True, text=True, check=False)
+    (line,) = done.stderr.splitlines()
+    assert line == "producer: warning: CAPTIONING_MODLE is no setting and is ignored; did you mean CAPTIONING_MODEL?"
+
+
+def test_a_supervisor_that_cannot_start_is_reported_at_once(tmp_path: Path) -> None:
+    (tmp_path / "embedded.lock").mkdir()
+    client = EmbeddedClient(read_settings(data_dir=tmp_path))
+    with pytest.raises(CaptioningError, match="the embedded broker does not start: Is a directory"):
+        client.attach()

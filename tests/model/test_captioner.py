@@ -113,3 +113,12 @@ def test_a_compiled_encoder_is_kept_for_each_image_size(bundle_160: Bundle, phot
     assert len(list(cache.iterdir())) == 2
     assert captions(usual, "openvino", images[SIZE], cache) == first
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == kept
+
+
+def test_a_model_that_cannot_be_kept_on_disk_captions_all_the_same(
+    pixels: dict[str, Pixels], caplog: pytest.LogCaptureFixture
+) -> None:
+    images = list(pixels.values())[:2]
+    made = captions(find_bundles()["flickr8k-lstm"], "openvino", images, Path("/dev/null/runtime"))
+    assert all(len(caption.text.split()) >= 4 for caption in made)
+    assert "cannot keep the converted model in /dev/null/runtime" in caplog.text

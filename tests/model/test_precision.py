@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from captioning.model.precision import best_precision, openvino_precision, torch_dtype
+from captioning.model.openvino_encoder import openvino_precision
+from captioning.model.precision import best_precision, torch_dtype
 from captioning.model.runtime import choose_runtime
 
 

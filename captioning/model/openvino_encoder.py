@@ -1,0 +1,81 @@
+"""The encoder in OpenVINO, on a CPU. The only module that imports OpenVINO: without its telemetry."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captioning import atomic
+from captioning.model.encoder import PixelsToGrid, fold_batch_norm
+from captioning.model.precision import Precision
+
+log = logging.getLogger(__name__)
+
+
+def import_openvino() -> Any:
+    """Return the package `openvino`.
+
+    On import it would send an event to Google Analytics and write to ~/intel. It does neither when its package
+    `openvino_telemetry` cannot be imported, and then uses a stub of its own.
+    """
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Python's way to forbid an import
+    import openvino
+
+    return openvino
+
+
+def openvino_precision() -> Precision:
+    """Return the fastest precision that OpenVINO computes on this CPU; it may know instructions that torch does not."""
+    capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if "BF16" in capabilities else "fp32"
+
+
+def openvino_encoder(
+    load: Callable[[], PixelsToGrid], size: int, precision: Precision, cache: Path | None
+) -> Callable[[Tensor], Tensor]:
+    """Return the encoder as a function of uint8 pixels (B, size, size, 3).
+
+    `cache` is the prefix of the folder in which the converted network is stored; without one, and when the folder
+    cannot be written or read, the network is converted each time. `load` is called unless it is stored.
+    """
+    openvino = import_openvino()
+    core = openvino.Core()
+    graph = _converted(load(), size) if cache is None else _cached(core, load, size, cache)
+    hint = precision.replace("fp32", "f32")
+    compiled: Any = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": 1})
+
+    def encode(pixels: Tensor) -> Tensor:
+        features = compiled(pixels.numpy(), share_inputs=True)[0]
+        return torch.from_numpy(features.copy())
+
+    return encode
+
+
+def _cached(core: Any, load: Callable[[], PixelsToGrid], size: int, cache: Path) -> Any:
+    """Return the converted network from its folder; convert it and create the folder when it is not there."""
+    openvino = import_openvino()
+    folder = cache.with_name(f"{cache.name}-{size}-{openvino.__version__.partition('-')[0]}")
+    graph = None
+    try:
+        if not (folder / "encoder.xml").exists():
+            graph = _converted(load(), size)
+            with atomic.new_folder(folder) as unfinished:  # two workers may do this at once
+                openvino.save_model(graph, unfinished / "encoder.xml")
+        return core.read_model(folder / "encoder.xml")
+    except (OSError, RuntimeError) as error:  # OpenVINO's own is a RuntimeError: the disk is full or read-only
+        reason = " ".join(str(error).split())[-200:]
+        log.warning("cannot keep the converted model in %s, so each start takes longer: %s", folder, reason)
+        return _converted(load(), size) if graph is None else graph
+
+
+def _converted(network: PixelsToGrid, size: int) -> Any:
+    """Return the encoder as an OpenVINO graph for any number of images of one size."""
+    fold_batch_norm(network.encoder)
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        program = torch.export.export(network.eval(), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    return import_openvino().convert_model(program)
