@@ -110,7 +110,7 @@ def test_a_variable_that_is_no_setting_gets_one_line_with_the_nearest_name(tmp_p
 
 
 def test_a_supervisor_that_cannot_start_is_reported_at_once(tmp_path: Path) -> None:
-    (tmp_path / "embedded.lock").mkdir()
+    (tmp_path / "embedded.sock").mkdir()
     client = EmbeddedClient(read_settings(data_dir=tmp_path))
     with pytest.raises(CaptioningError, match="the embedded broker does not start: Is a directory"):
         client.attach()
