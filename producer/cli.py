@@ -77,6 +77,7 @@ def submit(
     stale: Annotated[bool, typer.Option("--stale", help="Redo captions by older versions of the model.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Redo all captions.")] = False,
     follow_symlinks: Annotated[bool, typer.Option("--follow-symlinks", help="Follow links inside the folder.")] = False,
+    list_skipped: Annotated[bool, typer.Option("--list-skipped", help="Name each path that is not taken.")] = False,
     wait: Wait = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -91,9 +92,10 @@ def submit(
     if null and not from_file:
         raise UsageError("-0 describes the list of --from-file, which is missing.")
     bundle = named(model or settings.model, find_bundles(settings.bundle_folders))
-    listed = read_list(from_file, null=null) if from_file else []
+    listed = read_list(from_file, null=null) if from_file else None
+    report = render.SkipReport(listed=list_skipped, as_json=as_json)
     request = SubmitRequest(
-        sources=read_sources([os.fsencode(path) for path in paths or []], listed),
+        sources=read_sources([os.fsencode(path) for path in paths or []], listed, report),
         filters=Filters(tuple(include or ()), tuple(exclude or ()), follow_symlinks),
         bundle=bundle,
         options=DecodeOptions(beam_size=beam_size),
@@ -102,6 +104,7 @@ def submit(
         stale=stale,
         force=force,
         limit=limit,
+        report=report,
     )
     if dry_run:
         _dry_run(request, as_json=as_json)
@@ -115,13 +118,21 @@ def submit(
         progress = _register_and_wait(db, settings, request, dispatcher, display, wait=wait or settings.embedded)
     first = (request.sources.folders or request.sources.files)[0]
     _finish(db, settings, progress, started, path=_exact_text(first), as_json=as_json)
+    _exit_if_unusable(request)
 
 
 def _dry_run(request: SubmitRequest, *, as_json: bool) -> None:
     images, skipped = submitting.scan(request)
     render.print_dry_run(images, skipped, as_json=as_json)
     if not images:
-        raise UsageError(f"no images found. {submitting.NAMED_FILES_HINT}")
+        raise UsageError(f"no images found. {submitting.hint_without_images(skipped)}")
+    _exit_if_unusable(request)
+
+
+def _exit_if_unusable(request: SubmitRequest) -> None:
+    """Exit with FAILED_SOME when paths that the person named cannot be used."""
+    if request.sources.skipped:
+        raise SystemExit(FAILED_SOME)
 
 
 def _register_and_wait(

@@ -4,6 +4,7 @@ Functions take values and print them; they read neither settings nor the databas
 or a caption reaches the terminal.
 """
 
+import base64
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.table import Table
 
+from captioning.paths import text_of
 from captioning.store.captions import CaptionDetails, FileRow
 from captioning.store.jobs import Failure, Progress
 from captioning.terminal import count, printable
@@ -128,6 +130,32 @@ def common_folder(rows: Sequence[FileRow]) -> str:
 
 def _skipped_text(skipped: Mapping[str, int]) -> str:
     return f"; skipped {describe_skipped(skipped)}" if sum(skipped.values()) else ""
+
+
+class SkipReport:
+    """Prints what a submit does not take: warnings, and with `listed` each path, with a tab before the reason.
+
+    On a terminal the list goes through the bar of a waiting submit; elsewhere never, because that prints on standard
+    error.
+    """
+
+    def __init__(self, *, listed: bool, as_json: bool) -> None:
+        self._listed = listed
+        self._as_json = as_json
+        self._output = None if sys.stdout.isatty() else sys.stdout
+
+    def skipped(self, path: bytes, category: str) -> None:
+        """Print a path that is skipped, with its category."""
+        if not self._listed:
+            return
+        text = text_of(path)
+        exact = {} if text.encode() == path else {"path_b64": base64.b64encode(path).decode()}
+        as_json, as_text = {"path": text, "skipped": category} | exact, f"{printable(text)}\t{category}"
+        print(json_text(as_json) if self._as_json else as_text, file=self._output)
+
+    def warn(self, message: str) -> None:
+        """Print a warning."""
+        print_warning(message)
 
 
 # -- files and captions --

@@ -6,7 +6,7 @@ Every transaction registers files of one root. Workers are woken only after thei
 import functools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 
@@ -18,10 +18,9 @@ from captioning.store import files, jobs
 from captioning.store.database import Database
 from captioning.store.files import FileIdSet, FoundFile, ReusePolicy, RootPath
 from captioning.values import DecodeOptions, digest_of
-from producer.sources import Filters, Sources, Walk, describe_skipped, named_file
+from producer.sources import SILENT, Filters, ImageFinder, SourceReport, Sources, describe_skipped
 
 FILES_PER_TRANSACTION = 2000
-NAMED_FILES_HINT = "A file that is named on the command line is accepted whatever its extension."
 _MAX_CACHED_FOLDERS = 100_000  # that the lookup of roots remembers
 
 
@@ -38,6 +37,11 @@ class SubmitRequest:
     stale: bool = False
     force: bool = False
     limit: int | None = None
+    report: SourceReport = SILENT  # is told what is not taken
+
+    def finder(self, report: SourceReport | None = None) -> ImageFinder:
+        """Return a search for the images."""
+        return ImageFinder(self.sources, self.filters, report or self.report)
 
 
 @dataclass
@@ -57,9 +61,10 @@ class Submitted:
 
 def scan(request: SubmitRequest) -> tuple[int, Counter[str]]:
     """Count the images that a submit would find, and the skipped entries by category. Writes nothing."""
-    walks: list[Walk] = []
-    number = sum(1 for _ in islice(_found_files(request, walks), request.limit))
-    return number, _skipped(walks)
+    finder = request.finder()
+    number = sum(1 for _ in islice(finder, request.limit))
+    _warn_of_patterns(request, finder)
+    return number, finder.skipped
 
 
 def submit(
@@ -80,9 +85,9 @@ def submit(
     job_id, continued = jobs.open_job(db, _job_request(request), model_id)
     submitted = Submitted(job_id, continued)
     policy = ReusePolicy(model_id, request.bundle.name, request.stale, request.force)
-    walks: list[Walk] = []
+    finder = request.finder()
     seen = FileIdSet()
-    found = islice(_found_files(request, walks), request.limit)
+    found = islice(finder, request.limit)
     for root_id, group in _by_root(files.roots(db), found, files_per_transaction):
         act = functools.partial(files.register, db, job_id, root_id, group, policy, settings.chunk_size)
         registered = db.retry(act)
@@ -94,29 +99,33 @@ def submit(
     if request.limit is None:  # a limited walk ends early, and to look up the rest would take as long as a whole walk
         for folder in request.sources.folders:
             files.mark_missing(db, folder, seen)
-    submitted.skipped = _skipped(walks)
+    submitted.skipped = finder.skipped
+    _warn_of_patterns(request, finder)
     db.retry(functools.partial(jobs.close_registration, db, job_id, submitted.known, dict(submitted.skipped)))
     return submitted
 
 
 def _refuse_empty(request: SubmitRequest) -> None:
     """Raise UsageError, with what was skipped, when there are no images: no job is created then."""
-    if next(_found_files(request, []), None) is not None:
+    if next(iter(request.finder(SILENT)), None) is not None:
         return
-    _, skipped = scan(request)
-    reasons = f" (skipped: {describe_skipped(skipped)})" if skipped else ""
-    raise UsageError(f"no images found{reasons}. {NAMED_FILES_HINT}")
+    finder = request.finder()
+    for _ in finder:  # once more, for the report
+        pass
+    reasons = f" (skipped: {describe_skipped(finder.skipped)})" if finder.skipped else ""
+    raise UsageError(f"no images found{reasons}. {'. '.join((*finder.unmatched, hint_without_images(finder.skipped)))}")
 
 
-def _found_files(request: SubmitRequest, walks: list[Walk]) -> Iterator[FoundFile]:
-    """Yield every image with its absolute path. The walks, which count what they skip, are appended to `walks`."""
-    for folder in request.sources.folders:
-        walk = Walk(folder, request.filters)
-        walks.append(walk)
-        for found in walk:
-            yield FoundFile(os.path.join(folder, found.path), found.size, found.mtime_ns)
-    for path in request.sources.files:
-        yield named_file(path)
+def hint_without_images(skipped: Mapping[str, int]) -> str:
+    """Return what a person can do when no images were found."""
+    if any(category.endswith(" archive") for category in skipped):
+        return "Unpack archives first."
+    return "A file that is named on the command line is accepted whatever its extension."
+
+
+def _warn_of_patterns(request: SubmitRequest, finder: ImageFinder) -> None:
+    for sentence in finder.unmatched:
+        request.report.warn(sentence)
 
 
 def _folders_in_roots(sources: Sources) -> Iterator[bytes]:
@@ -144,10 +153,6 @@ def _by_root(roots: list[RootPath], found: Iterable[FoundFile], limit: int) -> I
         if len(group) == limit:
             yield root.id, groups.pop(root.id)
     yield from groups.items()
-
-
-def _skipped(walks: list[Walk]) -> Counter[str]:
-    return sum((walk.skipped for walk in walks), Counter())
 
 
 def _job_request(request: SubmitRequest) -> jobs.JobRequest:

@@ -1,4 +1,4 @@
-"""Which files a walk takes, how it counts the others, and how named paths and lists of paths are read."""
+"""Which files a walk takes, and how it counts the others."""
 
 import os
 from pathlib import Path
@@ -7,22 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioning.errors import UsageError
 from captioning.paths import hash_of, is_below, text_of
-from producer.sources import Filters, Walk, describe_skipped, read_list, read_sources
+from producer.sources import Filters, describe_skipped
+from producer.sources.skips import Skips
+from producer.sources.walk import Walk
+from tests.producer.folders import create, walk
 
 
-def create(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"x")
-
-
-def walk(folder: Path, **filters: object) -> tuple[list[str], dict[str, int]]:
-    """Return the paths that a walk finds, and what it skips."""
-    entries = Walk(os.fsencode(folder), Filters(**filters))  # type: ignore[arg-type]
-    found = [os.fsdecode(file.path) for file in entries]
-    return found, {kind: n for kind, n in entries.skipped.items() if n}
+def new_walk(folder: Path, **options: int) -> Walk:
+    return Walk(os.fsencode(folder), Filters(), Skips(lambda path, category: None), set(), **options)
 
 
 def test_images_are_found_at_any_depth_and_in_upper_and_lower_case(tmp_path: Path) -> None:
@@ -33,7 +26,7 @@ def test_images_are_found_at_any_depth_and_in_upper_and_lower_case(tmp_path: Pat
 def test_a_folder_with_many_names_is_sorted_block_by_block(tmp_path: Path) -> None:
     names = [f"{i}.jpg" for i in range(7)]
     create(tmp_path, *names, "sub/a.jpg")
-    found = [os.fsdecode(file.path) for file in Walk(os.fsencode(tmp_path), Filters(), sort_block=3)]
+    found = [os.fsdecode(file.path) for file in new_walk(tmp_path, sort_block=3)]
     assert sorted(found[:-1]) == names
     assert found[-1] == "sub/a.jpg"
     listed = [os.fsdecode(entry.name) for entry in os.scandir(os.fsencode(tmp_path))]
@@ -47,7 +40,7 @@ def test_entries_that_are_not_images_are_counted_by_kind(tmp_path: Path) -> None
     found, skipped = walk(tmp_path)
     assert found == ["a.jpg", "folder.jpg/d.png"]
     assert skipped == {
-        "other file": 1,
+        ".txt file": 1,
         "hidden": 2,
         "thumbnail folder": 1,
         "special file": 1,
@@ -62,6 +55,14 @@ def test_entries_that_are_not_images_are_counted_by_kind(tmp_path: Path) -> None
         ({}, ""),
         ({"link": 0}, ""),
         ({"hidden": 1, "other file": 2}, "2 other files, 1 hidden file"),
+        ({".mov video": 2, ".txt file": 1, ".xmp sidecar": 5}, "5 .xmp sidecars, 2 .mov videos, 1 .txt file"),
+        ({"recycle bin": 2, "snapshot folder": 3}, "3 snapshot folders, 2 recycle bins"),
+        ({"path that does not exist": 2}, "2 paths that do not exist"),
+        ({"image (Input/output error)": 2}, "2 images (Input/output error)"),
+        (
+            {f".a{i} file": 1 for i in range(10)},
+            ", ".join(f"1 .a{i} file" for i in range(8)) + " and 2 of other kinds",
+        ),
         ({"hidden": 2, "filtered": 1}, "2 hidden files, 1 filtered image"),
         (
             {"link out of the folder": 3, "folder named like an image": 2},
@@ -87,9 +88,82 @@ def test_links_are_followed_only_on_request_and_never_out_of_the_folder(tmp_path
     assert skipped == {"link out of the folder": 1}
 
 
-def test_include_and_exclude_match_names_and_paths(tmp_path: Path) -> None:
-    create(tmp_path, "a.jpg", "drafts/b.jpg", "drafts/c.png")
-    assert walk(tmp_path, include=("*.jpg",), exclude=("drafts/*",)) == (["a.jpg"], {"filtered": 2})
+@pytest.mark.parametrize(
+    ("names", "counted"),
+    [
+        ("a.mov b.MOV c.mp4 d.txt", {".mov video": 2, ".mp4 video": 1, ".txt file": 1}),
+        ("a.svg b.ico c.zip d.pdf e.xmp f.thm g.wav", {
+            ".svg vector graphic": 1, ".ico icon": 1, ".zip archive": 1, ".pdf document": 1, ".xmp sidecar": 1,
+            ".thm thumbnail": 1, ".wav sound": 1,
+        }),
+        ("README a. IMG.20230101 b.\xe9 c.a\nb d.averyveryverylongend", {"other file": 6}),
+    ],
+)  # fmt: skip
+def test_files_that_are_not_images_are_counted_by_extension_and_kind(
+    tmp_path: Path, names: str, counted: dict[str, int]
+) -> None:
+    create(tmp_path, *names.split(" "))
+    assert walk(tmp_path) == ([], counted)
+
+
+def test_a_thousand_different_endings_do_not_fill_the_row_of_a_job() -> None:
+    skips = Skips(lambda path, category: None)
+    for i in range(1000):
+        skips.add(b"", f".x{i} file")
+    assert len(skips.counts) <= 201
+    assert skips.counts.total() == 1000
+
+
+TAKEN = (
+    "hif pef nrw srw 3fr iiq psd insp pjpeg dib apng jfi crw mrw x3f erf kdc dcr mos mef fff rwl sr2 srf gpr j2k jxr"
+    " wdp heics avifs xcf tga ppm"
+)
+
+
+@pytest.mark.parametrize("extension", TAKEN.split())
+def test_what_cameras_phones_and_editors_have_written_is_taken(tmp_path: Path, extension: str) -> None:
+    create(tmp_path, f"a.{extension}", f"b.{extension.upper()}")
+    assert walk(tmp_path) == ([f"a.{extension}", f"b.{extension.upper()}"], {})
+
+
+PRIVATE = {
+    "recycle bin": "$RECYCLE.BIN $Recycle.Bin RECYCLER #recycle @Recycle files_trashbin",
+    "snapshot folder": "#snapshot ~snapshot @Recently-Snapshot @GMT-2024.01.31-00.00.00 files_versions",
+    "thumbnail folder": "@eaDir @EADIR M4ROOT/THMBNL cache/thumbnails",
+    "system folder": "System_Volume_Information lost+found LOST.DIR __MACOSX appdata_oc1a2b3c4d5e",
+    "preview folder": "My_Previews.lrdata My_Smart_Previews.lrdata CaptureOne/Cache A.cocatalog/Cache"
+    " P.photoslibrary/resources P.photoslibrary/database P.photoslibrary/private P.PhotosLibrary/scopes"
+    " P.photolibrary/Thumbnails Aperture.aplibrary/Previews iPhoto_Library/Data",
+    "hidden": ".Trash-1000 .zfs .snapshots .@__thumb .thumbnails .dtrash .picasaoriginals",
+}
+
+
+@pytest.mark.parametrize(
+    ("category", "path"), [(category, path) for category, paths in PRIVATE.items() for path in paths.split(" ")]
+)
+def test_private_folders_of_systems_and_programs_are_passed_over_unless_they_are_named(
+    tmp_path: Path, category: str, path: str
+) -> None:
+    private = path.replace("_", " ") if path.startswith(("System", "My", "iPhoto")) else path
+    create(tmp_path, "a.jpg", f"{private}/x/b.jpg")
+    assert walk(tmp_path) == (["a.jpg"], {category: 1})
+    assert walk(tmp_path / private) == (["x/b.jpg"], {})
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["P.photoslibrary/originals/0/a.jpg", "P.photolibrary/Masters/2011/a.jpg", "iPhoto Library/Originals/a.jpg",
+     "Mobile Downloads.lrdata/a.jpg", "Cache/a.jpg", "resources/a.jpg", "thumbs/a.jpg", "Thumbnails/a.jpg",
+     "A.aplibrary/2007.approject/1/a.jpg", "scopes/database/private/a.jpg"],
+)  # fmt: skip
+def test_originals_and_folders_of_a_common_name_are_walked(tmp_path: Path, path: str) -> None:
+    create(tmp_path, path)
+    assert walk(tmp_path) == ([path], {})
+
+
+def test_thumbs_of_immich_are_known_by_its_mark(tmp_path: Path) -> None:
+    create(tmp_path, "thumbs/a.jpg", "thumbs/.immich", "upload/b.jpg", "upload/.immich")
+    assert walk(tmp_path) == (["upload/b.jpg"], {"thumbnail folder": 1, "hidden": 1})
 
 
 def test_a_folder_that_does_not_exist_any_more_is_counted_and_not_fatal(tmp_path: Path) -> None:
@@ -117,44 +191,8 @@ def test_a_file_may_have_any_time_and_one_beyond_the_limit_of_the_store_becomes_
 ) -> None:
     create(tmp_path, "a.jpg")
     os.utime(tmp_path / "a.jpg", ns=((year - 1970) * 31_556_952 * 10**9,) * 2)
-    (found,) = Walk(os.fsencode(tmp_path), Filters())
+    (found,) = new_walk(tmp_path)
     assert found.mtime_ns == min((tmp_path / "a.jpg").stat().st_mtime_ns, 2**63 - 1)
-
-
-def test_an_endless_device_is_refused_as_a_list() -> None:
-    with pytest.raises(UsageError, match="never ends"):
-        read_list("/dev/zero", null=True)
-    assert read_list("/dev/null", null=False) == []
-
-
-def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"nowhere: no such file or folder"):
-        read_sources([os.fsencode(tmp_path / "nowhere")])
-
-
-def test_a_folder_inside_another_is_walked_once(tmp_path: Path) -> None:
-    create(tmp_path, "sub/a.jpg")
-    sources = read_sources([os.fsencode(tmp_path), os.fsencode(tmp_path / "sub"), os.fsencode(tmp_path)])
-    assert sources.folders == (os.fsencode(tmp_path),)
-
-
-def test_a_link_that_a_person_names_is_followed(tmp_path: Path) -> None:
-    create(tmp_path, "real/a.jpg")
-    (tmp_path / "link").symlink_to("real")
-    assert read_sources([os.fsencode(tmp_path / "link")]).folders == (os.fsencode(tmp_path / "real"),)
-
-
-def test_lists_are_read_by_line_and_by_nul(tmp_path: Path) -> None:
-    (tmp_path / "lines").write_bytes(b"a.jpg\r\n\nb c.jpg\n")
-    (tmp_path / "nul").write_bytes(b"a\n.jpg\0b\xe9.jpg\0")
-    assert read_list(str(tmp_path / "lines"), null=False) == [b"a.jpg", b"b c.jpg"]
-    assert read_list(str(tmp_path / "nul"), null=True) == [b"a\n.jpg", b"b\xe9.jpg"]
-
-
-def test_a_list_read_without_its_option_is_answered_with_the_option(tmp_path: Path) -> None:
-    (tmp_path / "list").write_bytes(b"a.jpg\0b.jpg\0")
-    with pytest.raises(UsageError, match="separated by NUL with -0"):
-        read_sources([], read_list(str(tmp_path / "list"), null=False))
 
 
 PATHS = st.binary(min_size=1, max_size=60).filter(lambda b: b"\0" not in b)

@@ -97,7 +97,7 @@ def test_a_submit_without_images_creates_no_job(store: Database, settings: Setti
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").touch()
     (tmp_path / "notes" / ".b.jpg").touch()
-    with pytest.raises(UsageError, match=r"no images found \(skipped: 1 hidden file, 1 other file\)"):
+    with pytest.raises(UsageError, match=r"no images found \(skipped: 1 \.txt file, 1 hidden file\)"):
         submit(store, settings, request_for(tmp_path / "notes"), lambda _: None)
     assert jobs.progress(store) == []
 

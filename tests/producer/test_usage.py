@@ -42,7 +42,7 @@ def test_help_shows_the_choices(cli: CliRunner) -> None:
         (["submit", ".", "--model", "blip"], 2, "no model named 'blip'"),
         (["submit", ".", "--beam-size", "0"], 2, "beam-size"),
         (["submit", "--from-file", "/no/list"], 2, "cannot read the list /no/list"),
-        (["submit", "EMPTY"], 2, "no images found (skipped: 1 other file)"),
+        (["submit", "EMPTY"], 2, "no images found (skipped: 1 .txt file)"),
         (["submit", "EMPTY", "--dry-run"], 2, "no images found"),
         (["submitt"], 2, "No such command 'submitt'. Did you mean 'submit'? See `producer -h`."),
         (["export", "--min-confidence", "nan"], 2, "'nan' is more than 1"),

@@ -1,0 +1,19 @@
+"""Find images: walk folders, take named files, read lists of paths. Uses names and stat only; opens no image."""
+
+from producer.sources.finder import ImageFinder
+from producer.sources.lists import read_list
+from producer.sources.named import Sources, read_sources
+from producer.sources.patterns import Filters
+from producer.sources.report import SILENT, SourceReport
+from producer.sources.skips import describe_skipped
+
+__all__ = [
+    "SILENT",
+    "Filters",
+    "ImageFinder",
+    "SourceReport",
+    "Sources",
+    "describe_skipped",
+    "read_list",
+    "read_sources",
+]

@@ -1,0 +1,54 @@
+"""Everything that a person named, as one stream of images with absolute paths."""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator
+
+from captioning.store.files import FoundFile
+from producer.sources.named import Sources
+from producer.sources.patterns import Filters, unmatched
+from producer.sources.report import SILENT, SourceReport
+from producer.sources.skips import Skips
+from producer.sources.walk import Walk, found_file, unreachable
+
+
+class ImageFinder:
+    """One search through the sources. `skipped` counts by category what was not taken so far.
+
+    `unmatched` has, after a complete search, a sentence for each pattern that matched nothing.
+    """
+
+    def __init__(self, sources: Sources, filters: Filters, report: SourceReport = SILENT) -> None:
+        self._sources = sources
+        self._filters = filters
+        self._skips = Skips(report.skipped, sources.skipped)
+        self.unmatched: tuple[str, ...] = ()
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """How many entries were not taken, by category."""
+        return self._skips.counts
+
+    def __iter__(self) -> Iterator[FoundFile]:
+        """Yield every image."""
+        matched: set[tuple[str, str]] = set()
+        for folder in self._sources.folders:
+            for found in Walk(folder, self._filters, self._skips, matched):
+                yield FoundFile(os.path.join(folder, found.path), found.size, found.mtime_ns)
+        for path in self._sources.files:
+            yield from self._named(path)
+        if self._sources.folders:  # named files are taken whatever the patterns
+            self.unmatched = tuple(unmatched(self._filters, matched))
+
+    def _named(self, path: bytes) -> Iterator[FoundFile]:
+        """Yield a named file, whatever its extension, if it is still there."""
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            self._skips.add(path, unreachable("image", error))
+            return
+        if stat.S_ISREG(status.st_mode):
+            yield found_file(path, status)
+        else:
+            self._skips.add(path, "special file")

@@ -1,0 +1,187 @@
+"""Paths that a person names, on the command line or in a list: find each on the disk, split folders from files."""
+
+import functools
+import os
+import re
+import stat
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
+
+from captioning.errors import UsageError
+from captioning.paths import absolute, is_below, text_of
+from captioning.terminal import count
+from producer.sources import kinds
+from producer.sources.report import SILENT, SourceReport
+from producer.sources.skips import Skips
+from producer.sources.walk import unreachable
+
+_SHOWN_PROBLEMS = 3
+_FILE_URL = re.compile(rb"file://(?:localhost)?(?=/)", re.IGNORECASE)
+_WINDOWS_PATH = re.compile(rb"([A-Za-z]):[\\/]")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a person named: folders to walk and files to take, as absolute paths. `skipped` counts what is unusable."""
+
+    folders: tuple[bytes, ...]
+    files: tuple[bytes, ...]
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Usable:
+    path: bytes  # absolute, without links
+    is_folder: bool
+
+
+@dataclass(frozen=True)
+class _Unusable:
+    category: str  # under which it is counted
+    message: str  # for a person
+
+
+def read_sources(
+    paths: Sequence[bytes], listed: Iterable[bytes] | None = None, report: SourceReport = SILENT
+) -> Sources:
+    """Split paths, of which `listed` come from a list, into folders and files.
+
+    A typing error is told at once: UsageError for a path of the command line that does not exist, and when nothing is
+    left to take. Of everything else, what is usable is taken; the rest is counted and reported.
+    """
+    locate = _Locator()
+    folders: dict[bytes, None] = {}
+    files: dict[bytes, None] = {}
+    skips, problems = Skips(report.skipped), list[str]()
+    for path, is_listed in ((path, i) for i, group in enumerate((paths, listed or ())) for path in group):
+        found = locate(path)
+        if isinstance(found, _Usable):
+            (folders if found.is_folder else files)[found.path] = None
+        elif is_listed or not found.category.startswith("path"):
+            skips.add(path, found.category)
+            problems += [found.message] if len(problems) < _SHOWN_PROBLEMS else []
+        else:
+            raise UsageError(f"{found.message}.")
+    unusable_paths = sum(skips.counts.values())
+    if not folders and not files:
+        raise UsageError(_nothing_left(problems, unusable_paths, listed is not None))
+    for problem in problems:
+        report.warn(problem)
+    if unusable_paths > len(problems):
+        report.warn(f"and {count(unusable_paths - len(problems), 'more path')}; --list-skipped names all")
+    return Sources(tuple(_outermost(folders)), tuple(files), skips.counts)
+
+
+def _nothing_left(problems: Sequence[str], number: int, has_list: bool) -> str:
+    if number > 1:
+        return f"none of the {number} paths can be used: {problems[0]}, and {number - 1} more."
+    if number:
+        return f"{problems[0]}."
+    return "the list names no path." if has_list else "no paths given: producer submit FOLDER."
+
+
+def _outermost(folders: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield, in their order, the folders that are not below another."""
+    outer: list[bytes] = []
+    for folder in sorted(folders, key=lambda folder: folder.rstrip(b"/") + b"/"):  # what is below follows at once
+        if not outer or not is_below(folder, outer[-1]):
+            outer.append(folder)
+    kept = set(outer)
+    return (folder for folder in folders if folder in kept)
+
+
+class _Locator:
+    """Finds paths on the disk. Folders are resolved once: a line of a list costs one look at the disk."""
+
+    def __init__(self) -> None:
+        self._real_folder: Callable[[bytes], bytes] = functools.lru_cache(10_000)(absolute)
+
+    def __call__(self, path: bytes) -> _Usable | _Unusable:
+        """Look up a path, relative to the current folder or absolute."""
+        name = text_of(path)
+        if not path:
+            return _Unusable("path that is empty", "an empty path was given; the current folder is `.`")
+        if b"\0" in path:
+            return _Unusable("path with NUL", f"{name[:200]}: a path cannot contain NUL")
+        try:
+            full, status = self._stat_as_meant(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return _Unusable("path that does not exist", f"{name}: no such file or folder")
+        except OSError as error:
+            return _Unusable(unreachable("path", error), f"{name}: {error.strerror}")
+        return _judge(full, status, name)
+
+    def _stat_as_meant(self, path: bytes) -> tuple[bytes, os.stat_result]:
+        """Look up a path as it is written; if there is no such file, in the other ways in which it may be meant."""
+        try:
+            return self._stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            for other in _other_spellings(path):
+                if found := _in_any_unicode_form(other):
+                    return self._stat(found)
+            raise
+
+    def _stat(self, path: bytes) -> tuple[bytes, os.stat_result]:
+        folder, name = os.path.split(path.rstrip(b"/"))
+        if name in (b"", b".", b".."):
+            full = absolute(path)
+            return full, os.stat(full)
+        full = os.path.join(self._real_folder(folder or b"."), name)
+        status = os.lstat(full)
+        if stat.S_ISLNK(status.st_mode):
+            full = absolute(full)
+            status = os.stat(full)
+        return full, status
+
+
+def _judge(full: bytes, status: os.stat_result, name: str) -> _Usable | _Unusable:
+    if stat.S_ISDIR(status.st_mode):
+        return _Usable(full, is_folder=True)
+    if not stat.S_ISREG(status.st_mode):
+        return _Unusable("special file", f"{name} is not a regular file")
+    if remedy := kinds.remedy_for(full):
+        return _Unusable(kinds.category_of(full), f"{name} {remedy}")
+    return _Usable(full, is_folder=False)
+
+
+def _other_spellings(path: bytes) -> Iterator[bytes]:
+    """Yield what else a line may mean: without blanks and quotes, a file URL, ~, a Windows drive as WSL shows it."""
+    word = path.strip()
+    if len(word) > 2 and word[:1] == word[-1:] and word[:1] in (b'"', b"'"):
+        word = word[1:-1]
+    yield path
+    if word != path:
+        yield word
+    if _FILE_URL.match(word):
+        yield unquote_to_bytes(_FILE_URL.sub(b"", word, count=1))
+    if word.startswith(b"~"):
+        yield os.path.expanduser(word)
+    if drive := _WINDOWS_PATH.match(word):
+        yield b"/mnt/" + drive[1].lower() + b"/" + word[3:].replace(b"\\", b"/")
+
+
+def _in_any_unicode_form(path: bytes) -> bytes | None:
+    """Return the path as the disk spells it: macOS writes accents as characters of their own (NFD), others do not."""
+    if os.path.exists(path):
+        return path
+    if path.isascii():
+        return None
+    found = b"/" if path.startswith(b"/") else b""
+    for part in filter(None, path.split(b"/")):
+        forms = (os.path.join(found, form) for form in _unicode_forms(part))
+        existing = next((form for form in forms if os.path.lexists(form)), None)
+        if existing is None:
+            return None
+        found = existing
+    return found
+
+
+def _unicode_forms(name: bytes) -> tuple[bytes, ...]:
+    try:
+        text = name.decode()
+    except UnicodeDecodeError:
+        return (name,)
+    return name, *(unicodedata.normalize(form, text).encode() for form in ("NFC", "NFD"))

@@ -1,0 +1,107 @@
+"""Walk a folder: which of its entries are images to take, and why the others are not."""
+
+import errno
+import os
+from collections.abc import Iterator
+from itertools import islice
+
+from captioning.paths import is_below
+from captioning.store.files import FoundFile
+from producer.sources import kinds, private
+from producer.sources.patterns import Filters, Selection
+from producer.sources.skips import Skips
+
+_UNREACHABLE = {
+    errno.EACCES: "without permission",
+    errno.EPERM: "without permission",
+    errno.ENOENT: "that no longer exists",  # it was deleted during the walk
+    errno.ENAMETOOLONG: "with a path that is too long",  # for PATH_MAX
+}
+
+
+class Walk:
+    """A walk through one folder. `skips` counts the entries that are not taken, `matched` collects the patterns used.
+
+    `sort_block`: names of one folder that are sorted at once, because ten million would take gigabytes.
+    """
+
+    def __init__(
+        self, folder: bytes, filters: Filters, skips: Skips, matched: set[tuple[str, str]], sort_block: int = 50_000
+    ) -> None:
+        self.folder = folder
+        self._follow_symlinks = filters.follow_symlinks
+        self._selection = Selection(filters, folder, matched)
+        self._skips = skips
+        self._sort_block = sort_block
+
+    def __iter__(self) -> Iterator[FoundFile]:
+        """Yield the images below the folder, sorted by name within each folder and block of `sort_block` names."""
+        home = os.path.realpath(self.folder)
+        visited = {home}
+        pending = [b""]
+        while pending:
+            below = pending.pop()
+            folders = []
+            for entry in self._entries(os.path.join(self.folder, below)):
+                path = os.path.join(below, entry.name)
+                category = self._categorize(entry, path, home)
+                if category == "folder":
+                    if kinds.is_image(entry.name):
+                        self._skips.add(entry.path, "folder named like an image")
+                    real = os.path.realpath(entry.path) if self._follow_symlinks else entry.path
+                    if real not in visited:  # links may form a cycle
+                        visited.update({real} if self._follow_symlinks else ())
+                        folders.append(path)
+                elif category == "image":
+                    yield from self._found(entry.path, path)
+                else:
+                    self._skips.add(entry.path, category)
+            pending.extend(reversed(folders))
+
+    def _entries(self, folder: bytes) -> Iterator[os.DirEntry[bytes]]:
+        """Yield the entries of a folder, sorted by name within each block."""
+        try:
+            with os.scandir(folder) as entries:
+                while block := sorted(islice(entries, self._sort_block), key=lambda entry: entry.name):
+                    yield from block
+        except OSError as error:
+            self._skips.add(folder, unreachable("folder", error))
+
+    def _found(self, full: bytes, path: bytes) -> Iterator[FoundFile]:
+        """Yield the image if it exists and may be looked up."""
+        try:
+            status = os.stat(full)
+        except OSError as error:
+            self._skips.add(full, unreachable("image", error))
+        else:
+            yield found_file(path, status)
+
+    def _categorize(self, entry: os.DirEntry[bytes], path: bytes, home: bytes) -> str:
+        """Return `folder`, `image`, or the category under which the entry is counted as skipped."""
+        if entry.name.startswith(b"."):
+            return "hidden"
+        if entry.is_symlink():
+            if not self._follow_symlinks:
+                return "link"
+            if not is_below(os.path.realpath(entry.path), home):
+                return "link out of the folder"
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # for example a link to itself
+            is_folder = is_file = False
+        if is_folder:
+            return private.category_of(entry.path) or self._selection.category_of_folder(path)
+        if not is_file:
+            return "special file"
+        return self._selection.category_of_image(path) if kinds.is_image(entry.name) else kinds.category_of(entry.name)
+
+
+def unreachable(what: str, error: OSError) -> str:
+    """Return the category of something that cannot be looked up: `image without permission`."""
+    return f"{what} {_UNREACHABLE.get(error.errno or 0, f'({error.strerror})')}"
+
+
+def found_file(path: bytes, status: os.stat_result) -> FoundFile:
+    """Return a file as the store knows it."""
+    latest = 2**63 - 1  # nanoseconds, the store's limit; a camera with a wrong clock may give a file any time
+    return FoundFile(path, status.st_size, max(-latest, min(status.st_mtime_ns, latest)))
