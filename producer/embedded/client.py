@@ -44,7 +44,10 @@ class EmbeddedClient:
         self.broker_url = ""
 
     def start(self) -> None:
-        """Start the supervisor if none is running. Does not wait for it; `attach` does."""
+        """Start the supervisor if none is running. Does not wait for it; `attach` does.
+
+        Raises CaptioningError when the last one could not start.
+        """
         if self._connection is None and not self._connect():
             self._start_supervisor()
 
@@ -54,9 +57,6 @@ class EmbeddedClient:
         while not self.broker_url:
             self.start()
             self.check()
-            if self._supervisor is not None and self._supervisor.poll() == FAILED:
-                error = last_error(self.log, "supervisor")
-                raise CaptioningError(error or f"the embedded broker does not start; the reason is in {self.log}.")
             if time.monotonic() > deadline:
                 raise CaptioningError(f"the embedded broker does not start; see {self.log}.")
             time.sleep(0.05)
@@ -118,6 +118,9 @@ class EmbeddedClient:
     def _start_supervisor(self) -> None:
         if self._supervisor is not None and self._supervisor.poll() is None:
             return
+        if self._supervisor is not None and self._supervisor.returncode == FAILED:
+            error = last_error(self.log, "supervisor")
+            raise CaptioningError(error or f"the embedded broker does not start; the reason is in {self.log}.")
         folder = self._settings.data_dir
         folder.mkdir(parents=True, exist_ok=True)
         require_locks(folder)
