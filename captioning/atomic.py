@@ -1,9 +1,12 @@
 """Files and folders that appear complete or not at all: write beside the target, then rename.
 
 A process that dies while it writes leaves the old file as it was. Two processes may write the same target at once: the
-last one wins with a complete file.
+last one wins with a complete file. A temporary file is locked while it is written, so that what killed writers left can
+be told from what is in use.
 """
 
+import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -28,7 +31,8 @@ def replacing(path: Path, *, mode: int | None = None) -> Iterator[Path]:
     # The kernel applies the umask. Python can read it only by changing it, which other threads would notice.
     descriptor = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else 0o600)
     permissions = os.fstat(descriptor).st_mode & 0o777 if mode is None else mode
-    os.close(descriptor)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         yield unfinished
         with unfinished.open("rb+") as file:
@@ -37,6 +41,7 @@ def replacing(path: Path, *, mode: int | None = None) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -62,6 +67,9 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete the temporary files in a folder, left by writers that were killed. Nobody may be writing there now."""
+    """Delete the temporary files in a folder that writers left when they were killed, not those that are in use."""
     for path in folder.glob(f"{_PREFIX}*"):
-        path.unlink()
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises OSError while another process writes it
+            if path.stat().st_size > 0:  # an empty one may have been created just now
+                path.unlink()

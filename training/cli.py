@@ -4,7 +4,8 @@ They are imported inside the commands, because torch and the scorers take second
 """
 
 import json
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,6 +48,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last c
 Seed = Annotated[int, typer.Option(help="Seed of weights, batches and dropout.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads of torch; 0: torch decides.")]
 Model = Annotated[str, typer.Argument(help="Name of a model, or the folder of a bundle.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Setting = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any other field of TrainConfig; may be repeated."),
@@ -93,9 +95,11 @@ def train(
     ] = None,
     devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes without a GPU, that share each batch.")] = 1,
     settings: Setting = None,
+    as_json: Json = False,
 ) -> None:
     """Train one or more decoders on an encoder, which is frozen or trained with them."""
     from training.config import TrainConfig, with_settings
+    from training.data.corpus import require_corpus
     from training.data.encoders import open_encoder
     from training.fit.train import run_training
 
@@ -106,13 +110,16 @@ def train(
         patience=patience, start=_start_folder(start),
     )  # fmt: skip
     config = with_settings(config, settings or ())
+    require_corpus(data)
     file = open_encoder(encoder, stride, cache, _bundle_folders(), origin)
     about = run_training(data, file, config, run, cache, resume=resume, devices=devices)
     if about:
-        typer.echo(f"best epoch {about['best_epoch']}: {json.dumps(about['val'])}")
+        print_values({"best_epoch": about["best_epoch"], **about["val"]}, as_json=as_json)
         options = "" if config.encoder_learning_rate else f" --encoder {file.name}"
         options += " --cell " + " or ".join(config.cells) if len(config.cells) > 1 else ""
-        typer.echo(f"next: training export --run {run}{options} --name NAME -o FOLDER --data {data} --cache {cache}")
+        typer.echo(
+            f"next: training export --run {run}{options} --name NAME -o FOLDER --data {data} --cache {cache}", err=True
+        )
 
 
 @app.command(epilog="Example: training tune --data flickr8k --encoder runs/encoder --run runs/tune --trials 30")
@@ -129,16 +136,19 @@ def tune(
     seed: Seed = 1,
     threads: Threads = 0,
     settings: Setting = None,
+    as_json: Json = False,
 ) -> None:
     """Search learning rate, optimizer and sizes with Optuna. The same command with more --trials continues."""
     from training.config import TrainConfig, with_settings
+    from training.data.corpus import require_corpus
     from training.data.encoders import open_encoder
     from training.fit.tune import search
 
     config = TrainConfig(cells=(cell,), kind=kind, epochs=epochs, seed=seed, threads=threads)
     config = with_settings(config, settings or ())
+    require_corpus(data)
     best = search(data, open_encoder(encoder, stride, cache, _bundle_folders()), config, run, cache, trials)
-    typer.echo(json.dumps(best))
+    print_values(best, as_json=as_json)
 
 
 @app.command(epilog="Example: training evaluate flickr8k-lstm --data flickr8k")
@@ -152,13 +162,15 @@ def evaluate(
         bool, typer.Option("--spice", help="Compute SPICE too: needs Java, downloads 384 MB once.")
     ] = False,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File for all captions, as JSON lines.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """Print the scores of a model as JSON: BLEU, METEOR (with Java), ROUGE-L, CIDEr-D, diversity and calibration."""
-    from training.data.corpus import open_corpus
+    """Print the scores of a model: BLEU, METEOR (with Java), ROUGE-L, CIDEr-D, diversity and calibration."""
+    from training.data.corpus import open_corpus, require_corpus
     from training.evaluate.fit_calibration import reliability
     from training.evaluate.metrics import check_spice
     from training.evaluate.score_bundle import diversity_of, evaluate_bundle
 
+    require_corpus(data)
     if spice:
         check_spice()
     bundle = _open_bundle(model)
@@ -171,7 +183,7 @@ def evaluate(
         output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     errors = reliability(captions, corpus.captions, calibration_of(bundle.description))
     result = {"model": bundle.name, "split": split, "beam_size": beam_size, **scores}
-    typer.echo(json.dumps(result | {"diversity": diversity_of(captions, corpus), "confidence": errors}))
+    print_values(result | {"diversity": diversity_of(captions, corpus), "confidence": errors}, as_json=as_json)
 
 
 @app.command(epilog="Example: training compare --data flickr8k --encoder runs/encoder --run runs/compare --seeds 5")
@@ -196,8 +208,10 @@ def compare(
     from training.compare.plan import QUICK, Plan
     from training.compare.report import images_in, write_report
     from training.compare.study import compare as run_comparison
+    from training.data.corpus import require_corpus
     from training.data.encoders import open_encoder
 
+    require_corpus(data)
     if show is not None:
         images_in(show)  # fail before hours of training
     plan = QUICK if quick else Plan(seeds=seeds, epochs=epochs)
@@ -221,9 +235,12 @@ def export(
     data: Annotated[Path | None, typer.Option(help="Corpus to score and calibrate the bundle on.")] = None,
 ) -> None:
     """Export a bundle from a finished run: int8 weights, digests, calibration and a model card."""
+    from training.data.corpus import require_corpus
     from training.data.encoders import open_encoder
     from training.export.write_bundle import export_bundle
 
+    if data is not None:
+        require_corpus(data)
     file = open_encoder(encoder or run, stride, cache, _bundle_folders())
     with progress("captioning") as tick:
         bundle = export_bundle(run, file, name, output, cell=cell, data=data, cache=cache, tick=tick)
@@ -250,6 +267,24 @@ def info(model: Model) -> None:
     typer.echo(json.dumps({"digest": bundle.digest, "folder": str(bundle.folder), **bundle.card}, indent=1))
 
 
+def print_values(values: Mapping[str, object], *, as_json: bool) -> None:
+    """Print values as JSON, or as a table with a line for each; what is inside another value is `outer.inner`."""
+    if as_json:
+        typer.echo(json.dumps(values))
+        return
+    rows = [(key, f"{value:.4g}" if isinstance(value, float) else str(value)) for key, value in _flat(values)]
+    width = max(len(key) for key, _ in rows)
+    typer.echo("\n".join(f"{key:<{width}}  {value}" for key, value in rows))
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif not isinstance(value, list):  # the words and bins behind a number are in the JSON only
+            yield f"{prefix}{key}", value
+
+
 def _print_bundle(bundle: Bundle) -> None:
     typer.echo(f"{bundle.folder}: model {bundle.name}, digest {bundle.digest[:16]}")
 
@@ -272,6 +307,16 @@ def _bundle_folders() -> Sequence[Path]:
     return read_settings().bundle_folders
 
 
+def end_on_sigterm() -> None:
+    """Make SIGTERM end this process as Ctrl-C does, so that it removes the files that it is writing: gigabytes."""
+
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
 def main() -> None:
     """Run `training`."""
+    end_on_sigterm()
     command_line(app, "training")

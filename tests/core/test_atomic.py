@@ -153,3 +153,12 @@ def test_a_file_in_the_place_of_a_new_folder_is_an_error(tmp_path: Path) -> None
         pass
     assert target.read_text() == "a file"
     assert names(tmp_path) == ["folder"]
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    (tmp_path / ".captionmill-0123").write_bytes(b"half a table")
+    with atomic.replacing(tmp_path / "table") as unfinished:
+        unfinished.write_bytes(b"in use")
+        atomic.remove_unfinished(tmp_path)
+        assert names(tmp_path) == [unfinished.name]
+    assert names(tmp_path) == ["table"]

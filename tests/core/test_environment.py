@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -84,6 +85,13 @@ def test_the_search_finds_how_celery_and_click_read_variables() -> None:
         *variables_of("celery"),
         *variables_of("billiard"),
     }
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """Restore after the test what it removes."""
+    with patch.dict(os.environ):
+        yield
 
 
 def test_other_variables_stay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,9 @@
 
 import functools
 import json
+import signal
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -18,7 +21,7 @@ from captioning.model.runtime import choose_runtime, load_captioner
 from captioning.values import DecodeOptions
 from tests.journeys.cli_runner import CliRunner
 from tests.training.conftest import CAPTIONS, VAL
-from training.cli import app
+from training.cli import app, print_values
 from training.config import TrainConfig
 from training.data.download import Source, fetch
 from training.data.encoders import EncoderFile
@@ -26,7 +29,7 @@ from training.fit.tune import STUDY, search
 
 TRAIN = ["train", "--data", "CORPUS", "--encoder", "/none", "--run", "r"]
 MISTAKES = [
-    (["train", "--data", "/none", "--encoder", "/none", "--run", "r"], "no encoder at /none"),
+    (TRAIN, "no encoder at /none"),
     ([*TRAIN, "--cell", "rnn"], "'rnn' is not one of 'lstm', 'gru', 'lstm,gru'"),
     ([*TRAIN, "--set", "colour=blue"], "names are kind"),
     ([*TRAIN, "--kind", "transformer"], "kind=transformer: kind must be one of plain, "),
@@ -76,6 +79,7 @@ def test_evaluation_captions_an_image_as_the_product_does(tmp_path: Path, corpus
         str(tmp_path / "runtime"),
         "-o",
         str(tmp_path / "out"),
+        "--json",
     ]
     result = runner.run("training", *words)
     assert result.code == 0, result.err
@@ -139,3 +143,43 @@ def test_a_corpus_is_downloaded_and_unpacked(archives: str, tmp_path: Path) -> N
 def test_a_failed_download_is_reported_with_its_url(archives: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot fetch .*gone\.zip"):
         fetch("mine", tmp_path / "corpus", {"mine": Source((f"{archives}/gone.zip",), "")})
+
+
+@pytest.mark.parametrize("words", [["train", "--run", "run"], ["tune", "--run", "run"], ["compare", "--run", "run"]])
+def test_the_data_are_looked_at_before_an_encoder_is_downloaded(tmp_path: Path, words: list[str]) -> None:
+    runner = CliRunner(tmp_path, in_process=True)
+    result = runner.run("training", *words, "--data", str(tmp_path), "--encoder", "imagenet-v1", cwd=tmp_path)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"training: no captions.txt, no Flickr8k.token.txt and no dataset*.json in {tmp_path}")
+
+
+def test_results_are_a_table_with_a_line_for_each_number(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"cider": 0.123456, "diversity": {"words_used": 7, "overused": ["a man"]}}
+    print_values(values, as_json=False)
+    assert capsys.readouterr().out == "cider                 0.1235\ndiversity.words_used  7\n"
+    print_values(values, as_json=True)
+    assert json.loads(capsys.readouterr().out) == values
+
+
+WRITER = """
+import signal, sys, time
+from pathlib import Path
+from captioning.atomic import replacing
+from training.cli import end_on_sigterm
+
+end_on_sigterm()
+with replacing(Path(sys.argv[1]) / "table") as unfinished:
+    unfinished.write_bytes(b"features")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.processes
+def test_sigterm_leaves_no_unfinished_file(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", WRITER, tmp_path], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "writing\n"
+        writer.terminate()
+        assert writer.wait() == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []

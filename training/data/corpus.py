@@ -111,6 +111,16 @@ def read_corpus(folder: Path) -> Corpus:
     return Corpus(image_folder, {n: tuple(c) for n, c in captions.items()}, train, val, tuple(left_out), test)
 
 
+def require_corpus(folder: Path) -> None:
+    """Raise UsageError when a folder has no captions in one of the three forms: before a download, or hours of work."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise UsageError(f"cannot read the data folder {folder}: {error.strerror}.") from error
+    if names.isdisjoint(("captions.txt", "Flickr8k.token.txt")) and not any(folder.glob("dataset*.json")):
+        raise UsageError(f"no captions.txt, no Flickr8k.token.txt and no dataset*.json in {folder}.")
+
+
 def broken_images(corpus: Corpus, tick: Tick = lambda done, total: None) -> dict[str, str]:
     """Open every image of a corpus; return the reason, by name, for each that cannot be opened."""
     size = Preprocessing().size
@@ -143,10 +153,7 @@ def file_versions(folder: Path, names: Sequence[str]) -> list[tuple[str, int, in
 
 def _read_captions(folder: Path) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
     """Return (file name, caption) pairs, and the names of each split that the corpus defines."""
-    try:
-        list(folder.iterdir())
-    except OSError as error:
-        raise UsageError(f"cannot read the data folder {folder}: {error.strerror}.") from error
+    require_corpus(folder)
     karpathy = sorted(folder.glob("dataset*.json"))
     if len(karpathy) > 1:
         names = ", ".join(path.name for path in karpathy)
@@ -165,14 +172,12 @@ def _read_caption_lines(folder: Path) -> Iterator[tuple[str, str]]:
                 for row in csv.reader(file):
                     if len(row) >= 2 and row != ["image", "caption"]:
                         yield row[0], ",".join(row[1:])  # some copies do not quote commas
-        elif tokens.exists():
+        else:
             with tokens.open(encoding="utf-8") as file:
                 for line in file:
                     name, tab, caption = line.rstrip("\n").partition("\t")
                     if tab:
                         yield name.rpartition("#")[0], caption
-        else:
-            raise UsageError(f"no captions.txt, no Flickr8k.token.txt and no dataset*.json in {folder}.")
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"the captions in {folder} are damaged: {error}. Fetch the file again.") from error
 

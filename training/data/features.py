@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from captioning.atomic import replacing
+from captioning.atomic import remove_unfinished, replacing
 from captioning.model.encoder import PixelsToGrid
 from captioning.model.pixels import VERSION, Pixels, Preprocessing, open_image
 from captioning.model.precision import best_precision
@@ -83,6 +83,7 @@ def cached_features(
     are missing. They are computed on a GPU if there is one. A table appears in the cache when it is complete.
     """
     cache.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(cache)  # tables of a process that was killed: gigabytes
     key = digest_of([identity, file_versions(folder, names), depth, VERSION])[:20]
     files = [cache / f"{depth}-{key}-view{view}.npy" for view in range(views)]
     missing = [view for view, path in enumerate(files) if not path.exists()]
