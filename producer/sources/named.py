@@ -98,6 +98,7 @@ class _Locator:
 
     def __init__(self) -> None:
         self._real_folder: Callable[[bytes], bytes] = functools.lru_cache(10_000)(absolute)
+        self._folder_on_disk: Callable[[bytes], bytes | None] = functools.lru_cache(10_000)(_folder_on_disk)
 
     def __call__(self, path: bytes) -> _Usable | _Unusable:
         """Look up a path, relative to the current folder or absolute."""
@@ -120,9 +121,14 @@ class _Locator:
             return self._stat(path)
         except (FileNotFoundError, NotADirectoryError):
             for other in _other_spellings(path):
-                if found := _in_any_unicode_form(other):
+                if found := self._on_disk(other):
                     return self._stat(found)
             raise
+
+    def _on_disk(self, path: bytes) -> bytes | None:
+        folder, name = os.path.split(path.rstrip(b"/"))
+        found = self._folder_on_disk(folder)
+        return _entry_on_disk(found, name) if found is not None else None
 
     def _stat(self, path: bytes) -> tuple[bytes, os.stat_result]:
         folder, name = os.path.split(path.rstrip(b"/"))
@@ -152,7 +158,8 @@ def _other_spellings(path: bytes) -> Iterator[bytes]:
     word = path.strip()
     if len(word) > 2 and word[:1] == word[-1:] and word[:1] in (b'"', b"'"):
         word = word[1:-1]
-    yield path
+    if not path.isascii():
+        yield path  # in its other Unicode form
     if word != path:
         yield word
     if _FILE_URL.match(word):
@@ -163,23 +170,21 @@ def _other_spellings(path: bytes) -> Iterator[bytes]:
         yield b"/mnt/" + drive[1].lower() + b"/" + word[3:].replace(b"\\", b"/")
 
 
-def _in_any_unicode_form(path: bytes) -> bytes | None:
-    """Return the path as the disk spells it: macOS writes accents as characters of their own (NFD), others do not."""
-    if os.path.exists(path):
-        return path
-    if path.isascii():
-        return None
-    found = b"/" if path.startswith(b"/") else b""
-    for part in filter(None, path.split(b"/")):
-        forms = (os.path.join(found, form) for form in _unicode_forms(part))
-        existing = next((form for form in forms if os.path.lexists(form)), None)
-        if existing is None:
-            return None
-        found = existing
+def _folder_on_disk(folder: bytes) -> bytes | None:
+    """Return a folder as the disk spells it, part by part; None if it does not exist in any Unicode form."""
+    found: bytes | None = b"/" if folder.startswith(b"/") else b""
+    for part in filter(None, folder.split(b"/")):
+        found = _entry_on_disk(found, part) if found is not None else None
     return found
 
 
+def _entry_on_disk(folder: bytes, name: bytes) -> bytes | None:
+    forms = (os.path.join(folder, form) for form in dict.fromkeys(_unicode_forms(name)))
+    return next((form for form in forms if os.path.lexists(form)), None)
+
+
 def _unicode_forms(name: bytes) -> tuple[bytes, ...]:
+    """Return a name as it is, composed, and decomposed: macOS writes accents as characters of their own."""
     try:
         text = name.decode()
     except UnicodeDecodeError:
