@@ -12,7 +12,7 @@ import typer
 
 from captioning.command_tree import command_tree
 from captioning.environment import debug_enabled, set_for_children
-from captioning.errors import CaptioningError, Interrupted, StoreFault, UsageError
+from captioning.errors import CaptioningError, StoreFault
 from captioning.installation import install_hint
 from captioning.settings import unknown_settings
 from captioning.start import INTERRUPTED
@@ -35,14 +35,12 @@ def command_line(app: typer.Typer, name: str) -> None:
             _report(name, "interrupted", INTERRUPTED)
     except typer.TyperException as error:
         code = _report(name, usage_message(error), error.exit_code)
-    except UsageError as error:
-        code = _report(name, str(error), 2)
-    except (typer.Abort, KeyboardInterrupt, Interrupted) as error:
-        code = _report(name, str(error) or "interrupted", INTERRUPTED)
     except CaptioningError as error:
         if isinstance(error, StoreFault) and debug_enabled():
             raise
-        code = _report(name, str(error), 1)
+        code = _report(name, str(error), error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        code = _report(name, "interrupted", INTERRUPTED)
     except ModuleNotFoundError as error:
         code = _report(name, install_hint(error), 1)
     except BrokenPipeError:  # the reader of the output, `head` for example, has closed it

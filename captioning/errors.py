@@ -27,9 +27,13 @@ from captioning.values import Reason
 class CaptioningError(Exception):
     """Base class. The message says what happened, with the value, and what to do."""
 
+    exit_code = 1  # of the command that it ends
+
 
 class UsageError(CaptioningError):
     """The input of the person who runs the command cannot be used."""
+
+    exit_code = 2
 
 
 class ImageError(CaptioningError):
@@ -71,6 +75,8 @@ class TrainingDiverged(CaptioningError):
 
 class Interrupted(CaptioningError):
     """A person pressed Ctrl-C. The message says what becomes of the work."""
+
+    exit_code = 130
 
 
 class ServiceUnavailable(CaptioningError):

@@ -15,7 +15,7 @@ import migrations
 from captioning.bundles import find_bundles, named
 from captioning.cli import command_line
 from captioning.command_tree import UNLIMITED, new_app
-from captioning.errors import UsageError
+from captioning.errors import CaptioningError, UsageError
 from captioning.paths import absolute, text_of
 from captioning.settings import Settings, read_settings
 from captioning.store import captions, jobs
@@ -29,6 +29,7 @@ from producer.advice import next_commands
 from producer.diagnosis import diagnose
 from producer.dispatch import Dispatcher, ExternalBackend
 from producer.doctor import run_checks
+from producer.dry_run import dry_run
 from producer.progress import ProgressDisplay, explained_interrupt, progress_display, wait_for_job
 from producer.sources import Filters, read_list, read_sources
 from producer.submit import SubmitRequest, Submitted
@@ -69,7 +70,7 @@ def submit(
     from_file: Annotated[str | None, _file(help="Also take the paths in this file; -: standard input.")] = None,
     null: Annotated[bool, typer.Option("-0", help="The file separates paths by NUL, like find -print0.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, max=UNLIMITED, help="Take at most this many images.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the images; write nothing.")] = False,
+    only_count: Annotated[bool, typer.Option("--dry-run", help="Only count; write nothing.")] = False,
     name: Annotated[str, _named(help="A name for the job. Default: the name of the first path.")] = "",
     model: Annotated[str | None, _named(help="The model that captions, as `producer models` names it.")] = None,
     beam_size: Annotated[int, typer.Option(min=1, max=20, help="Hypotheses in the beam search; 1: greedy search.")] = 3,
@@ -106,8 +107,8 @@ def submit(
         limit=limit,
         report=report,
     )
-    if dry_run:
-        _dry_run(request, as_json=as_json)
+    if only_count:
+        _dry_run(settings, request, as_json=as_json)
         return
     db = _open_database(settings, create=True)
     with (
@@ -121,11 +122,16 @@ def submit(
     _exit_if_unusable(request)
 
 
-def _dry_run(request: SubmitRequest, *, as_json: bool) -> None:
-    images, skipped = submitting.scan(request)
-    render.print_dry_run(images, skipped, as_json=as_json)
-    if not images:
-        raise UsageError(f"no images found. {submitting.hint_without_images(skipped)}")
+def _dry_run(settings: Settings, request: SubmitRequest, *, as_json: bool) -> None:
+    try:
+        db = _open_database(settings)
+    except CaptioningError as error:
+        render.print_warning(f"new images cannot be told from known ones: {error}")
+        db = None
+    result = dry_run(db, request)
+    render.print_dry_run(result, as_json=as_json)
+    if not result.scanned:
+        raise UsageError(f"no images found. {submitting.hint_without_images(result.skipped)}")
     _exit_if_unusable(request)
 
 
@@ -150,6 +156,8 @@ def _register_and_wait(
             dispatcher.start_early()
 
     submitted = submitting.submit(db, settings, request, on_commit)
+    if submitted.other_options:
+        display.print_line(render.other_options_text(submitted.other_options))
     progress = jobs.progress(db, submitted.job)[0]
     if progress.is_finished or progress.state == JobState.PAUSED:
         return progress

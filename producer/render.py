@@ -27,6 +27,7 @@ from captioning.store.jobs import Failure, Progress
 from captioning.terminal import count, printable
 from captioning.values import JobState
 from producer.doctor import Check
+from producer.dry_run import DryRun
 from producer.sources import describe_skipped
 
 FAILURE_COLUMNS = ("job", "path", "reason", "detail")
@@ -247,12 +248,30 @@ def print_exported(rows: int, output: str, job: Progress | None, min_confidence:
 # -- jobs --
 
 
-def print_dry_run(images: int, skipped: Mapping[str, int], *, as_json: bool) -> None:
-    """Print what a submit would find."""
+def print_dry_run(result: DryRun, *, as_json: bool) -> None:
+    """Print what a submit would find, and what it would do with it."""
+    counts, preview = {"scanned": result.scanned}, result.preview
+    if preview is not None:
+        counts |= {"new": preview.new, "known": preview.known, "possible_copies": result.possible_copies}
     if as_json:
-        print_json({"scanned": images, "skipped": sum(skipped.values()), "skipped_kinds": dict(skipped)})
-    else:
-        print_text(f"{count(images, 'image')} would be submitted{_skipped_text(skipped)}")
+        print_json(counts | {"skipped": sum(result.skipped.values()), "skipped_kinds": dict(result.skipped)})
+        return
+    parts = ""
+    if preview is not None and result.scanned:
+        numbers = ((preview.new, "new"), (preview.known, "already captioned"))
+        parts = ": " + ", ".join(f"{number} {what}" for number, what in numbers if number)
+    print_text(f"{count(result.scanned, 'image')} would be submitted{parts}{_skipped_text(result.skipped)}")
+    if result.possible_copies:
+        copies = count(result.possible_copies, "new image has", "new images have")
+        print_text(f"{copies} the size of a captioned image: a copy is not captioned again")
+    if preview is not None and preview.other_options:
+        print_text(other_options_text(preview.other_options))
+
+
+def other_options_text(number: int) -> str:
+    """Return the line about known images whose captions were made with other options than asked for."""
+    images = count(number, "image has a caption", "images have captions")
+    return f"{images} made with other options; --force redoes them"
 
 
 def submit_json(progress: Progress, seconds: float) -> dict[str, Any]:

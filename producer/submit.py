@@ -17,6 +17,7 @@ from captioning.settings import Settings
 from captioning.store import files, jobs
 from captioning.store.database import Database
 from captioning.store.files import FileIdSet, FoundFile, ReusePolicy, RootPath
+from captioning.store.preview import count_other_options
 from captioning.values import DecodeOptions, digest_of
 from producer.sources import SILENT, Filters, ImageFinder, SourceReport, Sources, describe_skipped
 
@@ -51,20 +52,13 @@ class Submitted:
     job: int
     continued: bool
     known: int = 0
+    other_options: int = 0  # of the known files: those whose captions were made with other options than asked for
     queued: int = 0
     skipped: Counter[str] | None = None
 
     @property
     def scanned(self) -> int:
         return self.known + self.queued
-
-
-def scan(request: SubmitRequest) -> tuple[int, Counter[str]]:
-    """Count the images that a submit would find, and the skipped entries by category. Writes nothing."""
-    finder = request.finder()
-    number = sum(1 for _ in islice(finder, request.limit))
-    _warn_of_patterns(request, finder)
-    return number, finder.skipped
 
 
 def submit(
@@ -94,13 +88,15 @@ def submit(
         for file_id in registered.file_ids:
             seen.add(file_id)
         submitted.known += registered.known
+        if registered.known:
+            submitted.other_options += count_other_options(db, registered.file_ids, policy, request.options.digest)
         submitted.queued += len(group) - registered.known
         on_commit(submitted)
     if request.limit is None:  # a limited walk ends early, and to look up the rest would take as long as a whole walk
         for folder in request.sources.folders:
             files.mark_missing(db, folder, seen)
     submitted.skipped = finder.skipped
-    _warn_of_patterns(request, finder)
+    warn_of_patterns(request, finder)
     db.retry(functools.partial(jobs.close_registration, db, job_id, submitted.known, dict(submitted.skipped)))
     return submitted
 
@@ -123,7 +119,8 @@ def hint_without_images(skipped: Mapping[str, int]) -> str:
     return "A file that is named on the command line is accepted whatever its extension."
 
 
-def _warn_of_patterns(request: SubmitRequest, finder: ImageFinder) -> None:
+def warn_of_patterns(request: SubmitRequest, finder: ImageFinder) -> None:
+    """Tell the person which patterns matched nothing."""
     for sentence in finder.unmatched:
         request.report.warn(sentence)
 

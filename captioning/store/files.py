@@ -155,13 +155,18 @@ def _matching(connection: Connection, query: sa.Select[Any], column: Any, values
     return set(connection.execute(query.where(column.in_(list(values)))).scalars())
 
 
-def _captioned(connection: Connection, file_ids: Sequence[int], policy: ReusePolicy) -> set[int]:
+def counts_as_captioned(policy: ReusePolicy) -> sa.ColumnElement[bool]:
+    """Return, as SQL on a caption and its model, whether the caption makes the files of its image known."""
     by_model = Caption.model_id == policy.model_id if policy.stale else Model.name == policy.model_name
+    return sa.or_(Caption.source == Source.HUMAN, by_model)
+
+
+def _captioned(connection: Connection, file_ids: Sequence[int], policy: ReusePolicy) -> set[int]:
     query = (
         sa.select(File.id)
         .join(Caption, Caption.image_id == File.image_id)
         .outerjoin(Model, Model.id == Caption.model_id)
-        .where(sa.or_(Caption.source == Source.HUMAN, by_model))
+        .where(counts_as_captioned(policy))
     )
     return _matching(connection, query, File.id, file_ids)
 

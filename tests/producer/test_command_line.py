@@ -56,10 +56,38 @@ def test_search_finds_other_endings_and_prints_export_lines_as_json(captioned_cl
 
 def test_a_dry_run_counts_and_writes_nothing(cli: CliRunner, photographs: Path) -> None:
     result = cli.producer("submit", "--dry-run", "--json", str(photographs))
-    assert result.json == {"scanned": 10, "skipped": 0, "skipped_kinds": {}}
+    counts = {"scanned": 10, "new": 10, "known": 0, "possible_copies": 0, "skipped": 0, "skipped_kinds": {}}
+    assert result.json == counts
     limited = cli.producer("submit", "--dry-run", "--limit", "1", str(photographs))
-    assert limited.out == "1 image would be submitted\n"
+    assert limited.out == "1 image would be submitted: 1 new\n"
     assert not cli.data.exists()
+
+
+def test_a_dry_run_tells_new_images_from_known_ones(
+    captioned_cli: CliRunner, photographs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "new.jpg").write_bytes(b"another size")
+    paths = [str(photographs), str(tmp_path / "new.jpg")]
+    result = captioned_cli.producer("submit", "--dry-run", *paths)
+    assert result.out == "11 images would be submitted: 1 new, 10 already captioned\n"
+    others = captioned_cli.producer("submit", "--dry-run", *paths, "--beam-size", "1")
+    assert others.out.endswith("\n10 images have captions made with other options; --force redoes them\n")
+    forced = captioned_cli.producer("submit", "--dry-run", *paths, "--force").out
+    assert forced == "11 images would be submitted: 11 new\n"
+    assert [job["job"] for job in captioned_cli.producer("jobs", "--json").json] == [1]
+
+
+def test_a_dry_run_without_the_database_counts_images(cli: CliRunner, photographs: Path) -> None:
+    cli.environment["CAPTIONING_DATABASE_URL"] = "postgresql://nobody:pw@127.0.0.1:9/x"
+    result = cli.producer("submit", "--dry-run", str(photographs))
+    assert (result.code, result.out) == (0, "10 images would be submitted\n")
+    assert result.err.startswith("producer: new images cannot be told from known ones: the database ")
+
+
+def test_a_submit_says_when_options_are_ignored_for_known_images(captioned_cli: CliRunner, photographs: Path) -> None:
+    line = "10 images have captions made with other options; --force redoes them\n"
+    assert captioned_cli.producer("submit", str(photographs), "--beam-size", "1").err == line
+    assert captioned_cli.producer("submit", str(photographs)).err == ""
 
 
 def test_a_submit_of_known_images_has_all_fields_and_exits_with_0(captioned_cli: CliRunner, photographs: Path) -> None:

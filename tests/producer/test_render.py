@@ -12,6 +12,7 @@ from captioning.store.jobs import Progress
 from captioning.terminal import printable
 from captioning.values import JobState
 from producer import render
+from producer.dry_run import DryRun
 from tests.support.texts import TEXTS
 
 DONE = Progress(
@@ -55,7 +56,7 @@ def test_a_single_image_is_not_written_as_several(capsys: pytest.CaptureFixture[
     assert first_line(capsys) == "job 1: 1 image queued; producer status 1 --watch"
     render.print_requeued(1, 1)
     assert first_line(capsys) == "job 1: 1 image queued again"
-    render.print_dry_run(1, {"hidden": 1}, as_json=False)
+    render.print_dry_run(DryRun(1, skipped={"hidden": 1}), as_json=False)
     assert first_line(capsys) == "1 image would be submitted; skipped 1 hidden file"
 
 

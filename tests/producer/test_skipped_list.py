@@ -22,7 +22,7 @@ def test_every_skipped_path_is_listed_with_its_reason(cli: CliRunner, folder: Pa
     assert result.out == (
         f"{folder}/.d.jpg\thidden file\n{folder}/@eaDir\tthumbnail folder\n{folder}/b.mov\t.mov video\n"
         f"{folder}/f.png\tfiltered image\n{folder}/sub/c.txt\t.txt file\n"
-        "1 image would be submitted; skipped"
+        "1 image would be submitted: 1 new; skipped"
         " 1 .mov video, 1 .txt file, 1 filtered image, 1 hidden file, 1 thumbnail folder\n"
     )
     assert (result.code, result.err) == (0, "")

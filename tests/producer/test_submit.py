@@ -12,8 +12,9 @@ from captioning.store import captions, files, jobs
 from captioning.store.database import Database
 from captioning.store.files import FileIdSet
 from captioning.values import DecodeOptions
+from producer.dry_run import dry_run
 from producer.sources import Filters, read_sources
-from producer.submit import SubmitRequest, Submitted, scan, submit
+from producer.submit import SubmitRequest, Submitted, submit
 from tests.store.helpers import LSTM
 
 
@@ -102,7 +103,8 @@ def test_a_submit_without_images_creates_no_job(store: Database, settings: Setti
     assert jobs.progress(store) == []
 
 
-def test_a_scan_counts_what_a_submit_would_take(folder: Path) -> None:
-    assert scan(request_for(folder, exclude=("drafts/*",))) == (3, {"filtered": 1})
-    assert scan(request_for(folder, limit=2))[0] == 2
-    assert scan(request_for(folder / "a.jpg"))[0] == 1
+def test_a_dry_run_counts_what_a_submit_would_take(folder: Path) -> None:
+    filtered = dry_run(None, request_for(folder, exclude=("drafts/*",)))
+    assert (filtered.scanned, filtered.skipped) == (3, {"filtered": 1})
+    assert dry_run(None, request_for(folder, limit=2)).scanned == 2
+    assert dry_run(None, request_for(folder / "a.jpg")).scanned == 1

@@ -1,0 +1,42 @@
+"""A dry run: what a submit would find, and what it would do with it. Writes nothing and reads no image."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+
+from captioning.store.database import Database
+from captioning.store.files import ReusePolicy
+from captioning.store.preview import Preview, find_model, preview, sizes_with_captions
+from producer.submit import FILES_PER_TRANSACTION, SubmitRequest, warn_of_patterns
+
+
+@dataclass
+class DryRun:
+    """Numbers of files. Without a database nothing is known about them."""
+
+    scanned: int = 0
+    preview: Preview | None = None
+    possible_copies: int = 0  # of the new files: those as large, to the byte, as a captioned image
+    skipped: Mapping[str, int] = field(default_factory=dict)  # by category
+
+
+def dry_run(db: Database | None, request: SubmitRequest) -> DryRun:
+    """Count what a submit would find; with a database, also how much of it is new."""
+    finder = request.finder()
+    result = DryRun()
+    found = islice(finder, request.limit)
+    if db is None:
+        result.scanned = sum(1 for _ in found)
+    else:
+        result.preview = Preview()
+        policy = ReusePolicy(find_model(db, request.bundle.digest), request.bundle.name, request.stale, request.force)
+        for page in iter(lambda: list(islice(found, FILES_PER_TRANSACTION)), []):
+            result.scanned += len(page)
+            preview(db, page, policy, request.options.digest, result.preview)
+        if not request.force:
+            sizes = result.preview.new_sizes
+            captioned = sizes_with_captions(db, sizes, policy.model_id, request.options.digest)
+            result.possible_copies = sum(sizes[size] for size in captioned)
+    warn_of_patterns(request, finder)
+    result.skipped = finder.skipped
+    return result
