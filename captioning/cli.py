@@ -29,8 +29,7 @@ def command_line(app: typer.Typer, name: str) -> None:
             _check_working_folder()
             for warning in unknown_settings():
                 _report(name, warning, 0)
-            code = command_tree(app)(prog_name=name, standalone_mode=False)
-            sys.stdout.flush()
+            code = _run(app, name)
         if code == INTERRUPTED:  # Typer has caught the Ctrl-C
             _report(name, "interrupted", INTERRUPTED)
     except typer.TyperException as error:
@@ -53,6 +52,19 @@ def command_line(app: typer.Typer, name: str) -> None:
             raise
         code = _report(name, f"internal error, {type(bug).__name__}: {bug}. CAPTIONING_DEBUG=1 shows where.", 1)
     raise SystemExit(code)
+
+
+def _run(app: typer.Typer, name: str) -> int:
+    """Run the app and return its exit code. Raises BrokenPipeError when the reader of the output has closed it."""
+    stdout = sys.stdout
+    try:
+        code: int = command_tree(app)(prog_name=name, standalone_mode=False)
+    except SystemExit:
+        if sys.stdout is not stdout:  # Typer has replaced it, because it cannot be written to any more
+            raise BrokenPipeError from None
+        raise
+    sys.stdout.flush()
+    return code
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -147,10 +147,11 @@ class _Lines:
         if self._clock() - self._printed_at >= seconds:
             self._seconds *= 2
             self._line, self._printed_at = line, self._clock()
-            print(line, file=sys.stderr, flush=True)
+            self.print_line(line)
 
     def print_line(self, message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
+        with suppress(BrokenPipeError):  # nobody reads the progress any more, but the work goes on
+            print(message, file=sys.stderr, flush=True)
 
 
 def wait_for_job(

@@ -1,6 +1,7 @@
 """The installed program `producer`: help, error messages, exit codes and answers."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -213,6 +214,14 @@ def test_a_pipe_that_is_closed_early_is_not_an_error(captioned_cli: CliRunner) -
     )
     assert result.stderr == ""
     assert result.stdout.count("\n") == 1
+
+
+def test_the_exit_code_is_0_when_nobody_reads_the_output(captioned_cli: CliRunner) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([PRODUCER, "export"], env=captioned_cli.env, stdout=writer, stderr=writer, check=False)
+    os.close(writer)
+    assert done.returncode == 0
 
 
 def test_the_doctor_finds_a_damaged_model(cli: CliRunner, tmp_path: Path) -> None:

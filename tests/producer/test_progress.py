@@ -1,7 +1,10 @@
 """Waiting for a job: the rate, the text beside the bar, and when the wait ends."""
 
+import contextlib
 import functools
 import itertools
+import os
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -164,3 +167,15 @@ def test_a_ctrl_c_is_explained() -> None:
         explained_interrupt("job 3 is not affected"),
     ):
         raise KeyboardInterrupt
+
+
+def test_progress_that_nobody_reads_does_not_end_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    closed = open(writer, "w", buffering=1)  # noqa: SIM115, PTH123
+    monkeypatch.setattr(sys, "stderr", closed)
+    with progress_display(line_seconds=0.0) as display:
+        display.update("captioning", 1, 2)
+    monkeypatch.undo()
+    with contextlib.suppress(BrokenPipeError):
+        closed.close()
