@@ -110,3 +110,15 @@ def test_unknown_settings_are_found_in_any_case_and_removed(monkeypatch: pytest.
     assert [name for name in unknown if "TEST" not in name] == ["CAPTIONING_MODLE", "captioning_x"]
     assert "CAPTIONING_MODLE" not in os.environ
     assert {"CAPTIONING_MODEL", "captioning_device", "CAPTION_MODEL"} <= os.environ.keys()
+
+
+def test_only_one_module_imports_openvino() -> None:
+    """It imports it without its telemetry, which would speak to Google and write into the home folder."""
+    importers = {
+        path
+        for path, tree in modules()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Import) and any(a.name.partition(".")[0] == "openvino" for a in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "openvino")
+    }
+    assert importers == {"captioning/model/openvino_encoder.py"}

@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from celery import Celery
@@ -92,3 +93,25 @@ def test_flower_finds_the_app_after_every_submodule_was_imported(broker_url: str
         os.killpg(flower.pid, signal.SIGKILL)
         flower.wait()
     assert "Traceback" not in log.read_text()
+
+
+STRANGERS = {
+    "CELERY_BROKER_URL": "redis://stranger:6379/0",
+    "CELERY_BROKER_READ_URL": "redis://stranger:6379/0",
+    "CELERY_BROKER_WRITE_URL": "redis://stranger:6379/0",
+    "CELERY_RESULT_BACKEND": "redis://stranger:6379/1",
+    "CELERY_LOADER": "stranger.loader",
+    "CELERY_CONFIG_MODULE": "stranger.config",
+    "DJANGO_SETTINGS_MODULE": "stranger.settings",
+}
+
+
+def test_the_app_uses_the_configured_broker_whatever_celerys_own_variables_say() -> None:
+    """Also for `celery -A`, which does not come through our command lines."""
+    with patch.dict(os.environ, STRANGERS):
+        app = make_celery(read_settings(broker_url="redis://ours:6379/0"))
+        app.finalize()
+        hosts = {app.connection_for_read().hostname, app.connection_for_write().hostname}
+        loader = type(app.loader).__module__
+        backend = app.conf.result_backend
+    assert (hosts, loader, backend) == ({"ours"}, "celery.loaders.app", None)
