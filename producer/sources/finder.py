@@ -4,6 +4,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from captioning.store.files import FoundFile
 from producer.sources.named import Sources
@@ -35,7 +36,7 @@ class ImageFinder:
         matched: set[tuple[str, str]] = set()
         for folder in self._sources.folders:
             for found in Walk(folder, self._filters, self._skips, matched):
-                yield FoundFile(os.path.join(folder, found.path), found.size, found.mtime_ns)
+                yield replace(found, path=os.path.join(folder, found.path))
         for path in self._sources.files:
             yield from self._named(path)
         if self._sources.folders:  # named files are taken whatever the patterns
