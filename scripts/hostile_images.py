@@ -498,6 +498,11 @@ def interlaced_png(width: int, height: int) -> bytes:
     return png(width, height, 8, 0, b"".join(rows), interlace=1)
 
 
+def with_chunks(whole: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """Return a PNG with more chunks after its header."""
+    return whole[:33] + b"".join(_chunk(name, data) for name, data in chunks) + whole[33:]
+
+
 def _png_with(chunk: bytes) -> bytes:
     """Return a small PNG with one more chunk after its header."""
     whole = saved(scene(4, (32, 24)), "PNG")

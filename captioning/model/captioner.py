@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from captioning.bundles import Bundle, first_error
 from captioning.calibration import Calibration
-from captioning.errors import DeviceFailed, DeviceOutOfMemory, ServiceUnavailable
+from captioning.errors import BundleError, DeviceFailed, DeviceOutOfMemory, ServiceUnavailable
 from captioning.model.beam import BeamResult, beam_search
 from captioning.model.decoder import CaptionDecoder, DecoderConfig, make_decoder
 from captioning.model.encoder import CHANNELS, PixelsToGrid, ResNetEncoder, Stride
@@ -128,7 +128,14 @@ def preprocessing_of(bundle: Bundle) -> Preprocessing:
     """Return how images are prepared for a bundle. Raises BundleError for another version of the preprocessing."""
     version = bundle.description["preprocessing"].get("version")
     if version != VERSION:
-        raise bundle.damaged(f"preprocessing.version: this version prepares images as in {VERSION}, not {version!r}")
+        remedy = "Install the captionmill that exported it, or export it again."
+        if isinstance(version, int) and version < VERSION:
+            name = printable(bundle.name)
+            remedy = f"Export it again from its run: `training export --run RUN --name {name} -o FOLDER`."
+        raise BundleError(
+            f"{bundle.description_file}: preprocessing.version: this captionmill prepares images as in version"
+            f" {VERSION}, not {version!r}. {remedy}"
+        )
     return _from_description(Preprocessing, "preprocessing", bundle)
 
 

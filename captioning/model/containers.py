@@ -5,13 +5,19 @@ Nothing is decoded here. Damage is not an error here either: parsing stops there
 
 import re
 import struct
+from collections.abc import Iterator
+from itertools import islice
 
 # Ends the entropy-coded data of a JPEG. FF00 and restart markers are part of that data.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _START_OF_SCAN, _END = 0xDA, 0xD9
-# Without JFIF, Exif and Adobe, which change how the image looks.
-_JPEG_METADATA = frozenset((*range(0xE2, 0xEE), 0xEF, 0xFE))
+# Not JFIF, Exif and Adobe, which change how the image looks.
+_JPEG_PROFILES = frozenset((0xE2,))
+_JPEG_TEXTS = frozenset((*range(0xE3, 0xEE), 0xEF, 0xFE))
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_PICTURE = frozenset((b"tRNS", b"eXIf", b"sBIT"))
+_PNG_COLOURS = frozenset((b"iCCP", b"cICP", b"sRGB", b"gAMA", b"cHRM"))
+_PNG_ANIMATION = frozenset((b"acTL", b"fcTL", b"fdAT"))
 
 
 def webp_canvas(data: bytes) -> tuple[int, int] | None:
@@ -33,20 +39,27 @@ def webp_first_frame(data: bytes) -> tuple[bytes, int]:
     """
     if webp_canvas(data) is None:
         return data, 1
-    kept, frames, at = [], 0, 12
-    while at + 8 <= len(data):
-        end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
-        end += end % 2
-        if end > len(data):
-            break
-        frames += data[at : at + 4] == b"ANMF"
-        if data[at : at + 4] != b"ANMF" or frames == 1:
-            kept.append(data[at:end])
-        at = end
+    kept, frames = [], 0
+    for name, start, end in riff_chunks(data):
+        frames += name == b"ANMF"
+        if name != b"ANMF" or frames == 1:
+            kept.append(data[start - 8 : end + (end - start) % 2])
     if not frames:
         return data, 1
     body = b"WEBP" + b"".join(kept)
     return b"RIFF" + struct.pack("<I", len(body)) + body, frames
+
+
+def riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name of each complete chunk of a WebP, and where its content begins and ends."""
+    at = 12
+    while at + 8 <= len(data):
+        start = at + 8
+        end = start + int.from_bytes(data[at + 4 : start], "little")
+        at = end + (end - start) % 2
+        if at > len(data):
+            break
+        yield data[start - 8 : start - 4], start, end
 
 
 def _is_webp(data: bytes) -> bool:
@@ -55,23 +68,25 @@ def _is_webp(data: bytes) -> bool:
 
 def gif_frames(data: bytes, most: int) -> int:
     """Count the frames of a GIF, up to `most` + 1. A valid file of 256 MB takes 0.1 s."""
-    frames = 0
+    return sum(1 for _ in islice((start for start, _ in gif_blocks(data) if data[start] == ord(",")), most + 1))
+
+
+def gif_blocks(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where the blocks of a GIF begin and end: extensions ("!") and frames (","). The last may be cut short."""
+    start = None
     try:
         at = 13 + _colours(data[10])
-        while frames <= most:
-            if data[at] == ord(","):
-                frames += 1
-                at += 11 + _colours(data[at + 9])
-            elif data[at] == ord("!"):
-                at += 2
-            else:
-                break
+        while data[at] in b",!":
+            start = at
+            at += 11 + _colours(data[at + 9]) if data[at] == ord(",") else 2
             while length := data[at]:
                 at += length + 1
             at += 1
+            yield start, at
+            start = None
     except IndexError:
-        pass
-    return frames
+        if start is not None:
+            yield start, len(data)
 
 
 def _colours(flags: int) -> int:
@@ -94,29 +109,60 @@ def jpeg_scans(data: bytes, most: int) -> int:
     return scans
 
 
+def without_texts(data: bytes) -> bytes:
+    """Return a JPEG or PNG without texts and thumbnails; other files unchanged."""
+    return _stripped(data, _JPEG_TEXTS, _PNG_PICTURE | _PNG_COLOURS | _PNG_ANIMATION)
+
+
 def without_metadata(data: bytes) -> bytes:
-    """Return a JPEG or PNG without texts, profiles and thumbnails; other files unchanged."""
+    """Return a JPEG or PNG without texts, thumbnails, profiles and animation; other files unchanged."""
+    return _stripped(data, _JPEG_TEXTS | _JPEG_PROFILES, _PNG_PICTURE)
+
+
+def _stripped(data: bytes, dropped: frozenset[int], kept: frozenset[bytes]) -> bytes:
+    """Return a file without these segments of a JPEG, with only the critical and these other chunks of a PNG."""
+    if data.startswith(b"\xff\xd8"):
+        segments = [segment for marker, segment in jpeg_segments(data) if marker not in dropped]
+        end = 2 + sum(len(segment) for _, segment in jpeg_segments(data))
+        return data[:2] + b"".join(segments) + data[end:]
     if data.startswith(_PNG_SIGNATURE):
-        return _png_without_metadata(data)
-    return _jpeg_without_metadata(data) if data.startswith(b"\xff\xd8") else data
+        chunks = (data[a - 8 : b + 4] for name, a, b in png_chunks(data) if name[:1].isupper() or name in kept)
+        return _PNG_SIGNATURE + b"".join(chunks)
+    return data
 
 
-def _png_without_metadata(data: bytes) -> bytes:
-    kept, at = [_PNG_SIGNATURE], len(_PNG_SIGNATURE)
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        name = data[at + 4 : at + 8]
-        if name[:1].isupper() or name in (b"tRNS", b"eXIf"):
-            kept.append(data[at:end])
-        at = end
-    return b"".join(kept)
-
-
-def _jpeg_without_metadata(data: bytes) -> bytes:
-    kept, at = [data[:2]], 2
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the marker of each segment of a JPEG before its first scan, and the segment as it is in the file."""
+    at = 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _START_OF_SCAN:
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if data[at + 1] not in _JPEG_METADATA:
-            kept.append(data[at:end])
+        yield data[at + 1], data[at:end]
         at = end
-    return b"".join(kept) + data[at:]
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name of each chunk of a PNG, and where its content begins and ends. The last may be cut short."""
+    at = len(_PNG_SIGNATURE)
+    while at + 12 <= len(data):
+        start = at + 8
+        end = start + int.from_bytes(data[at : at + 4], "big")
+        yield data[at + 4 : start], start, end
+        at = end + 4
+
+
+def png_chunk(data: bytes, wanted: bytes) -> bytes | None:
+    """Return the content of a PNG's first chunk of that name before its pixels; else None."""
+    for name, start, end in png_chunks(data):
+        if name == wanted:
+            return data[start:end]
+        if name in (b"IDAT", b"IEND"):
+            break
+    return None
+
+
+def bmp_profile(data: bytes) -> bytes | None:
+    """Return the ICC profile that a BMP with the fifth header contains; else None."""
+    if len(data) < 138 or int.from_bytes(data[14:18], "little") < 124 or data[70:74] != b"DEBM":
+        return None
+    start, size = struct.unpack_from("<II", data, 126)
+    return data[14 + start : 14 + start + size] or None

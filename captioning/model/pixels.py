@@ -1,20 +1,23 @@
 """Preprocessing: the bytes of an image file to the square of pixels that a model reads, for training and serving.
 
-Pillow and NumPy only: the process that decodes untrusted files never loads torch. Orientation and transparency are as
-a viewer shows them on a white page. Colour profiles are ignored.
+Pillow and NumPy only: the process that decodes untrusted files never loads torch. Orientation, transparency, colours
+and the frame of an animation are as a viewer shows them on a white page.
 """
 
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from captioning.errors import ImageError
+from captioning.model.animation import ANIMATED, covers_canvas, shown_frames
+from captioning.model.colour import profile_of, to_srgb
 from captioning.model.containers import (
     gif_frames,
     jpeg_scans,
@@ -22,10 +25,14 @@ from captioning.model.containers import (
     webp_first_frame,
     webp_is_cut,
     without_metadata,
+    without_texts,
 )
+from captioning.model.depth import grey8, with_alpha
+from captioning.model.orientation import SIDEWAYS, orientation_of, upright
+from captioning.model.signatures import identify
 from captioning.values import ImageInfo, Reason
 
-VERSION = 1
+VERSION = 2
 """Increased whenever the same file gives other pixels. A bundle trained with another version is refused."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -34,25 +41,8 @@ codecs have a long history of vulnerabilities."""
 
 Image.MAX_IMAGE_PIXELS = None  # `Limits` applies instead, after reduced-scale decoding is set up
 
-_SUPPORTED_SIGNATURES = (  # a damaged file that begins like this is not called an unknown format
-    (b"\xff\xd8", "JPEG"),
-    (b"\x89PNG", "PNG"),
-    (b"GIF8", "GIF"),
-    (b"RIFF", "WebP"),
-    (b"BM", "BMP"),
-)
-_REFUSED_SIGNATURES = (  # formats that are refused by their name
-    (b"II*\x00", "TIFF or RAW"),
-    (b"MM\x00*", "TIFF or RAW"),
-    (b"II+\x00", "BigTIFF"),
-    (b"8BPS", "Photoshop"),
-    (b"%PDF", "PDF"),
-    (b"%!PS", "EPS"),
-    (b"<svg", "SVG"),
-    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
-)
+_SOUGHT = 100  # frames of an animation among which the first that shows something is sought
+_ONE_COLOUR = 12  # levels of 255 between the colours of a frame that is called blank; lossy codecs add noise
 
 Pixels = NDArray[np.uint8]
 """(S, S, 3) RGB, 0 to 255."""
@@ -95,20 +85,20 @@ def open_image(data: bytes, size: int, limits: Limits = Limits()) -> tuple[Pixel
     """Decode an image. Return its pixels (size, size, 3) and facts about it.
 
     A JPEG is decoded at the smallest scale of 1/1, 1/2, 1/4 and 1/8 with sides of at least twice `size`: a photograph
-    of 100 megapixels needs a few megabytes. Of an animation, the first frame is decoded.
+    of 100 megapixels needs a few megabytes. Of an animation, the first frame that shows something is decoded.
 
     Raises ImageError with reason unreadable, truncated, unsupported or too_large.
     """
     try:
         return _open(data, size, limits)
     except ImageError as error:
-        bare = without_metadata(data)
-        if error.reason != Reason.UNREADABLE or bare == data:
+        if error.reason != Reason.UNREADABLE:
             raise
-        try:
-            return _open(bare, size, limits)  # a good image with a damaged text or profile is not lost
-        except ImageError:
-            raise error from None
+        for bare in (without_texts(data), without_metadata(data)):  # what is damaged beside an image does not lose it
+            if bare != data:
+                with suppress(ImageError):
+                    return _open(bare, size, limits)
+        raise
 
 
 def _open(data: bytes, size: int, limits: Limits) -> tuple[Pixels, ImageInfo]:
@@ -126,12 +116,64 @@ def _open(data: bytes, size: int, limits: Limits) -> tuple[Pixels, ImageInfo]:
             if frames > limits.max_frames:
                 raise _too_large(f"{frames} frames or more", str(limits.max_frames), "CAPTIONING_MAX_FRAMES")
             image.load()
-            orientation = _orientation(image)
-            if orientation in _SIDEWAYS:
+            finish = _Finish(size, orientation_of(image), profile_of(image, data))
+            if finish.orientation in SIDEWAYS:
                 width, height = height, width
-            upright = _upright(_shrink(_without_palette(image), size), orientation)
-            square = _rgb(upright).resize((size, size), Image.Resampling.BILINEAR)
+            stand_in = name == "PNG" and bool(image.info.get("default_image"))
+            composed = stand_in or (name == "GIF" and not covers_canvas(data, image.size))
+            square = None if composed else finish.square(image, first)
+            if name in ANIMATED and (square is None or (frames > 1 and _is_blank(square))):
+                square = _first_that_shows(data, image, finish, limits) or square
+            square = square or finish.square(image, first)
     return np.asarray(square, dtype=np.uint8), ImageInfo(width, height, "JPEG" if name == "MPO" else name)
+
+
+@dataclass(frozen=True)
+class _Finish:
+    """What happens to the pixels of a decoded image or frame."""
+
+    size: int
+    orientation: int
+    profile: bytes | None
+
+    def square(self, image: Image.Image, data: bytes) -> Image.Image:
+        """Return the square in RGB. `data` is the still image that the pixels come from."""
+        shrunk = _shrink(with_alpha(_opaque_bmp(image), data), self.size)
+        shallow = grey8(shrunk, data) if shrunk.mode.startswith("I;16") else shrunk
+        page = _on_white(to_srgb(upright(shallow, self.orientation), self.profile))
+        return page.resize((self.size, self.size), Image.Resampling.BILINEAR)
+
+
+def _first_that_shows(data: bytes, image: Image.Image, finish: _Finish, limits: Limits) -> Image.Image | None:
+    """Return the square of the first frame of an animation that is not blank, of the first if all are.
+
+    Frames are sought up to `_SOUGHT` of them and `max_pixels` in all, and up to the first that is damaged. None if
+    that is the first already.
+    """
+    most = min(_SOUGHT, limits.max_pixels // (image.width * image.height))
+    canvas = image.size
+
+    def decode(still: bytes) -> Image.Image:
+        with Image.open(io.BytesIO(still), formats=(form,)) as frame:
+            _admit_pixels(frame.size, frame.size, limits.max_pixels)
+            frame.load()
+            layer = with_alpha(frame, still)
+            return grey8(layer, still) if layer.mode.startswith("I;16") else layer
+
+    form = str(image.format)
+    first = None
+    with suppress(Exception):  # of any kind that a damaged frame raises; the frames before it are good
+        for shown in islice(shown_frames(data, form, canvas, decode), max(most, 1)):
+            square = finish.square(shown, b"")
+            if not _is_blank(square):
+                return square
+            first = first or square
+    return first
+
+
+def _is_blank(square: Image.Image) -> bool:
+    """Return whether an image is of one colour, as far as anybody sees."""
+    return all(high - low <= _ONE_COLOUR for low, high in square.getextrema())  # type: ignore[misc]
 
 
 def _admit(image: Image.Image, full: tuple[int, int], data: bytes, limits: Limits) -> None:
@@ -184,32 +226,16 @@ def _image_errors(data: bytes) -> Iterator[None]:
 
 
 def _unidentified(data: bytes) -> ImageError:
-    head = data[:32].lstrip()
-    if data[4:8] == b"ftyp":
-        return ImageError(Reason.UNSUPPORTED, f"{_iso_brand(data)} images are not supported; convert the file to JPEG")
-    for signature, name in _REFUSED_SIGNATURES:
-        if head.startswith(signature) or data.startswith(signature):
-            return ImageError(Reason.UNSUPPORTED, f"{name} images are not supported; convert the file to JPEG or PNG")
-    for signature, name in _SUPPORTED_SIGNATURES:
-        if data.startswith(signature):
-            return ImageError(Reason.UNREADABLE, f"damaged: it begins like a {name}, but its header is invalid")
+    if (kind := identify(data)) is not None:
+        return ImageError(kind.reason, kind.message)
     return ImageError(Reason.UNREADABLE, f"not an image in a supported format ({', '.join(FORMATS)})")
 
 
-def _iso_brand(data: bytes) -> str:
-    brand = data[8:12]
-    if brand[:2] in (b"he", b"mi", b"ms"):
-        return "HEIC"
-    return "AVIF" if brand.startswith(b"avi") else "Canon RAW" if brand.startswith(b"crx") else "MPEG-4"
-
-
-def _without_palette(image: Image.Image) -> Image.Image:
-    """Resolve palettes, single bits and colour keys, which cannot be averaged over neighbouring pixels."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return image  # `_grey8` handles the colour key; Pillow would clip all values to 8 bits
-    if image.mode in ("PA", "RGBa", "La") or "transparency" in image.info:
-        return image.convert("RGBA")
-    return image.convert("RGB") if image.mode in ("P", "1") else image
+def _opaque_bmp(image: Image.Image) -> Image.Image:
+    """Return a BMP without its alpha if that is 0 everywhere: its writer left it empty, and viewers ignore it."""
+    if image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert("RGB")
+    return image
 
 
 def _shrink(image: Image.Image, size: int) -> Image.Image:
@@ -220,47 +246,10 @@ def _shrink(image: Image.Image, size: int) -> Image.Image:
     return image.reduce(factor)
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(0x0112, 1)
-        return value if isinstance(value, int) else 1
-    except Exception:  # a good image with damaged metadata is not lost
-        return 1
-
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = (5, 6, 7, 8)
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Turn the image upright: undo the EXIF orientation, tag 0x0112, values 1 to 8."""
-    turn = _TURNS.get(orientation)
-    return image.transpose(turn) if turn is not None else image
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Return the image as RGB on white; 16-bit and float grey values are scaled, not clipped."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _grey8(image).convert("RGB")
-    if image.mode in ("RGBA", "LA"):
+def _on_white(image: Image.Image) -> Image.Image:
+    """Return the image as RGB on a white page."""
+    if image.mode in ("RGBA", "LA", "RGBa", "La"):
         layer = image.convert("RGBA")
         page = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(page, layer).convert("RGB")
     return image.convert("RGB")
-
-
-def _grey8(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits by its full range, and wider data by its own maximum."""
-    values = np.array(image, dtype=np.float64)
-    top = 65535.0 if values.max(initial=0) <= 65535 else float(values.max())
-    if "transparency" in image.info:  # the grey that a PNG's tRNS chunk makes transparent
-        values[values == image.info["transparency"]] = top
-    return Image.fromarray((values.clip(0) * (255.0 / top)).round().astype(np.uint8))

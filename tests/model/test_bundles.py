@@ -84,6 +84,16 @@ def test_another_preprocessing_is_refused(copied: Path) -> None:
         preprocessing_of(rewrite(copied, preprocessing=preprocessing | {"version": 99}))
 
 
+def test_a_bundle_of_an_older_preprocessing_is_refused_with_the_command_that_exports_it_again(copied: Path) -> None:
+    preprocessing = read_bundle(copied).description["preprocessing"]
+    with pytest.raises(BundleError) as caught:
+        preprocessing_of(rewrite(copied, name="mine", preprocessing=preprocessing | {"version": 1}))
+    assert str(caught.value) == (
+        f"{copied / 'bundle.json'}: preprocessing.version: this captionmill prepares images as in version 2, not 1."
+        " Export it again from its run: `training export --run RUN --name mine -o FOLDER`."
+    )
+
+
 def test_the_encoder_of_a_bundle_loads(copied: Path) -> None:
     assert load_encoder(read_bundle(copied)).encoder.stride == "1x1"
 
