@@ -1,6 +1,6 @@
 """Bring a job's work to workers: through the configured broker, or through an embedded broker and worker."""
 
-from captioning.errors import ServiceUnavailable
+from captioning.errors import BrokerRefused, ServiceUnavailable
 from captioning.settings import Settings
 from captioning.store import jobs, workers
 from captioning.store.database import Database
@@ -32,15 +32,22 @@ class Dispatcher:
             self._embedded.start()
 
     def wake_workers(self) -> None:
-        """Send wake-up messages. When the broker is down, print a warning: a worker's sweeper finds the work later."""
+        """Send wake-up messages. When the broker is down, print a warning: a worker's sweeper finds the work later.
+
+        Raises BrokerRefused when no worker could use the broker either.
+        """
         settings = self._settings
         if self._embedded is not None:
             self._embedded.attach()
             settings = settings.model_copy(update={"broker_url": self._embedded.broker_url})
-        from captioning.queue.celery_app import make_celery, wake_workers  # importing Celery takes a moment
+        from captioning.queue.celery_app import make_celery, refuse_shards, wake_workers  # it takes a moment
 
+        app = make_celery(settings)
         try:
-            wake_workers(make_celery(settings), settings.queue_window)
+            refuse_shards(app)
+            wake_workers(app, settings.queue_window)
+        except BrokerRefused:
+            raise
         except ServiceUnavailable as error:
             print_warning(f"{error}; the work is queued and starts when a worker finds it.")
 

@@ -83,9 +83,11 @@ def _check_broker(settings: Settings) -> str:
             )
         require_semaphores()
         return _EMBEDDED
-    from captioning.queue.celery_app import make_celery, queued_messages
+    from captioning.queue.celery_app import make_celery, queued_messages, refuse_shards
 
-    return f"answers; {count(queued_messages(make_celery(settings)), 'wake-up message')} in the queue"
+    app = make_celery(settings)
+    refuse_shards(app)
+    return f"answers; {count(queued_messages(app), 'wake-up message')} in the queue"
 
 
 def _check_workers(settings: Settings) -> str:

@@ -9,5 +9,6 @@ try:
 except CaptioningError as error:  # `celery -A worker worker` would show a traceback
     raise SystemExit(f"worker: {error}") from None
 app = make_celery(settings)
+app.conf.worker_consumer = "worker.consumer:PatientConsumer"
 app.conf.include = ["worker.tasks", "worker.lifecycle"]
 app.set_default()

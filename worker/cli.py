@@ -13,7 +13,7 @@ import migrations
 from captioning.cli import command_line
 from captioning.command_tree import new_app
 from captioning.environment import PREFIX, set_for_children
-from captioning.errors import CaptioningError, StoreUnavailable
+from captioning.errors import BrokerRefused, BrokerUnavailable, CaptioningError, StoreUnavailable
 from captioning.locks import require_semaphores
 from captioning.settings import MAX_BATCH_SIZE, Settings, describe_lease, read_settings
 from captioning.store.database import Database
@@ -115,6 +115,19 @@ def _check(settings: Settings) -> None:
             f"{PREFIX}BROKER_URL is not set: a worker needs the Redis that producers send their messages to, for"
             " example redis://host:6379/0. Without one, `producer submit` starts its own broker and worker."
         )
+    _check_broker(settings)
+
+
+def _check_broker(settings: Settings) -> None:
+    """Raise BrokerRefused for a broker that cannot be used. One that does not answer may be starting too."""
+    from captioning.queue.celery_app import make_celery, refuse_shards
+
+    try:
+        refuse_shards(make_celery(settings))
+    except BrokerRefused:
+        raise
+    except BrokerUnavailable as error:
+        log.warning("waiting_for_broker", error=str(error))
 
 
 @app.command(epilog="Example: worker doctor")

@@ -41,6 +41,7 @@ def set_up_log(
         cache_logger_on_first_use=False,
     )
     handler = logging.FileHandler(file) if file else logging.StreamHandler(sys.stderr)
+    handler.addFilter(ThinnedRepeats())
     handler.setFormatter(_formatter(style, colors=file is None and sys.stderr.isatty()))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -66,13 +67,47 @@ def _formatter(style: Literal["console", "json"], *, colors: bool) -> logging.Fo
     )
 
 
+class ThinnedRepeats(logging.Filter):
+    """Lets a repeated record of a library through at its 1st, 2nd, 4th, 8th... occurrence."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._repeats = Repeats(clock)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] in OWN_LOGGERS:
+            return True
+        key = (record.name, "".join(c for c in record.getMessage() if not c.isdigit()))  # a number is not another error
+        return is_due(self._repeats.count(key))
+
+
+class Repeats:
+    """Counts how often the same thing happened. What did not happen for QUIET_SECONDS is new again."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._seen: dict[tuple[str, str], tuple[int, float]] = {}  # occurrences, time of the last one
+
+    def count(self, key: tuple[str, str]) -> int:
+        """Record an occurrence; return how many there were."""
+        now = self._clock()
+        self._seen = {seen: (n, at) for seen, (n, at) in self._seen.items() if now - at <= QUIET_SECONDS}
+        count = self._seen.get(key, (0, now))[0] + 1
+        self._seen[key] = (count, now)
+        return count
+
+
+def is_due(count: int) -> bool:
+    """Return whether the occurrence with this number is logged: the powers of two are."""
+    return count & (count - 1) == 0
+
+
 class RepeatedErrors:
     """Logs an error that repeats at its 1st, 2nd, 4th, 8th... occurrence, with the number of occurrences as `count`."""
 
     def __init__(self, log: FilteringBoundLogger, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
-        self._clock = clock
-        self._seen: dict[tuple[str, str], tuple[int, float]] = {}  # occurrences, time of the last one
+        self._repeats = Repeats(clock)
 
     def warning(self, event: str, key: str = "", **fields: Any) -> None:
         """Log a warning if it is due. Two errors are the same one when `event` and `key` are equal."""
@@ -83,9 +118,6 @@ class RepeatedErrors:
         self._log_if_due(self._log.error, event, key, fields)
 
     def _log_if_due(self, emit: Callable[..., Any], event: str, key: str, fields: dict[str, Any]) -> None:
-        now = self._clock()
-        self._seen = {error: (n, at) for error, (n, at) in self._seen.items() if now - at <= QUIET_SECONDS}
-        count = self._seen.get((event, key), (0, now))[0] + 1
-        self._seen[event, key] = (count, now)
-        if count & (count - 1) == 0:  # a power of two
+        count = self._repeats.count((event, key))
+        if is_due(count):
             emit(event, count=count, **fields)

@@ -9,22 +9,24 @@ from celery import Celery
 from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from captioning.environment import drop_foreign_variables
-from captioning.errors import BrokerUnavailable
+from captioning.errors import BrokerRefused
+from captioning.queue.broker_errors import SHARDS, explain
 from captioning.queue.message import QUEUE, TASK_NAME, TASK_TIME_LIMIT_SECONDS
 from captioning.queue.transport import register
 from captioning.settings import Settings
 
 register()
 
+KEY_PREFIX = "{captionmill}:"  # Redis in cluster mode keeps keys with the same text in braces on the same server
 TRANSPORT_OPTIONS = {
     "visibility_timeout": 3600,  # seconds; leases in the database recover work much earlier
     "unacked_mutex_expire": 30,  # seconds; for a worker that dies while it restores what others left
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 3,
-    "global_keyprefix": "captionmill:",
+    "global_keyprefix": KEY_PREFIX,
     "socket_timeout": 30,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
@@ -91,6 +93,19 @@ def queued_messages(app: Celery) -> int:
         return _queue_length(connection)
 
 
+def refuse_shards(app: Celery) -> None:
+    """Raise BrokerRefused when the broker is a cluster of several shards, BrokerUnavailable when it does not answer."""
+    with _connected(app.connection_for_read()) as connection:
+        channel: Any = connection.default_channel
+        try:
+            with channel.conn_or_acquire() as client:
+                cluster = client.execute_command("CLUSTER INFO")
+        except ResponseError:  # it is no cluster, or the user may not ask
+            return
+        if int(cluster.get("cluster_size", 0)) > 1:
+            raise BrokerRefused(SHARDS)
+
+
 @contextmanager
 def _connected(connection: Connection) -> Iterator[Connection]:
     try:
@@ -98,7 +113,7 @@ def _connected(connection: Connection) -> Iterator[Connection]:
             connection.ensure_connection(max_retries=1, interval_start=0.2, timeout=5)  # type: ignore[no-untyped-call]
             yield connection
     except (OperationalError, RedisError, OSError) as error:
-        raise BrokerUnavailable(f"the broker does not answer: {error}") from error
+        raise explain(error) from error
 
 
 def _queue_length(connection: Connection) -> int:

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from captioning.queue.celery_app import make_celery, wake_workers
+from captioning.queue.celery_app import KEY_PREFIX, make_celery, wake_workers
 from captioning.queue.message import QUEUE, TASK_NAME
 from captioning.settings import read_settings
 from captioning.store import jobs, workers
 from tests.faults.world import World
 from tests.support.polling import wait_until
-from tests.support.valkey import KEY_PREFIX
 
 QUEUE_KEY = KEY_PREFIX + QUEUE
 pytestmark = pytest.mark.stores("postgresql")

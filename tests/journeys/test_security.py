@@ -164,7 +164,7 @@ def test_no_output_contains_a_password_whatever_goes_wrong(
             (down | wrong, ("producer", "submit", images), 1, "password authentication failed"),
             (down | wrong, ("producer", "status"), 1, "password authentication failed"),
             (down | wrong, ("worker",), 1, "password authentication failed"),
-            (down | forbidden, ("producer", "submit", images), 1, "Traceback"),
+            (down | forbidden, ("producer", "submit", images), 1, "does not allow this user to do that"),
             (down | twice, ("producer", "status"), 2, "write the password before the host"),
             (down | unquoted, ("producer", "status"), 2, "@ as %40"),
             (down | {"DATABASE_URL": allowed}, ("worker", "doctor"), 0, "***"),

