@@ -2,6 +2,7 @@
 
 CaptioningError                    one line for the person, with a remedy; the command exits 1
 ├── UsageError                     the person's input is at fault; the command exits 2
+│   └── PathsGone                  paths that the person named do not exist; the store may know files there
 ├── ImageError                     one image is at fault: recorded on its row, not retried by itself
 │   └── FileUnreachable            the file and everything around it is gone; it may come back
 ├── BundleError                    a model bundle is missing, damaged or does not fit
@@ -34,6 +35,14 @@ class UsageError(CaptioningError):
     """The input of the person who runs the command cannot be used."""
 
     exit_code = 2
+
+
+class PathsGone(UsageError):
+    """Paths that the person named do not exist. `paths` are absolute."""
+
+    def __init__(self, message: str, paths: tuple[bytes, ...]) -> None:
+        super().__init__(message)
+        self.paths = paths
 
 
 class ImageError(CaptioningError):

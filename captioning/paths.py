@@ -3,6 +3,7 @@
 import codecs
 import hashlib
 import os
+import unicodedata
 
 
 def _percent(error: UnicodeError) -> tuple[str, int]:
@@ -36,3 +37,16 @@ def is_below(path: bytes, folder: bytes) -> bool:
     Called for every file: os.path.commonpath gives the same answers and takes fifteen times as long.
     """
     return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
+
+
+def unicode_forms(path: bytes) -> tuple[bytes, ...]:
+    """Return the forms under which a path may be known: as it is, composed (NFC) and decomposed (NFD).
+
+    macOS writes decomposed names, most other systems composed ones; both look the same.
+    """
+    try:
+        text = path.decode()
+    except UnicodeDecodeError:
+        return (path,)
+    forms = (path, *(unicodedata.normalize(form, text).encode() for form in ("NFC", "NFD")))
+    return tuple(dict.fromkeys(forms))

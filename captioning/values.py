@@ -24,6 +24,10 @@ class Reason(StrEnum):
     CRASHED = "crashed"  # decoding killed its process, repeatedly
 
 
+PERMANENT_REASONS = (Reason.UNREADABLE, Reason.TRUNCATED, Reason.UNSUPPORTED, Reason.TOO_LARGE)
+"""Reasons that stay while the file stays as it is and no worker can decode more."""
+
+
 class ItemState(StrEnum):
     """The state of one file in a job."""
 
@@ -77,6 +81,33 @@ class DecodeOptions:
     def digest(self) -> str:
         """Identify these options: captions of one model with other options are other captions."""
         return digest_of(asdict(self))[:16]
+
+
+@dataclass(frozen=True)
+class DecodeCapability:
+    """Which image files a worker can decode."""
+
+    formats: tuple[str, ...] = ()  # in alphabetical order
+    version: int = 0  # of the preprocessing
+    max_bytes: int = 0  # of a file
+    max_pixels: int = 0
+    max_side: int = 0  # pixels
+    max_frames: int = 0
+
+    def to_text(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> "DecodeCapability":
+        """Return what `to_text` has written, perhaps in another version of this program."""
+        known = {key: value for key, value in json.loads(text).items() if key in cls.__dataclass_fields__}
+        return cls(**(known | {"formats": tuple(known.get("formats", ()))}))
+
+    def exceeds(self, other: "DecodeCapability") -> bool:
+        """Return whether a worker with this capability may decode a file that one with the other could not."""
+        limits = ("version", "max_bytes", "max_pixels", "max_side", "max_frames")
+        more = any(getattr(self, name) > getattr(other, name) for name in limits)
+        return more or not set(self.formats) <= set(other.formats)
 
 
 @dataclass(frozen=True)

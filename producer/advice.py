@@ -33,6 +33,8 @@ def next_commands(progress: Progress, reasons: Mapping[str, int], captions: Iter
         lines.append(f"resume {progress.job}")
     if progress.failed:
         lines += [f"failures {progress.job}", *_retries(progress.job, reasons)]
+    elif progress.failed_before:
+        lines.append("failures")
     return [f"producer {line}" for line in lines]
 
 

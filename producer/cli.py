@@ -2,9 +2,11 @@
 
 import functools
 import os
+import re
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,12 +17,14 @@ import migrations
 from captioning.bundles import find_bundles, named
 from captioning.cli import command_line
 from captioning.command_tree import UNLIMITED, new_app
-from captioning.errors import CaptioningError, UsageError
+from captioning.errors import CaptioningError, PathsGone, UsageError
 from captioning.paths import absolute, text_of
 from captioning.settings import Settings, read_settings
 from captioning.store import captions, jobs
+from captioning.store import forget as forgetting
 from captioning.store import search as caption_search
 from captioning.store.database import Database
+from captioning.store.presence import Absent
 from captioning.values import DecodeOptions, JobState, Reason
 from producer import export as exporting
 from producer import render
@@ -31,7 +35,7 @@ from producer.dispatch import Dispatcher, ExternalBackend
 from producer.doctor import run_checks
 from producer.dry_run import dry_run
 from producer.progress import ProgressDisplay, explained_interrupt, progress_display, wait_for_job
-from producer.sources import Filters, read_list, read_sources
+from producer.sources import Filters, Sources, read_list, read_sources
 from producer.submit import SubmitRequest, Submitted
 
 FAILED_SOME = 3  # exit code of a command that reports on its job when images of the job have failed
@@ -53,6 +57,7 @@ Limit = Annotated[int, typer.Option(min=1, max=UNLIMITED, help="Show at most thi
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait until the job is done. Without a broker, the command always waits.")
 ]
+Missing = Annotated[bool, typer.Option("--missing", help="Also show files that are gone from the disk.")]
 JobArgument = Annotated[
     int, typer.Argument(metavar="JOB", max=UNLIMITED, help="The number of the job, as `producer jobs` shows it.")
 ]
@@ -77,6 +82,8 @@ def submit(
     priority: Annotated[Literal["normal", "high"], typer.Option(help="high: before all normal jobs.")] = "normal",
     stale: Annotated[bool, typer.Option("--stale", help="Redo captions by older versions of the model.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Redo all captions.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try files again that failed before.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read all files to find changed ones.")] = False,
     follow_symlinks: Annotated[bool, typer.Option("--follow-symlinks", help="Follow links inside the folder.")] = False,
     list_skipped: Annotated[bool, typer.Option("--list-skipped", help="Name each path that is not taken.")] = False,
     wait: Wait = False,
@@ -96,7 +103,7 @@ def submit(
     listed = read_list(from_file, null=null) if from_file else None
     report = render.SkipReport(listed=list_skipped, as_json=as_json)
     request = SubmitRequest(
-        sources=read_sources([os.fsencode(path) for path in paths or []], listed, report),
+        sources=_read_sources(settings, paths or [], listed, report, is_dry_run=only_count),
         filters=Filters(tuple(include or ()), tuple(exclude or ()), follow_symlinks),
         bundle=bundle,
         options=DecodeOptions(beam_size=beam_size),
@@ -104,6 +111,8 @@ def submit(
         priority=int(priority == "high"),
         stale=stale,
         force=force,
+        verify=verify,
+        retry_failed=retry_failed,
         limit=limit,
         report=report,
     )
@@ -116,10 +125,23 @@ def submit(
         Dispatcher(db, settings) as dispatcher,
         progress_display() as display,
     ):
-        progress = _register_and_wait(db, settings, request, dispatcher, display, wait=wait or settings.embedded)
-    first = (request.sources.folders or request.sources.files)[0]
-    _finish(db, settings, progress, started, path=_exact_text(first), as_json=as_json)
+        submitted = _register(db, settings, request, dispatcher, display)
+        progress = _begin(db, settings, submitted, dispatcher, display, wait=wait or settings.embedded)
+    _finish(db, settings, progress, started, submitted, as_json=as_json)
     _exit_if_unusable(request)
+
+
+def _read_sources(
+    settings: Settings, paths: list[str], listed: Iterable[bytes] | None, report: render.SkipReport, *, is_dry_run: bool
+) -> Sources:
+    """Look up the paths that a person named. Files of the store at a path that does not exist are marked as missing."""
+    try:
+        return read_sources([os.fsencode(path) for path in paths], listed, report)
+    except PathsGone as gone:
+        if is_dry_run or (not settings.database_url and not settings.sqlite_file.exists()):
+            raise
+        absent = submitting.mark_gone(_open_database(settings), gone.paths)
+        raise UsageError(" ".join([str(gone), *submitting.describe_absent(absent)])) from None
 
 
 def _dry_run(settings: Settings, request: SubmitRequest, *, as_json: bool) -> None:
@@ -128,7 +150,7 @@ def _dry_run(settings: Settings, request: SubmitRequest, *, as_json: bool) -> No
     except CaptioningError as error:
         render.print_warning(f"new images cannot be told from known ones: {error}")
         db = None
-    result = dry_run(db, request)
+    result = dry_run(db, settings, request)
     render.print_dry_run(result, as_json=as_json)
     if not result.scanned:
         raise UsageError(f"no images found. {submitting.hint_without_images(result.skipped)}")
@@ -141,15 +163,9 @@ def _exit_if_unusable(request: SubmitRequest) -> None:
         raise SystemExit(FAILED_SOME)
 
 
-def _register_and_wait(
-    db: Database,
-    settings: Settings,
-    request: SubmitRequest,
-    dispatcher: Dispatcher,
-    display: ProgressDisplay,
-    *,
-    wait: bool,
-) -> jobs.Progress:
+def _register(
+    db: Database, settings: Settings, request: SubmitRequest, dispatcher: Dispatcher, display: ProgressDisplay
+) -> Submitted:
     def on_commit(submitted: Submitted) -> None:
         display.update("images found", submitted.scanned, submitted.scanned)
         if submitted.queued:
@@ -158,6 +174,19 @@ def _register_and_wait(
     submitted = submitting.submit(db, settings, request, on_commit)
     if submitted.other_options:
         display.print_line(render.other_options_text(submitted.other_options))
+    return submitted
+
+
+def _begin(
+    db: Database,
+    settings: Settings,
+    submitted: Submitted,
+    dispatcher: Dispatcher,
+    display: ProgressDisplay,
+    *,
+    wait: bool,
+) -> jobs.Progress:
+    """Wake workers for a job that has work to do, and wait for them if `wait` is set."""
     progress = jobs.progress(db, submitted.job)[0]
     if progress.is_finished or progress.state == JobState.PAUSED:
         return progress
@@ -269,13 +298,14 @@ def failures(
 def search(
     text: Annotated[list[str], typer.Argument(metavar="TEXT", help='Words, "phrases", and -unwanted words.')],
     limit: Limit = 20,
+    missing: Missing = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Find images by the words of their captions.
 
     Other endings of a word match too: dog finds dogs. Put -- before a first word that begins with -.
     """
-    total, rows = caption_search.search(_open_database(), " ".join(text), limit)
+    total, rows = caption_search.search(_open_database(), " ".join(text), limit, missing=missing)
     if as_json:
         render.print_json([row.as_export() for row in rows])
     else:
@@ -320,6 +350,7 @@ def export(
     output: Annotated[str, _file("-o", "--output", help="The file to write; -: standard output.")] = "-",
     model: Annotated[str | None, _named(help="Prefer this model's captions to the default model's.")] = None,
     min_confidence: Annotated[float | None, typer.Option(min=0, max=1, help="Leave out less certain captions.")] = None,
+    missing: Missing = False,
 ) -> None:  # fmt: skip
     """Write one row per file: its path, its preferred caption and its status."""
     settings = read_settings()
@@ -327,9 +358,57 @@ def export(
     progress = jobs.progress(db, job)[0] if job is not None else None
     if model is not None:
         named(model, find_bundles(settings.bundle_folders))
-    rows = captions.export_rows(db, job, model, min_confidence)
+    rows = captions.export_rows(db, job, model, min_confidence, missing=missing)
     number = exporting.export(rows, format_.value, output)
     render.print_exported(number, output, progress, min_confidence)
+
+
+@app.command(epilog="Example: producer forget ./old-photos --dry-run")
+def forget(
+    target: Annotated[
+        str,
+        _named(metavar="PATH|JOB", help="A file, a folder, or the number of a job (./3: a file)."),
+    ],
+    with_captions: Annotated[
+        bool, typer.Option("--captions", help="Remove machine captions that no other file needs.")
+    ] = False,
+    human: Annotated[bool, typer.Option("--human", help="With --captions: also those that people wrote.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count; remove nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove files, or a job, from the database. Nothing on disk is touched, and captions stay without --captions.
+
+    With a job go those of its files that no other job lists.
+    """
+    if human and not with_captions:
+        raise UsageError("--human goes with --captions: it removes the captions that people wrote too.")
+    db = _open_database()
+    if re.fullmatch("[0-9]{1,10}", target):
+        scope = forgetting.scope_of_job(db, min(int(target), UNLIMITED))
+    else:
+        scope = forgetting.scope_of_path(db, absolute(os.fsencode(target)))
+    scope = replace(scope, captions=with_captions, human=human)
+    expected = forgetting.count(db, scope)
+    if not (yes or dry_run):
+        _confirm(render.forget_question(target, scope, expected))
+    done = expected
+    if not dry_run:
+        with progress_display() as display:
+            done = forgetting.forget(db, scope, lambda n: display.update("files forgotten", n, expected.files))
+    if as_json:
+        render.print_json(render.forgotten_json(done, expected))
+    else:
+        render.print_forgotten(target, scope, done, expected, dry_run=dry_run)
+
+
+def _confirm(question: str) -> None:
+    """Ask on standard error. Raises UsageError when nobody can answer, and exits with 1 after a no."""
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} Nothing was removed: add --yes, because there is no terminal to ask on.")
+    if not typer.confirm(question, err=True):
+        render.print_warning("nothing was removed.")
+        raise SystemExit(1)
 
 
 @app.command(epilog="Example: producer models --json")
@@ -419,23 +498,28 @@ def _finish(
     settings: Settings,
     progress: jobs.Progress,
     started: float,
+    submitted: Submitted | None = None,
     *,
-    path: str = "",
     as_json: bool = False,
 ) -> None:
-    """Print the result of a job; `path` is what was submitted. Exits with FAILED_SOME when images failed."""
+    """Print the result of a job. Exits with FAILED_SOME when images failed since the command started."""
     seconds = time.monotonic() - started
+    absent = submitted.absent if submitted else Absent()
     if as_json:
-        render.print_json(render.submit_json(progress, seconds))
+        render.print_json(render.submit_json(progress, absent, seconds))
     elif not progress.is_finished:
         render.print_queued(progress)
     else:
         store = db.url if settings.database_url else str(settings.sqlite_file)
         reasons, made = jobs.reasons(db, progress.job), captions.samples(db, progress.job, 50)
         shown = made[:: max(1, -(-len(made) // 5))]
+        path = _exact_text(submitted.first_path) if submitted else ""
         commands = next_commands(progress, reasons, [row.caption or "" for row in made], path)
         render.print_finished(progress, seconds, reasons, shown, store, commands)
-    if progress.failed:
+    if not as_json:
+        for sentence in submitting.describe_absent(absent):
+            render.print_text(sentence)
+    if progress.failed > (submitted.failed_at_start if submitted else 0):
         raise SystemExit(FAILED_SOME)
 
 

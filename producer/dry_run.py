@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
+from captioning.settings import Settings
 from captioning.store.database import Database
-from captioning.store.files import ReusePolicy
 from captioning.store.preview import Preview, find_model, preview, sizes_with_captions
-from producer.submit import FILES_PER_TRANSACTION, SubmitRequest, warn_of_patterns
+from producer.submit import FILES_PER_TRANSACTION, SubmitRequest, policy_of, warn_of_patterns
 
 
 @dataclass
@@ -20,7 +20,7 @@ class DryRun:
     skipped: Mapping[str, int] = field(default_factory=dict)  # by category
 
 
-def dry_run(db: Database | None, request: SubmitRequest) -> DryRun:
+def dry_run(db: Database | None, settings: Settings, request: SubmitRequest) -> DryRun:
     """Count what a submit would find; with a database, also how much of it is new."""
     finder = request.finder()
     result = DryRun()
@@ -29,7 +29,7 @@ def dry_run(db: Database | None, request: SubmitRequest) -> DryRun:
         result.scanned = sum(1 for _ in found)
     else:
         result.preview = Preview()
-        policy = ReusePolicy(find_model(db, request.bundle.digest), request.bundle.name, request.stale, request.force)
+        policy = policy_of(db, settings, request, find_model(db, request.bundle.digest))
         for page in iter(lambda: list(islice(found, FILES_PER_TRANSACTION)), []):
             result.scanned += len(page)
             preview(db, page, policy, request.options.digest, result.preview)

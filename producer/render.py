@@ -23,7 +23,9 @@ from rich.table import Table
 
 from captioning.paths import text_of
 from captioning.store.captions import CaptionDetails, FileRow
+from captioning.store.forget import Forgotten, Scope
 from captioning.store.jobs import Failure, Progress
+from captioning.store.presence import Absent
 from captioning.terminal import count, printable
 from captioning.values import JobState
 from producer.doctor import Check
@@ -252,13 +254,14 @@ def print_dry_run(result: DryRun, *, as_json: bool) -> None:
     """Print what a submit would find, and what it would do with it."""
     counts, preview = {"scanned": result.scanned}, result.preview
     if preview is not None:
-        counts |= {"new": preview.new, "known": preview.known, "possible_copies": result.possible_copies}
+        counts |= {"new": preview.new, "known": preview.known, "failed_before": preview.failed_before}
+        counts |= {"possible_copies": result.possible_copies}
     if as_json:
         print_json(counts | {"skipped": sum(result.skipped.values()), "skipped_kinds": dict(result.skipped)})
         return
     parts = ""
     if preview is not None and result.scanned:
-        numbers = ((preview.new, "new"), (preview.known, "already captioned"))
+        numbers = ((preview.new, "new"), (preview.known, "already captioned"), (preview.failed_before, "failed before"))
         parts = ": " + ", ".join(f"{number} {what}" for number, what in numbers if number)
     print_text(f"{count(result.scanned, 'image')} would be submitted{parts}{_skipped_text(result.skipped)}")
     if result.possible_copies:
@@ -274,13 +277,14 @@ def other_options_text(number: int) -> str:
     return f"{images} made with other options; --force redoes them"
 
 
-def submit_json(progress: Progress, seconds: float) -> dict[str, Any]:
+def submit_json(progress: Progress, absent: Absent, seconds: float) -> dict[str, Any]:
     """Return the result of a submit as JSON has it."""
     return {
         "job": progress.job,
-        "scanned": progress.total + progress.known,
+        "scanned": progress.scanned,
         "new": progress.total,
         "known": progress.known,
+        "failed_before": progress.failed_before,
         "reused": progress.reused,
         "captioned": progress.captioned,
         "failed": progress.failed,
@@ -289,6 +293,8 @@ def submit_json(progress: Progress, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "state": progress.state,
         "skipped_kinds": progress.skipped,
+        "missing": absent.missing,
+        "unreachable": absent.unreachable,
     }
 
 
@@ -338,6 +344,8 @@ def _counts(progress: Progress, reasons: Mapping[str, int]) -> str:
         parts += [f"{progress.known} already captioned"]
     if progress.failed:
         parts += [f"{progress.failed} failed ({_reasons_text(reasons)})"]
+    if progress.failed_before:
+        parts += [f"{progress.failed_before} failed before"]
     if progress.total > progress.done:
         parts += [f"{progress.total - progress.done} to do"]
     return ", ".join(parts) or "nothing to do"
@@ -351,7 +359,7 @@ def progress_json(progress: Progress) -> dict[str, Any]:
     """Return the progress of a job as JSON has it."""
     fields = asdict(progress)
     fields["new"] = fields.pop("total")
-    fields["scanned"] = fields["new"] + fields["known"]
+    fields["scanned"] = progress.scanned
     return fields
 
 
@@ -359,7 +367,7 @@ def print_status(progress: Progress, reasons: Mapping[str, int], diagnosis: Sequ
     """Print the progress of a job, its failures by reason, and why it may be stalled."""
     registering = "" if progress.registered else ", still registering files, or interrupted while doing so"
     print_text(f"job {progress.job} ({progress.name}): {progress.state}{registering}, model {progress.model}")
-    print_text(f"{count(progress.total + progress.known, 'image')}: {_counts(progress, reasons)}")
+    print_text(f"{count(progress.scanned, 'image')}: {_counts(progress, reasons)}")
     if sum(progress.skipped.values()):
         print_text(_skipped_text(progress.skipped).removeprefix("; "))
     for sentence in diagnosis:
@@ -387,6 +395,36 @@ def print_job_state(job: int, state: str, requested: JobState) -> None:
 def print_requeued(job: int, number: int) -> None:
     """Print how many images of a job were queued again."""
     print(f"job {job}: {count(number, 'image')} queued again")
+
+
+# -- forgetting --
+
+
+def forget_question(target: str, scope: Scope, expected: Forgotten) -> str:
+    """Return the question before a forget."""
+    return f"Remove {_forgotten_text(target, scope, expected)}?"
+
+
+def print_forgotten(target: str, scope: Scope, done: Forgotten, expected: Forgotten, *, dry_run: bool) -> None:
+    """Print what a forget removed, or would remove, and which captions stay."""
+    print_text(f"{'would remove' if dry_run else 'removed'} {_forgotten_text(target, scope, done)}")
+    if expected.kept_captions:
+        hint = "--captions --human" if scope.captions else "--captions"
+        kept = count(expected.kept_captions, "caption of their content stays", "captions of their content stay")
+        print_text(f"{kept} ({hint} removes them)")
+
+
+def _forgotten_text(target: str, scope: Scope, removed: Forgotten) -> str:
+    files, items = count(removed.files, "file"), count(removed.items, "item")
+    captions = f" and {count(removed.captions, 'caption')}" if scope.captions else ""
+    if scope.job is not None:
+        return f"job {scope.job} with its {items}, {files} that no other job lists{captions}"
+    return f"{files} at or below {printable(target)}, their {items} in {count(removed.jobs, 'job')}{captions}"
+
+
+def forgotten_json(done: Forgotten, expected: Forgotten) -> dict[str, Any]:
+    """Return the result of a forget as JSON has it."""
+    return asdict(done) | {"kept_captions": expected.kept_captions}
 
 
 # -- models and the installation --

@@ -4,21 +4,25 @@ Every transaction registers files of one root. Workers are woken only after thei
 """
 
 import functools
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 
 from captioning.bundles import Bundle
 from captioning.errors import UsageError
+from captioning.mounts import mount_point_of
 from captioning.paths import is_below, text_of
 from captioning.settings import Settings
-from captioning.store import files, jobs
+from captioning.store import files, jobs, workers
 from captioning.store.database import Database
-from captioning.store.files import FileIdSet, FoundFile, ReusePolicy, RootPath
+from captioning.store.files import FoundFile, Registered, ReusePolicy, RootPath
+from captioning.store.presence import Absent, FileIdSet, mark_files_missing, mark_missing
 from captioning.store.preview import count_other_options
-from captioning.values import DecodeOptions, digest_of
+from captioning.terminal import count
+from captioning.values import DecodeCapability, DecodeOptions, digest_of
 from producer.sources import SILENT, Filters, ImageFinder, SourceReport, Sources, describe_skipped
 
 FILES_PER_TRANSACTION = 2000
@@ -37,6 +41,8 @@ class SubmitRequest:
     priority: int = 0
     stale: bool = False
     force: bool = False
+    verify: bool = False
+    retry_failed: bool = False
     limit: int | None = None
     report: SourceReport = SILENT  # is told what is not taken
 
@@ -51,14 +57,18 @@ class Submitted:
 
     job: int
     continued: bool
+    failed_at_start: int = 0  # images of a continued job that had failed already
     known: int = 0
     other_options: int = 0  # of the known files: those whose captions were made with other options than asked for
     queued: int = 0
+    failed_before: int = 0  # files that cannot be decoded, as an earlier job found
     skipped: Counter[str] | None = None
+    absent: Absent = field(default_factory=Absent)
+    first_path: bytes = b""  # of those that the person named
 
     @property
     def scanned(self) -> int:
-        return self.known + self.queued
+        return self.known + self.queued + self.failed_before
 
 
 def submit(
@@ -70,46 +80,126 @@ def submit(
 ) -> Submitted:
     """Register a job's files and close its registration. `on_commit` is called after each transaction.
 
-    Raises UsageError when there are no images.
+    Files of the store that the walk does not find are marked when they are gone. Raises UsageError when there are no
+    images.
     """
-    _refuse_empty(request)
+    _refuse_empty(db, request)
     model_id = jobs.register_model(db, request.bundle, default=settings.model)
     for folder in _folders_in_roots(request.sources):
         files.ensure_root(db, folder)
     job_id, continued = jobs.open_job(db, _job_request(request), model_id)
-    submitted = Submitted(job_id, continued)
-    policy = ReusePolicy(model_id, request.bundle.name, request.stale, request.force)
+    submitted = Submitted(job_id, continued, failed_at_start=jobs.progress(db, job_id)[0].failed)
+    submitted.first_path = (request.sources.folders or request.sources.files)[0]
+    policy = policy_of(db, settings, request, model_id)
     finder = request.finder()
     seen = FileIdSet()
     found = islice(finder, request.limit)
-    for root_id, group in _by_root(files.roots(db), found, files_per_transaction):
-        act = functools.partial(files.register, db, job_id, root_id, group, policy, settings.chunk_size)
-        registered = db.retry(act)
-        for file_id in registered.file_ids:
-            seen.add(file_id)
-        submitted.known += registered.known
-        if registered.known:
-            submitted.other_options += count_other_options(db, registered.file_ids, policy, request.options.digest)
-        submitted.queued += len(group) - registered.known
-        on_commit(submitted)
-    if request.limit is None:  # a limited walk ends early, and to look up the rest would take as long as a whole walk
-        for folder in request.sources.folders:
-            files.mark_missing(db, folder, seen)
+    for root, group in _by_root(files.roots(db), found, files_per_transaction):
+        for registered in _register(db, job_id, root, group, policy, settings.chunk_size):
+            for file_id in registered.file_ids:
+                seen.add(file_id)
+            submitted.known += registered.known
+            if registered.known:
+                submitted.other_options += count_other_options(db, registered.file_ids, policy, request.options.digest)
+            submitted.failed_before += registered.failed_before
+            submitted.queued += len(registered.file_ids) - registered.known - registered.failed_before
+            on_commit(submitted)
+    submitted.absent = _mark_missing(db, request.sources, seen)
     submitted.skipped = finder.skipped
     warn_of_patterns(request, finder)
-    db.retry(functools.partial(jobs.close_registration, db, job_id, submitted.known, dict(submitted.skipped)))
+    close = functools.partial(
+        jobs.close_registration, db, job_id, submitted.known, dict(submitted.skipped), submitted.failed_before
+    )
+    db.retry(close)
     return submitted
 
 
-def _refuse_empty(request: SubmitRequest) -> None:
-    """Raise UsageError, with what was skipped, when there are no images: no job is created then."""
+def policy_of(db: Database, settings: Settings, request: SubmitRequest, model_id: int) -> ReusePolicy:
+    """Return which files need no work."""
+    return ReusePolicy(
+        model_id,
+        request.bundle.name,
+        request.stale,
+        request.force,
+        request.verify,
+        request.retry_failed,
+        _capabilities(db, settings),
+    )
+
+
+def mark_gone(db: Database, paths: Iterable[bytes]) -> Absent:
+    """Mark the files at or below paths that do not exist."""
+    absent = Absent()
+    for path in paths:
+        absent += mark_missing(db, path, FileIdSet())
+    return absent
+
+
+def describe_absent(absent: Absent) -> list[str]:
+    """Return sentences about files of the store that are not on disk."""
+    sentences = []
+    if absent.missing:
+        verb = "is" if absent.missing == 1 else "are"
+        sentences += [f"{count(absent.missing, 'file')} that {verb} gone from there {verb} marked as missing."]
+    if absent.unreachable:
+        points = ", ".join(sorted(map(mount_point_of, absent.mounts))[:3]) or "not known"
+        sentences += [
+            f"{count(absent.unreachable, 'file')} cannot be found, but the disk on which the store last saw them"
+            f" ({points}) is not mounted there now: nothing is changed (`producer forget` removes them)."
+        ]
+    return sentences
+
+
+def _mark_missing(db: Database, sources: Sources, seen: FileIdSet) -> Absent:
+    """Mark what is gone of all that the store knows at or below the paths that a person named."""
+    absent = mark_files_missing(db, sources.gone)
+    for folder in sources.folders:
+        absent += mark_missing(db, folder, seen)
+    return absent
+
+
+def _capabilities(db: Database, settings: Settings) -> tuple[DecodeCapability, ...]:
+    """Return what the workers of a job can decode. In embedded mode that is what this installation can."""
+    from captioning.decoding.capability import capability_of  # importing Pillow takes a moment
+
+    return (capability_of(settings),) if settings.embedded else tuple(workers.capabilities(db))
+
+
+def _register(
+    db: Database, job_id: int, root: RootPath, group: list[FoundFile], policy: ReusePolicy, chunk_size: int
+) -> Iterator[Registered]:
+    """Register files. Those whose content must be compared first are read, and registered afterwards."""
+    registered = db.retry(lambda: files.register(db, job_id, root.id, group, policy, chunk_size))
+    yield registered
+    verified = [
+        replace(file, has_stored_content=_has_content(os.path.join(root.path, file.path), sha256))
+        for file, sha256 in registered.unverified
+    ]
+    if verified:
+        yield db.retry(lambda: files.register(db, job_id, root.id, verified, policy, chunk_size))
+
+
+def _has_content(path: bytes, sha256: str) -> bool:
+    """Return whether a file has this content. One that cannot be read counts as unchanged for now."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except OSError:
+        return True
+
+
+def _refuse_empty(db: Database, request: SubmitRequest) -> None:
+    """Raise UsageError, with what was skipped and what is gone, when there are no images: no job is created then."""
     if next(iter(request.finder(SILENT)), None) is not None:
         return
     finder = request.finder()
     for _ in finder:  # once more, for the report
         pass
     reasons = f" (skipped: {describe_skipped(finder.skipped)})" if finder.skipped else ""
-    raise UsageError(f"no images found{reasons}. {'. '.join((*finder.unmatched, hint_without_images(finder.skipped)))}")
+    absent = describe_absent(_mark_missing(db, request.sources, FileIdSet()))
+    unmatched = [f"{sentence}." for sentence in finder.unmatched]
+    hint = hint_without_images(finder.skipped)
+    raise UsageError(" ".join([f"no images found{reasons}.", *absent, *unmatched, hint]))
 
 
 def hint_without_images(skipped: Mapping[str, int]) -> str:
@@ -134,9 +224,11 @@ def _folders_in_roots(sources: Sources) -> Iterator[bytes]:
         yield from [common] if common != b"/" else sorted(parents)
 
 
-def _by_root(roots: list[RootPath], found: Iterable[FoundFile], limit: int) -> Iterator[tuple[int, list[FoundFile]]]:
-    """Group files by the deepest root that holds them. Yields a root's id and files with paths below the root."""
-    groups: dict[int, list[FoundFile]] = {}
+def _by_root(
+    roots: list[RootPath], found: Iterable[FoundFile], limit: int
+) -> Iterator[tuple[RootPath, list[FoundFile]]]:
+    """Group files by the deepest root that holds them. Yields a root and files with paths below it."""
+    groups: dict[RootPath, list[FoundFile]] = {}
     root_of: dict[bytes, RootPath] = {}
     for file in found:
         folder = os.path.dirname(file.path)
@@ -145,10 +237,10 @@ def _by_root(roots: list[RootPath], found: Iterable[FoundFile], limit: int) -> I
                 root_of.clear()
             root_of[folder] = next(root for root in roots if is_below(folder, root.path))
         root = root_of[folder]
-        group = groups.setdefault(root.id, [])
-        group.append(FoundFile(file.path[len(root.path.rstrip(b"/")) + 1 :], file.size, file.mtime_ns))
+        group = groups.setdefault(root, [])
+        group.append(replace(file, path=file.path[len(root.path.rstrip(b"/")) + 1 :]))
         if len(group) == limit:
-            yield root.id, groups.pop(root.id)
+            yield root, groups.pop(root)
     yield from groups.items()
 
 
@@ -162,6 +254,7 @@ def _job_request(request: SubmitRequest) -> jobs.JobRequest:
         request.stale,
         request.force,
         request.limit,
+        request.retry_failed,
     ]
     name = request.name or _default_name(request.sources)
     return jobs.JobRequest(digest_of([paths, terms]), name, request.options, request.priority, request.force)

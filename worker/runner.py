@@ -12,9 +12,9 @@ from structlog.contextvars import bound_contextvars
 
 from captioning import __version__
 from captioning.bundles import named
+from captioning.decoding.capability import capability_of, limits_of
 from captioning.decoding.pool import MODULE, DecodePool
 from captioning.errors import CaptioningError, DeviceFailed, FolderUnavailable, LeaseLost, StoreFault, StoreUnavailable
-from captioning.model.pixels import Limits
 from captioning.model.runtime import choose_runtime
 from captioning.settings import Settings, read_settings
 from captioning.store import leases
@@ -86,7 +86,7 @@ class Runner:
         )
         models.captioner(named(settings.model, bundles).digest)
         count = settings.decode_processes or max(1, _available_cores() - 1)
-        limits = Limits(settings.max_pixels, settings.max_side, settings.max_frames)
+        limits = limits_of(settings)
 
         def start_decode_pool(size: int) -> DecodePool:
             return DecodePool(count, size, limits, settings.decode_timeout_seconds, module=DECODE_MODULE)
@@ -170,7 +170,7 @@ class Runner:
             lease_seconds=self.lease_seconds,
             backoff_seconds=BACKOFF_SECONDS,
             turn_seconds=TURN_SECONDS,
-            provenance=Provenance(runtime.name, runtime.precision, __version__),
+            provenance=Provenance(runtime.name, runtime.precision, __version__, capability_of(self.settings)),
         )
         pool = self._decode_pool(captioner.preprocessing.size)
         resources = Resources(self.db, captioner, pool, self.adaptive_batch)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import structlog
 
+from captioning.decoding.capability import capability_of
 from captioning.errors import ServiceUnavailable
 from captioning.queue.transport import DroppedMessages
 from captioning.settings import Settings
@@ -38,7 +39,8 @@ class Sweeper(threading.Thread):
         self.settings = settings
         self.wake = wake
         models = tuple(bundle.digest for bundle in available_bundles(settings).values())
-        self.worker = WorkerInfo(worker_name(settings), socket.gethostname(), models, settings.runtime)
+        capability = capability_of(settings)
+        self.worker = WorkerInfo(worker_name(settings), socket.gethostname(), models, settings.runtime, capability)
         self._errors = RepeatedErrors(log)
         self._since_heartbeat = HEARTBEAT_SECONDS  # seconds; the first one is due
         self._dropped_messages = 0  # at the last heartbeat

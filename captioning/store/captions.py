@@ -1,6 +1,7 @@
 """The preferred caption of each image, and rows of files with their captions for `show`, `export` and `search`."""
 
 import base64
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 
 from captioning.calibration import calibration_of
-from captioning.paths import absolute, hash_of, is_below, text_of
+from captioning.paths import absolute, hash_of, is_below, text_of, unicode_forms
 from captioning.store.database import Database
 from captioning.store.schema import Caption, File, Image, Item, Model, Root
 from captioning.values import ItemState, Source
@@ -36,7 +37,7 @@ class FileRow:
     source: str | None  # machine, human or imported
     width: int | None  # pixels, upright
     height: int | None  # pixels, upright
-    status: str  # captioned, failed or pending
+    status: str  # captioned, failed, pending, or missing when the file is gone
     error: str | None  # why there is no caption, if it failed
     captioned_at: str | None  # ISO 8601, UTC
 
@@ -68,9 +69,7 @@ def preferred_caption_id(image_id: Any, model: str | None) -> sa.ScalarSelect[in
 
 
 def select_file_rows(model: str | None) -> sa.Select[Any]:
-    """Return a query for files with their preferred captions and latest items; `to_file_row` reads its rows."""
-    item = aliased(Item)
-    last_item = sa.select(sa.func.max(item.id)).where(item.file_id == File.id).correlate(File).scalar_subquery()
+    """Return a query for files with their preferred captions; `to_file_row` reads its rows."""
     columns: tuple[Any, ...] = (
         Root.path_bytes.label("root"),
         File.id.label("file_id"),
@@ -83,9 +82,9 @@ def select_file_rows(model: str | None) -> sa.Select[Any]:
         Caption.source,
         Caption.created_at,
         Model.name.label("model"),
-        Item.state,
-        Item.reason,
-        Item.detail,
+        File.failed_reason,
+        File.failed_detail,
+        File.missing_since,
     )
     return (
         sa.select(*columns)
@@ -94,13 +93,12 @@ def select_file_rows(model: str | None) -> sa.Select[Any]:
         .outerjoin(Image, Image.id == File.image_id)
         .outerjoin(Caption, Caption.id == preferred_caption_id(File.image_id, model))
         .outerjoin(Model, Model.id == Caption.model_id)
-        .outerjoin(Item, Item.id == last_item)
     )
 
 
 def to_file_row(row: sa.Row[Any]) -> FileRow:
     """Convert a row of `select_file_rows`."""
-    failed = row.text is None and row.state == ItemState.FAILED
+    failed = row.text is None and row.failed_reason is not None
     path = row.root.rstrip(b"/") + b"/" + row.path_bytes
     return FileRow(
         path=text_of(path),
@@ -112,10 +110,18 @@ def to_file_row(row: sa.Row[Any]) -> FileRow:
         source=row.source,
         width=row.width,
         height=row.height,
-        status="captioned" if row.text is not None else "failed" if failed else "pending",
-        error=": ".join(part for part in (row.reason, row.detail) if part) if failed else None,
+        status=_status(row),
+        error=": ".join(part for part in (row.failed_reason, row.failed_detail) if part) if failed else None,
         captioned_at=None if row.created_at is None else _iso(row.created_at),
     )
+
+
+def _status(row: sa.Row[Any]) -> str:
+    if row.missing_since is not None:
+        return "missing"
+    if row.text is not None:
+        return "captioned"
+    return "failed" if row.failed_reason is not None else "pending"
 
 
 def _iso(seconds: float) -> str:
@@ -123,11 +129,17 @@ def _iso(seconds: float) -> str:
 
 
 def export_rows(
-    db: Database, job_id: int | None = None, model: str | None = None, min_confidence: float | None = None
+    db: Database,
+    job_id: int | None = None,
+    model: str | None = None,
+    min_confidence: float | None = None,
+    *,
+    missing: bool = False,
 ) -> Iterator[FileRow]:
-    """Yield every file that is not missing, or those of one job, by id."""
+    """Yield every file, or those of one job, by id; files that are missing only when `missing` is set."""
     query = select_file_rows(model).order_by(File.id)
-    query = query.where(File.missing_since.is_(None))
+    if not missing:
+        query = query.where(File.missing_since.is_(None))
     if job_id is not None:
         query = query.where(sa.exists().where(Item.file_id == File.id, Item.job_id == job_id).correlate(File))
     if min_confidence is not None:
@@ -172,14 +184,17 @@ class CaptionDetails:
 
 
 def show(db: Database, path: bytes) -> tuple[FileRow, list[CaptionDetails]] | None:
-    """Return a file with all captions of its image, the preferred one first; None if the store does not know it."""
-    path = absolute(path)
+    """Return a file with all captions of its image, the preferred one first; None if the store does not know it.
+
+    The path may be given in another Unicode form than the store has.
+    """
     with db.reading() as connection:
         roots = connection.execute(sa.select(Root.id, Root.path_bytes)).all()
-        for root in sorted(roots, key=lambda root: -len(root.path_bytes)):  # the deepest first: see `store.files.roots`
-            if not is_below(path, root.path_bytes):
+        roots = sorted(roots, key=lambda root: -len(root.path_bytes))  # the deepest first: see `store.files.roots`
+        for form, root in itertools.product(unicode_forms(absolute(path)), roots):
+            if not is_below(form, root.path_bytes):
                 continue
-            below = path[len(root.path_bytes.rstrip(b"/")) + 1 :]
+            below = form[len(root.path_bytes.rstrip(b"/")) + 1 :]
             where = (File.root_id == root.id, File.path_hash == hash_of(below))
             row = connection.execute(select_file_rows(None).add_columns(File.image_id).where(*where)).one_or_none()
             if row is not None:

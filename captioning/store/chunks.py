@@ -55,7 +55,7 @@ def requeue(connection: Connection, job_id: int, root_id: int, item_ids: Sequenc
         fresh = {"chunk_id": chunk_id, "state": ItemState.PENDING, "reason": None, "detail": None, "attempts": 0}
         connection.execute(sa.update(Item).where(Item.id.in_(part)).values(**fresh, finished_at=None))
         for old_id in old_ids:
-            _recount(connection, old_id)
+            recount(connection, old_id)
 
 
 def split_off(
@@ -104,7 +104,7 @@ def _new_chunks(
     yield from zip(chunk_ids, parts, strict=True)
 
 
-def _recount(connection: Connection, chunk_id: int) -> None:
+def recount(connection: Connection, chunk_id: int) -> None:
     """Set the counts of a chunk that lost items to those of its remaining items. `model_runs` stays."""
     own = sa.select(sa.func.count()).where(Item.chunk_id == chunk_id)
     finished = (ItemState.CAPTIONED, ItemState.REUSED, ItemState.FAILED)

@@ -146,7 +146,8 @@ _SQLITE = (
         "`producer db upgrade` creates them; move a file that another program uses away",
     ),
 )
-_TEMPORARY_SQLSTATES = ("40001", "40P01", "55P03", "57", "58", "53", "08")  # beginnings
+_TEMPORARY_SQLSTATES = ("40001", "40P01", "55P03", "57", "58", "53", "08", "23503")
+"""Beginnings. 23503: `producer forget` has just removed a row that another one refers to."""
 
 
 def explain(url: URL, error: DBAPIError) -> CaptioningError:

@@ -1,18 +1,21 @@
 """Roots and files: what a walk found where, and which of it needs a caption."""
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
+from captioning.errors import UsageError
 from captioning.paths import hash_of, is_below, text_of
 from captioning.store.chunks import enqueue, lock_job, requeue
-from captioning.store.database import Database, insert_or_ignore, now
-from captioning.store.schema import Caption, Chunk, File, Item, Model, Root
-from captioning.values import ChunkState, ItemState, Source
+from captioning.store.database import Database, insert_or_ignore
+from captioning.store.schema import Capability, Caption, Chunk, File, Image, Item, Model, Mount, Root
+from captioning.values import PERMANENT_REASONS, ChunkState, DecodeCapability, ItemState, Source
+
+NO_FAILURE: dict[str, Any] = {"failed_reason": None, "failed_detail": None, "failed_capability_id": None}
+"""Values of a file that has not failed as it is now."""
 
 
 @dataclass(frozen=True)
@@ -22,25 +25,33 @@ class FoundFile:
     path: bytes
     size: int  # bytes
     mtime_ns: int
+    ctime_ns: int | None = None  # None: not known
+    mount: str | None = None  # identity of the mount on which it lies (captioning.mounts); None: not known
+    has_stored_content: bool | None = None  # whether its bytes are those that the store knows; None: not compared
 
 
 @dataclass(frozen=True)
 class ReusePolicy:
-    """Which existing captions make a file known, so that a job does not caption it again."""
+    """Which files need no work: a job does not caption them again, or does not try them again."""
 
     model_id: int
     model_name: str
     stale: bool  # captions by an older bundle of the same name do not count
     force: bool  # no caption counts
+    verify: bool = False  # compare the content of all files, not only of those with a new ctime
+    retry_failed: bool = False  # files that cannot be decoded are tried again
+    capabilities: tuple[DecodeCapability, ...] = ()  # of the workers that run; with a greater one, they are tried again
 
 
 @dataclass(frozen=True)
 class Registered:
-    """The result of registering some files."""
+    """The result of registering some files. Those in `unverified` are neither counted nor queued."""
 
-    file_ids: tuple[int, ...]
+    file_ids: tuple[int, ...]  # one per file that was found, except the unverified ones
     new: int  # files that got an item in the job
     known: int  # files that need no work
+    failed_before: int = 0  # files that cannot be decoded, as an earlier job found
+    unverified: tuple[tuple[FoundFile, str], ...] = ()  # files to be compared with the SHA-256 that the store knows
 
 
 @dataclass(frozen=True)
@@ -82,57 +93,151 @@ def register(
 ) -> Registered:
     """Update files and a job's items to what a walk found, in one transaction.
 
-    A file with a new size or time loses its link to content until a worker reads it. If it is an item of the job
-    already, the item is queued again, unless it still waits for its first worker. Files of the same size are queued
-    next to each other, so that copies of one image usually meet in one chunk.
+    A file with a new size or time, or other content, loses its link to content until a worker reads it. If it is an
+    item of the job already, the item is queued again, unless it still waits for its first worker. Files of the same
+    size are queued next to each other, so that copies of one image usually meet in one chunk.
+
+    A file of which only the ctime is new may have other content with its old time put back. It is returned as
+    `unverified`; the caller compares it and registers it again with `has_stored_content`.
+
+    Raises UsageError when the job was removed.
     """
     with db.writing() as connection:
-        lock_job(connection, job_id)
-        ids, changed = _upsert(connection, root_id, found)
-        file_ids = tuple(ids[hash_of(f.path)] for f in found)
+        if not lock_job(connection, job_id):
+            raise UsageError(f"job {job_id} was removed by `producer forget` meanwhile.")
+        upserted = _upsert(connection, root_id, found, verify=policy.verify)
+        registered = [f for f in found if f.path in upserted.ids]
+        file_ids = tuple(upserted.ids[f.path] for f in registered)
+        sizes = dict(zip(file_ids, (f.size for f in registered), strict=True))
         in_job = _matching(connection, sa.select(Item.file_id).where(Item.job_id == job_id), Item.file_id, file_ids)
         captioned = set() if policy.force else _captioned(connection, file_ids, policy)
-        sizes = dict(zip(file_ids, (f.size for f in found), strict=True))
-        todo = sorted((i for i in sizes if i not in in_job and i not in captioned), key=lambda i: (sizes[i], i))
+        open_ids = [i for i in sizes if i not in in_job and i not in captioned]
+        hopeless = find_hopeless(connection, open_ids, policy)
+        todo = sorted((i for i in open_ids if i not in hopeless), key=lambda i: (sizes[i], i))
         enqueue(connection, job_id, root_id, todo, chunk_size)
-        outdated = _outdated_items(connection, job_id, in_job, changed) if in_job else []
+        outdated = _outdated_items(connection, job_id, in_job, upserted.changed) if in_job else []
         requeue(connection, job_id, root_id, outdated, chunk_size)
-        return Registered(file_ids, len(todo), sum(i not in in_job for i in sizes) - len(todo))
+        known = sum(i not in in_job for i in sizes) - len(open_ids)
+        return Registered(file_ids, len(todo), known, len(hopeless), tuple(upserted.unverified))
 
 
-def _upsert(connection: Connection, root_id: int, found: Sequence[FoundFile]) -> tuple[dict[bytes, int], set[int]]:
-    """Insert new files and update changed ones; return the ids by path hash, and the ids of the changed files."""
-    hashes = [hash_of(f.path) for f in found]
-    wanted = sa.select(File.id, File.path_hash, File.size, File.mtime_ns, File.missing_since).where(
-        File.root_id == root_id, File.path_hash.in_(hashes)
-    )
-    existing = {row.path_hash: row for row in connection.execute(wanted)}
-    fresh = [(f, h) for f, h in zip(found, hashes, strict=True) if h not in existing]
-    rows = [
-        {
-            "root_id": root_id,
-            "path": text_of(f.path),
-            "path_bytes": f.path,
-            "path_hash": h,
-            "size": f.size,
-            "mtime_ns": f.mtime_ns,
+@dataclass(frozen=True)
+class _Upserted:
+    ids: dict[bytes, int]  # by path
+    changed: set[int]  # ids of the files with new content
+    unverified: list[tuple[FoundFile, str]]
+
+
+def _upsert(connection: Connection, root_id: int, found: Sequence[FoundFile], *, verify: bool) -> _Upserted:
+    """Insert new files and update changed ones, except those whose content must be compared first."""
+    mount_ids = _mount_ids(connection, {f.mount for f in found if f.mount is not None})
+    stored = _stored_files(connection, root_id, found)
+    unverified = [
+        (f, row.sha256) for f in found if (row := stored.get(f.path)) is not None and _is_unverified(f, row, verify)
+    ]
+    left_out = {f.path for f, _ in unverified}
+    found = [f for f in found if f.path not in left_out]
+    insert_or_ignore(connection, File, [_new_row(root_id, f, mount_ids) for f in found if f.path not in stored])
+    changed, refreshed = [], []
+    for f in found:
+        row = stored.get(f.path)
+        if row is None:
+            continue
+        seen = {
+            "row": row.id,
+            "ctime_ns": row.ctime_ns if f.ctime_ns is None else f.ctime_ns,
+            "mount_id": row.mount_id if f.mount is None else mount_ids[f.mount],
         }
-        for f, h in fresh
-    ]
-    insert_or_ignore(connection, File, rows)
-    changed = [
-        {"row": existing[h].id, "size": f.size, "mtime_ns": f.mtime_ns, "image_id": None, "missing_since": None}
-        for f, h in zip(found, hashes, strict=True)
-        if h in existing and (existing[h].size, existing[h].mtime_ns) != (f.size, f.mtime_ns)
-    ]
-    if changed:
-        connection.execute(sa.update(File).where(File.id == sa.bindparam("row")), changed)
-    returned = [row.id for row in existing.values() if row.missing_since is not None]
-    if returned:
-        connection.execute(sa.update(File).where(File.id.in_(returned)).values(missing_since=None))
-    if fresh:
-        existing |= {row.path_hash: row for row in connection.execute(wanted)}
-    return {h: row.id for h, row in existing.items()}, {row["row"] for row in changed}
+        if _has_changed(f, row):
+            changed.append(seen | {"size": f.size, "mtime_ns": f.mtime_ns, "image_id": None} | NO_FAILURE)
+        elif (seen["ctime_ns"], seen["mount_id"], None) != (row.ctime_ns, row.mount_id, row.missing_since):
+            refreshed.append(seen)
+    for rows in (changed, refreshed):
+        if rows:
+            connection.execute(
+                sa.update(File).where(File.id == sa.bindparam("row")), [row | {"missing_since": None} for row in rows]
+            )
+    if any(f.path not in stored for f in found):
+        stored = _stored_files(connection, root_id, found)
+    return _Upserted({f.path: stored[f.path].id for f in found}, {row["row"] for row in changed}, unverified)
+
+
+def _stored_files(connection: Connection, root_id: int, found: Sequence[FoundFile]) -> dict[bytes, Any]:
+    """Return the rows of those files that have one, by path."""
+    paths = {hash_of(f.path): f.path for f in found}
+    columns = (File.id, File.path_hash, File.size, File.mtime_ns, File.ctime_ns, File.mount_id)
+    query = (
+        sa.select(*columns, File.missing_since, File.image_id, Image.sha256)
+        .outerjoin(Image, Image.id == File.image_id)
+        .where(File.root_id == root_id, File.path_hash.in_(list(paths)))
+    )
+    return {paths[row.path_hash]: row for row in connection.execute(query)}
+
+
+def _new_row(root_id: int, f: FoundFile, mount_ids: dict[str, int]) -> dict[str, Any]:
+    return {
+        "root_id": root_id,
+        "path": text_of(f.path),
+        "path_bytes": f.path,
+        "path_hash": hash_of(f.path),
+        "size": f.size,
+        "mtime_ns": f.mtime_ns,
+        "ctime_ns": f.ctime_ns,
+        "mount_id": None if f.mount is None else mount_ids[f.mount],
+    }
+
+
+def _has_changed(f: FoundFile, row: Any) -> bool:
+    """Return whether a file has other content than its row says, as far as that is known.
+
+    Where the row has no content to compare with, a new ctime is a change.
+    """
+    if (row.size, row.mtime_ns) != (f.size, f.mtime_ns) or f.has_stored_content is False:
+        return True
+    return row.image_id is None and _has_new_ctime(f, row)
+
+
+def _is_unverified(f: FoundFile, row: Any, verify: bool) -> bool:
+    if f.has_stored_content is not None or row.image_id is None or (row.size, row.mtime_ns) != (f.size, f.mtime_ns):
+        return False
+    return verify or _has_new_ctime(f, row)
+
+
+def _has_new_ctime(f: FoundFile, row: Any) -> bool:
+    return f.ctime_ns is not None and row.ctime_ns is not None and f.ctime_ns != row.ctime_ns
+
+
+def clear_failures(connection: Connection, file_ids: Sequence[int]) -> None:
+    """Forget why files failed, because they are tried again."""
+    rows = [{"row": file_id} | NO_FAILURE for file_id in sorted(file_ids)]
+    if rows:
+        connection.execute(sa.update(File).where(File.id == sa.bindparam("row")), rows)
+
+
+def _mount_ids(connection: Connection, identities: set[str]) -> dict[str, int]:
+    """Make sure that mounts have rows; return their ids."""
+    insert_or_ignore(connection, Mount, [{"identity": identity} for identity in sorted(identities)])
+    query = sa.select(Mount.identity, Mount.id).where(Mount.identity.in_(identities))
+    return {row.identity: row.id for row in connection.execute(query)}
+
+
+def find_hopeless(connection: Connection, file_ids: Sequence[int], policy: ReusePolicy) -> set[int]:
+    """Return which files failed for a permanent reason and would fail again with the workers that run."""
+    if policy.retry_failed or not file_ids:
+        return set()
+    query = (
+        sa.select(File.id, Capability.text)
+        .outerjoin(Capability, Capability.id == File.failed_capability_id)
+        .where(File.failed_reason.in_(PERMANENT_REASONS), File.id.in_(file_ids))
+    )
+    could_read = {row.id: row.text for row in connection.execute(query)}
+    hope = {text: _is_exceeded(text, policy.capabilities) for text in set(could_read.values())}
+    return {file_id for file_id, text in could_read.items() if not hope[text]}
+
+
+def _is_exceeded(text: str | None, capabilities: Iterable[DecodeCapability]) -> bool:
+    earlier = DecodeCapability() if text is None else DecodeCapability.from_text(text)
+    return any(capability.exceeds(earlier) for capability in capabilities)
 
 
 def _outdated_items(connection: Connection, job_id: int, file_ids: Iterable[int], changed: set[int]) -> list[int]:
@@ -169,62 +274,3 @@ def _captioned(connection: Connection, file_ids: Sequence[int], policy: ReusePol
         .where(counts_as_captioned(policy))
     )
     return _matching(connection, query, File.id, file_ids)
-
-
-def mark_missing(db: Database, folder: bytes, seen: "FileIdSet", page_size: int = 10_000) -> int:
-    """Mark files below a folder that a complete walk did not see and that do not exist; return how many.
-
-    Not seen is not enough: a walk skips what its filters exclude, hidden files, links and folders that it may not read.
-    So most files of a large root may be unseen: they are looked up in pages of `page_size` rows.
-    """
-    marked = 0
-    for root in roots(db):
-        if not (is_below(root.path, folder) or is_below(folder, root.path)):
-            continue
-        wanted = sa.select(File.id, File.path_bytes, File.path_hash)
-        wanted = wanted.where(File.root_id == root.id, File.missing_since.is_(None))
-        if is_below(folder, root.path) and folder != root.path:
-            below = folder[len(root.path.rstrip(b"/")) + 1 :] + b"/"
-            wanted = wanted.where(File.path_bytes >= below, File.path_bytes < below[:-1] + b"0")  # '0' follows '/'
-        for page in _pages(db, wanted, page_size):
-            unseen = [row for row in page if row.id not in seen]
-            missing = [row.id for row in unseen if not os.path.lexists(os.path.join(root.path, row.path_bytes))]
-            if missing:
-                with db.writing() as connection:
-                    connection.execute(sa.update(File).where(File.id.in_(missing)).values(missing_since=now()))
-            marked += len(missing)
-    return marked
-
-
-def _pages(db: Database, query: sa.Select[int, bytes, bytes], size: int) -> Iterator[Sequence[Row[int, bytes, bytes]]]:
-    """Yield the files of one root that a query finds, in pages; the query selects id, path bytes and path hash.
-
-    No transaction is open while the caller works on a page. The order is that of the unique index on root and
-    path hash. With the order of ids, SQLite would sort all rows of the root for each page.
-    """
-    last_hash = b""
-    while True:
-        with db.reading() as connection:
-            following = query.where(File.path_hash > last_hash).order_by(File.path_hash).limit(size)
-            page = connection.execute(following).all()
-        if not page:
-            return
-        yield page
-        last_hash = page[-1].path_hash
-
-
-class FileIdSet:
-    """A set of file ids, one bit each: ten million ids take about a megabyte."""
-
-    def __init__(self) -> None:
-        self._bits = bytearray()
-
-    def add(self, file_id: int) -> None:
-        byte = file_id >> 3
-        if byte >= len(self._bits):
-            self._bits.extend(bytes(byte + 1 - len(self._bits) + 4096))
-        self._bits[byte] |= 1 << (file_id & 7)
-
-    def __contains__(self, file_id: int) -> bool:
-        byte = file_id >> 3
-        return byte < len(self._bits) and bool(self._bits[byte] >> (file_id & 7) & 1)

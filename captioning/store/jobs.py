@@ -10,7 +10,8 @@ from captioning.bundles import Bundle
 from captioning.errors import UsageError
 from captioning.store.chunks import complete_job_if_done, lock_job, requeue
 from captioning.store.database import Database, insert_or_ignore, now
-from captioning.store.schema import Chunk, File, Item, Job, Model, Root, is_failed, is_open
+from captioning.store.files import clear_failures
+from captioning.store.schema import Chunk, File, Item, Job, Model, Root, has_failed, is_failed, is_open
 from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, Reason
 
 _COUNTS = (Chunk.size, Chunk.captioned, Chunk.reused, Chunk.failed, Chunk.model_runs)
@@ -49,6 +50,12 @@ class Progress:
     skipped: dict[str, int]  # files that are not images or were filtered out, by category
     created_at: float  # seconds since 1970
     finished_at: float | None
+    failed_before: int = 0  # files that cannot be decoded, as an earlier job found
+
+    @property
+    def scanned(self) -> int:
+        """The number of files that the submit found."""
+        return self.total + self.known + self.failed_before
 
     @property
     def done(self) -> int:
@@ -98,10 +105,10 @@ def open_job(db: Database, request: JobRequest, model_id: int) -> tuple[int, boo
         return connection.execute(sa.insert(Job).values(**values).returning(Job.id)).scalar_one(), False
 
 
-def close_registration(db: Database, job_id: int, known: int, skipped: dict[str, int]) -> None:
+def close_registration(db: Database, job_id: int, known: int, skipped: dict[str, int], failed_before: int = 0) -> None:
     """Record that the walk of a job's folders is complete. A job without open chunks is then done."""
     with db.writing() as connection:
-        values = {"registered": True, "known": known, "skipped": skipped}
+        values = {"registered": True, "known": known, "failed_before": failed_before, "skipped": skipped}
         connection.execute(sa.update(Job).where(Job.id == job_id).values(**values))
         complete_job_if_done(connection, job_id)
 
@@ -133,6 +140,7 @@ def _progress(row: Row[Any]) -> Progress:
     return Progress(
         row.id, row.name, row.state, row.model, row.digest, row.registered, row.priority,
         size, captioned, reused, failed, runs, row.known, row.skipped, row.created_at, row.finished_at,
+        row.failed_before,
     )  # fmt: skip
 
 
@@ -203,7 +211,7 @@ def retry(db: Database, job_id: int, reason: Reason | None, chunk_size: int) -> 
         if not lock_job(connection, job_id):
             raise _unknown_job(job_id)
         failed = (
-            sa.select(Item.id, File.root_id)
+            sa.select(Item.id, Item.file_id, File.root_id)
             .join(File, File.id == Item.file_id)
             .where(Item.job_id == job_id, is_failed())
             .order_by(File.root_id, Item.id)
@@ -214,6 +222,7 @@ def retry(db: Database, job_id: int, reason: Reason | None, chunk_size: int) -> 
         for root_id in sorted({row.root_id for row in rows}):
             ids = [row.id for row in rows if row.root_id == root_id]
             requeue(connection, job_id, root_id, ids, chunk_size)
+        clear_failures(connection, [row.file_id for row in rows])
     return len(rows)
 
 
@@ -222,30 +231,38 @@ def retry(db: Database, job_id: int, reason: Reason | None, chunk_size: int) -> 
 
 @dataclass(frozen=True)
 class Failure:
-    """A failed item of a job."""
+    """A file that has no caption, or no new one, because the last attempt failed."""
 
-    job: int
+    job: int | None  # the last one in which it failed; None when that job was removed
     path: str
     reason: str
     detail: str
 
 
 def failures(db: Database, job_id: int | None) -> list[Failure]:
-    """Return the failed items of one job, or of all jobs, by job and path. Raises UsageError for an unknown job."""
+    """Return the files that have failed as they are now, each once: of one job or of all, by job and path.
+
+    A file that was captioned, changed or deleted since it failed is not among them. Raises UsageError for an unknown
+    job.
+    """
+    failed_in = sa.select(sa.func.max(Item.job_id)).where(Item.file_id == File.id, is_failed()).correlate(File)
+    last_job = failed_in.scalar_subquery().label("job")
     query = (
-        sa.select(Item.job_id, Root.path.label("root"), File.path, Item.reason, Item.detail)
-        .join(File, File.id == Item.file_id)
+        sa.select(last_job, Root.path.label("root"), File.path, File.failed_reason, File.failed_detail)
         .join(Root, Root.id == File.root_id)
-        .where(is_failed())
-        .order_by(Item.job_id, Root.path, File.path)
+        .where(has_failed(), File.missing_since.is_(None))
+        .order_by(last_job, Root.path, File.path)
     )
     if job_id is not None:
         progress(db, job_id)  # raises UsageError when there is no such job
         # The condition on the reason is always true; with it, SQLite chooses the index of failed items.
-        query = query.where(Item.job_id == job_id, Item.reason.is_not(None))
+        in_job = sa.select(Item.file_id).where(Item.job_id == job_id, is_failed(), Item.reason.is_not(None))
+        query = query.where(File.id.in_(in_job))
     with db.reading() as connection:
         rows = connection.execute(query).all()
-    return [Failure(r.job_id, f"{r.root.rstrip('/')}/{r.path}", r.reason, r.detail or "") for r in rows]
+    return [
+        Failure(job_id or r.job, f"{r.root.rstrip('/')}/{r.path}", r.failed_reason, r.failed_detail or "") for r in rows
+    ]
 
 
 def reasons(db: Database, job_id: int) -> dict[str, int]:

@@ -13,12 +13,23 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from captioning.errors import LeaseLost
+from captioning.errors import LeaseLost, StoreUnavailable
 from captioning.store.chunks import complete_job_if_done, last_chunk_seq, lock_job, split_off
 from captioning.store.database import CLOCK_STEP_SECONDS, Database, insert_or_ignore, now
+from captioning.store.files import NO_FAILURE
+from captioning.store.schema import Capability, Chunk, File, Image, Item, Job, Model, Root, is_open
 from captioning.store.schema import Caption as CaptionRow
-from captioning.store.schema import Chunk, File, Image, Item, Job, Model, Root, is_open
-from captioning.values import Caption, ChunkState, DecodeOptions, ImageInfo, ItemState, JobState, Reason, Source
+from captioning.values import (
+    Caption,
+    ChunkState,
+    DecodeCapability,
+    DecodeOptions,
+    ImageInfo,
+    ItemState,
+    JobState,
+    Reason,
+    Source,
+)
 
 SPLIT_ATTEMPTS = 2  # attempts without progress (see the glossary) after which a chunk is claimed in halves
 LONG_TURN_SECONDS = 5.0  # with one chunk; after a longer turn the job goes behind others of its priority
@@ -37,6 +48,7 @@ class ClaimedItem:
     mtime_ns: int
     attempts: int  # decode processes that died while they decoded it
     was_missed: bool  # a later walk of its folder did not find it either
+    ctime_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,7 @@ class Claim:
 
     chunk_id: int
     job_id: int
+    job_created_at: float  # SQLite gives the numbers of a job that was removed, and of its chunks, to later ones
     root_id: int
     fence: int
     model_id: int
@@ -84,6 +97,7 @@ class Provenance:
     runtime: str
     precision: str
     software: str
+    capability: DecodeCapability = field(default_factory=DecodeCapability)  # stored with failed files
 
 
 # -- claiming --
@@ -164,13 +178,13 @@ def _load_claim(connection: Connection, row: Any) -> Claim:
     from the others in a few steps. This fails no image: the workers may have died of anything.
     """
     job = connection.execute(
-        sa.select(Job.options, Job.force, Model.id, Model.digest)
+        sa.select(Job.options, Job.force, Job.created_at, Model.id, Model.digest)
         .join(Model, Model.id == Job.model_id)
         .where(Job.id == row.job_id)
     ).one()
     columns = (Item.id, File.id, File.path_bytes, File.size, File.mtime_ns, Item.attempts)
     rows = connection.execute(
-        sa.select(*columns, File.missing_since.is_not(None))
+        sa.select(*columns, File.missing_since.is_not(None), File.ctime_ns)
         .join(File, File.id == Item.file_id)
         .where(Item.chunk_id == row.id, Item.state == ItemState.PENDING)
         .order_by(Item.id)
@@ -182,8 +196,9 @@ def _load_claim(connection: Connection, row: Any) -> Claim:
         split_off(connection, row.job_id, row.root_id, row.id, ids, row.attempts)  # the claim locked the job's row
     options = DecodeOptions(**job.options)
     return Claim(
-        row.id, row.job_id, row.root_id, row.fence, job.id, job.digest, options, job.force, row.deferrals, tuple(items)
-    )
+        row.id, row.job_id, job.created_at, row.root_id, row.fence, job.id, job.digest, options, job.force,
+        row.deferrals, tuple(items),
+    )  # fmt: skip
 
 
 def roots_with_work(db: Database) -> list[tuple[int, str, bytes]]:
@@ -266,7 +281,7 @@ def commit_batch(
             "model_runs": Chunk.model_runs + sum(o.caption is not None for o in outcomes),
         }
         _update_held(connection, claim, counts)
-        _link_files(connection, outcomes, image_ids)
+        _update_files(connection, outcomes, image_ids, provenance.capability)
         at = connection.execute(sa.select(now())).scalar_one()
         rows = [
             {"row": o.item.item_id, "state": o.state, "reason": o.reason, "detail": o.detail, "finished_at": at}
@@ -351,7 +366,9 @@ def _update_held(connection: Connection, claim: Claim, values: dict[str, Any]) -
         Chunk.id == claim.chunk_id,
         Chunk.fence == claim.fence,
         Chunk.state == ChunkState.RUNNING,
-        sa.exists().where(Job.id == Chunk.job_id, Job.state != JobState.CANCELLED),
+        sa.exists().where(
+            Job.id == Chunk.job_id, Job.created_at == claim.job_created_at, Job.state != JobState.CANCELLED
+        ),
     )
     if connection.execute(own.values(**({"fence": claim.fence} | values))).rowcount == 0:
         raise LeaseLost(
@@ -369,7 +386,11 @@ def _insert_images(connection: Connection, contents: Sequence[Content]) -> dict[
     ]
     insert_or_ignore(connection, Image, decoded)
     query = sa.select(Image.sha256, Image.id).where(Image.sha256.in_(list(by_sha)))
-    return {row.sha256: row.id for row in connection.execute(query)}
+    query = query.with_for_update(read=True, key_share=True)  # `producer forget` must not remove one now
+    ids = {row.sha256: row.id for row in connection.execute(query)}
+    if any(row["sha256"] not in ids for row in decoded):
+        raise StoreUnavailable("an image was removed by `producer forget` while it was captioned")  # the caller retries
+    return ids
 
 
 def _insert_captions(
@@ -400,17 +421,33 @@ def _insert_captions(
     insert_or_ignore(connection, CaptionRow, sorted(rows, key=lambda row: row["image_id"]))
 
 
-def _link_files(connection: Connection, outcomes: Sequence[Outcome], image_ids: dict[str, int]) -> None:
-    """Link files to their content, except those that were registered again with changes in the meantime."""
-    rows = [
-        {"row": o.item.file_id, "size_read": o.item.size, "mtime_read": o.item.mtime_ns, "new_image": image_ids[sha256]}
-        for o in sorted(outcomes, key=lambda o: o.item.file_id)
-        if o.content is not None and (sha256 := o.content.sha256) in image_ids
-    ]
-    if rows:
-        unchanged = (
-            File.id == sa.bindparam("row"),
-            File.size == sa.bindparam("size_read"),
-            File.mtime_ns == sa.bindparam("mtime_read"),
-        )
-        connection.execute(sa.update(File).where(*unchanged).values(image_id=sa.bindparam("new_image")), rows)
+def _update_files(
+    connection: Connection, outcomes: Sequence[Outcome], image_ids: dict[str, int], capability: DecodeCapability
+) -> None:
+    """Link files to their content, or note why they failed, except files that were registered with changes since."""
+    unchanged = (
+        File.id == sa.bindparam("row"),
+        File.size == sa.bindparam("size_read"),
+        File.mtime_ns == sa.bindparam("mtime_read"),
+        sa.func.coalesce(File.ctime_ns, 0) == sa.bindparam("ctime_read"),
+    )
+    succeeded, failed = [], []
+    for o in sorted(outcomes, key=lambda o: o.item.file_id):
+        read = {"row": o.item.file_id, "size_read": o.item.size, "mtime_read": o.item.mtime_ns}
+        read |= {"ctime_read": o.item.ctime_ns or 0}
+        if o.reason is not None:
+            failed.append(read | {"failed_reason": o.reason, "failed_detail": o.detail})
+        elif o.content is not None and o.content.sha256 in image_ids:  # `producer forget` may have removed it
+            succeeded.append(read | {"image_id": image_ids[o.content.sha256]} | NO_FAILURE)
+    if succeeded:
+        connection.execute(sa.update(File).where(*unchanged), succeeded)
+    if failed:
+        capability_id = _capability_id(connection, capability)
+        rows = [row | {"failed_capability_id": capability_id} for row in failed]
+        connection.execute(sa.update(File).where(*unchanged), rows)
+
+
+def _capability_id(connection: Connection, capability: DecodeCapability) -> int:
+    insert_or_ignore(connection, Capability, [{"text": capability.to_text()}])
+    query = sa.select(Capability.id).where(Capability.text == capability.to_text())
+    return connection.execute(query).scalar_one()

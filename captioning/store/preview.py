@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from captioning.paths import hash_of, is_below
 from captioning.store.database import Database
-from captioning.store.files import FoundFile, ReusePolicy, RootPath, counts_as_captioned, roots
+from captioning.store.files import FoundFile, ReusePolicy, RootPath, counts_as_captioned, find_hopeless, roots
 from captioning.store.schema import Caption, File, Image, Model
 from captioning.values import Source
 
@@ -20,6 +20,7 @@ class Preview:
 
     new: int = 0  # files that need work
     known: int = 0  # files that have a caption
+    failed_before: int = 0  # files that cannot be decoded, as an earlier job found
     other_options: int = 0  # of the known files: those whose captions were made with other options than asked for
     new_sizes: Counter[int] = field(default_factory=Counter)  # bytes of the new files
 
@@ -39,9 +40,11 @@ def preview(db: Database, found: Sequence[FoundFile], policy: ReusePolicy, optio
     with db.reading() as connection:
         unchanged = _unchanged(connection, all_roots, found)
         with_options = {} if policy.force else _captioned(connection, list(unchanged), policy, options_digest)
-    known = {unchanged[file_id] for file_id in with_options}
-    new = [file for file in found if file.path not in known]
+        failed = find_hopeless(connection, [file_id for file_id in unchanged if file_id not in with_options], policy)
+    no_work = {unchanged[file_id] for file_id in (*with_options, *failed)}
+    new = [file for file in found if file.path not in no_work]
     total.new += len(new)
+    total.failed_before += len(failed)
     total.known += len(with_options)
     total.other_options += len(with_options) - sum(with_options.values())
     total.new_sizes.update(file.size for file in new)

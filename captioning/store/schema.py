@@ -29,6 +29,7 @@ BigKey = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows o
 
 _OPEN = text("state <> 'done'")
 _FAILED = text("state = 'failed'")
+_HAS_FAILED = text("failed_reason IS NOT NULL")
 
 
 def is_open() -> ColumnElement[bool]:
@@ -39,6 +40,11 @@ def is_open() -> ColumnElement[bool]:
 def is_failed() -> ColumnElement[bool]:
     """Return the condition for an item to have failed, written exactly as in its partial index, for the same reason."""
     return Item.state == literal_column("'failed'")
+
+
+def has_failed() -> ColumnElement[bool]:
+    """Return the condition for a file to have failed as it is now."""
+    return File.failed_reason.is_not(None)
 
 
 class Base(DeclarativeBase):
@@ -75,11 +81,30 @@ class Image(Base):
     bytes: Mapped[int] = mapped_column(BigInteger)
 
 
+class Mount(Base):
+    """A mounted file system as a walk saw it. It tells deleted files from those of a disk that is not mounted."""
+
+    __tablename__ = "mounts"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    identity: Mapped[str] = mapped_column(Text, unique=True)  # source, type, root and mount point
+
+
+class Capability(Base):
+    """What a worker could decode when a file failed: formats and limits."""
+
+    __tablename__ = "capabilities"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    text: Mapped[str] = mapped_column(Text, unique=True)  # JSON of captioning.values.DecodeCapability
+
+
 class File(Base):
     """A path below a root, and what was last seen there."""
 
     __tablename__ = "files"
-    __table_args__ = (UniqueConstraint("root_id", "path_hash"),)
+    __table_args__ = (
+        UniqueConstraint("root_id", "path_hash"),
+        Index("ix_files_failed", "id", sqlite_where=_HAS_FAILED, postgresql_where=_HAS_FAILED),
+    )
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     root_id: Mapped[int] = mapped_column(ForeignKey("roots.id"))
     path: Mapped[str] = mapped_column(Text)  # below the root; bytes that are not UTF-8 are %XX
@@ -89,6 +114,11 @@ class File(Base):
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
     image_id: Mapped[int | None] = mapped_column(ForeignKey("images.id"), index=True)  # content at that size and time
     missing_since: Mapped[float | None] = mapped_column(Double)
+    ctime_ns: Mapped[int | None] = mapped_column(BigInteger)  # tells a change after which size and mtime are as before
+    mount_id: Mapped[int | None] = mapped_column(ForeignKey("mounts.id"))  # on which it was last seen
+    failed_reason: Mapped[str | None] = mapped_column(Text)  # why the last attempt failed, as the file is now
+    failed_detail: Mapped[str | None] = mapped_column(Text)
+    failed_capability_id: Mapped[int | None] = mapped_column(ForeignKey("capabilities.id"))
 
 
 class Model(Base):
@@ -123,6 +153,7 @@ class Job(Base):
     last_claimed_at: Mapped[float] = mapped_column(Double, server_default=text("0"))  # later after a long turn
     created_at: Mapped[float] = mapped_column(Double)
     finished_at: Mapped[float | None] = mapped_column(Double)
+    failed_before: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # files not tried: they would fail
 
 
 class Chunk(Base):
@@ -216,6 +247,7 @@ class Worker(Base):
     roots: Mapped[list[str]] = mapped_column(JSON)  # names of the roots with work that it sees
     runtime: Mapped[str] = mapped_column(Text)
     dropped_messages: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # not wake-up messages
+    capability: Mapped[str | None] = mapped_column(Text)  # JSON of captioning.values.DecodeCapability
 
 
 class Sweep(Base):

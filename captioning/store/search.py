@@ -42,29 +42,39 @@ def parse(text: str) -> Query:
     return Query(tuple(wanted), tuple(unwanted))
 
 
-def search(db: Database, text: str, limit: int, max_counted: int = MAX_COUNTED) -> tuple[int, list[FileRow]]:
+def search(
+    db: Database, text: str, limit: int, max_counted: int = MAX_COUNTED, *, missing: bool = False
+) -> tuple[int, list[FileRow]]:
     """Return how many files match by their preferred caption, and the best `limit` of them.
+
+    Files that are missing are left out, unless `missing` is set.
 
     The search starts at the captions that the index finds, and counts and ranks at most `max_counted` or `limit` files,
     whichever is more; a total above both means that there are more. So the cost depends on the length of the answer,
     not on the size of the tables.
     """
     with db.reading() as connection:
-        best = connection.execute(_best(parse(text), limit, max(limit, max_counted), sqlite=db.is_sqlite)).all()
+        found = _hits(parse(text), sqlite=db.is_sqlite)
+        best = connection.execute(_best(found, limit, max(limit, max_counted), missing=missing)).all()
         ranks = {row.file_id: rank for rank, row in enumerate(best)}
         rows = connection.execute(select_file_rows(None).where(File.id.in_(ranks))).all()
     rows = sorted(rows, key=lambda row: ranks[row.file_id])
     return int(best[0].total) if best else 0, [to_file_row(row) for row in rows]
 
 
-def _best(query: Query, limit: int, max_counted: int, *, sqlite: bool) -> sa.Select[Any]:
-    """Return the query for the ids of the best files, each row with the total."""
-    hits = (_sqlite if sqlite else _postgresql)(query).cte("hits")
+def _hits(query: Query, *, sqlite: bool) -> sa.Select[Any]:
+    return (_sqlite if sqlite else _postgresql)(query)
+
+
+def _best(found: sa.Select[Any], limit: int, max_counted: int, *, missing: bool) -> sa.Select[Any]:
+    """Return the query for the ids of the best files of matching captions, each row with the total."""
+    hits = found.cte("hits")
+    listed = sa.true() if missing else File.missing_since.is_(None)
     matches = (
         sa.select(File.id.label("file_id"), hits.c.rank)
         .join_from(hits, Caption, Caption.id == hits.c.id)
         .join(File, File.image_id == Caption.image_id)
-        .where(File.missing_since.is_(None), Caption.id == preferred_caption_id(Caption.image_id, None))
+        .where(listed, Caption.id == preferred_caption_id(Caption.image_id, None))
         .limit(max_counted + 1)
         .subquery()
     )

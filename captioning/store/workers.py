@@ -1,12 +1,13 @@
 """Workers as the database knows them: heartbeats, who is alive, and which worker may sweep now."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
 from captioning.store.database import CLOCK_STEP_SECONDS, Database, insert_or_ignore, now
 from captioning.store.schema import Sweep, Worker
+from captioning.values import DecodeCapability
 
 ALIVE_SECONDS = 30.0  # since a worker's last heartbeat; after that it counts as gone
 
@@ -19,6 +20,7 @@ class WorkerInfo:
     host: str
     models: tuple[str, ...]  # digests
     runtime: str
+    capability: DecodeCapability = field(default_factory=DecodeCapability)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ def heartbeat(db: Database, worker: WorkerInfo, roots: Sequence[str], dropped_me
         "roots": list(roots),
         "runtime": worker.runtime,
         "dropped_messages": dropped_messages,
+        "capability": worker.capability.to_text(),
     }
     with db.writing() as connection:
         at = connection.execute(sa.select(now())).scalar_one()
@@ -67,6 +70,14 @@ def live_workers(db: Database) -> list[LiveWorker]:
         LiveWorker(r.name, r.host, r.runtime, r.models, r.roots, r.dropped_messages, r.heartbeat_at, float(r.ago))
         for r in rows
     ]
+
+
+def capabilities(db: Database) -> list[DecodeCapability]:
+    """Return what the workers that are alive can decode."""
+    alive = sa.func.abs(now() - Worker.heartbeat_at) < ALIVE_SECONDS
+    query = sa.select(Worker.capability).where(alive, Worker.capability.is_not(None)).distinct()
+    with db.reading() as connection:
+        return [DecodeCapability.from_text(text) for text in connection.execute(query).scalars() if text]
 
 
 def take_sweep_turn(db: Database, interval_seconds: float) -> bool:

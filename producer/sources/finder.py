@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
+from captioning.mounts import Mounts
 from captioning.store.files import FoundFile
 from producer.sources.named import Sources
 from producer.sources.patterns import Filters, unmatched
@@ -24,6 +25,7 @@ class ImageFinder:
         self._sources = sources
         self._filters = filters
         self._skips = Skips(report.skipped, sources.skipped)
+        self._mounts = Mounts()
         self.unmatched: tuple[str, ...] = ()
 
     @property
@@ -50,6 +52,6 @@ class ImageFinder:
             self._skips.add(path, unreachable("image", error))
             return
         if stat.S_ISREG(status.st_mode):
-            yield found_file(path, status)
+            yield found_file(path, status, self._mounts.of_nearest(path))
         else:
             self._skips.add(path, "special file")

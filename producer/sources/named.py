@@ -4,14 +4,13 @@ import functools
 import os
 import re
 import stat
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
-from captioning.errors import UsageError
-from captioning.paths import absolute, is_below, text_of
+from captioning.errors import PathsGone, UsageError
+from captioning.paths import absolute, is_below, text_of, unicode_forms
 from captioning.terminal import count
 from producer.sources import kinds
 from producer.sources.report import SILENT, SourceReport
@@ -19,6 +18,7 @@ from producer.sources.skips import Skips
 from producer.sources.walk import unreachable
 
 _SHOWN_PROBLEMS = 3
+_GONE = "path that does not exist"
 _FILE_URL = re.compile(rb"file://(?:localhost)?(?=/)", re.IGNORECASE)
 _WINDOWS_PATH = re.compile(rb"([A-Za-z]):[\\/]")
 
@@ -30,6 +30,7 @@ class Sources:
     folders: tuple[bytes, ...]
     files: tuple[bytes, ...]
     skipped: Counter[str] = field(default_factory=Counter)
+    gone: tuple[bytes, ...] = ()  # paths of a list at which there is nothing; the store may know files there
 
 
 @dataclass(frozen=True)
@@ -50,29 +51,38 @@ def read_sources(
     """Split paths, of which `listed` come from a list, into folders and files.
 
     A typing error is told at once: UsageError for a path of the command line that does not exist, and when nothing is
-    left to take. Of everything else, what is usable is taken; the rest is counted and reported.
+    left to take. Of everything else, what is usable is taken; the rest is counted and reported. Where paths do not
+    exist, the error is a PathsGone.
     """
     locate = _Locator()
     folders: dict[bytes, None] = {}
     files: dict[bytes, None] = {}
     skips, problems = Skips(report.skipped), list[str]()
+    gone: list[bytes] = []
     for path, is_listed in ((path, i) for i, group in enumerate((paths, listed or ())) for path in group):
         found = locate(path)
         if isinstance(found, _Usable):
             (folders if found.is_folder else files)[found.path] = None
-        elif is_listed or not found.category.startswith("path"):
+            continue
+        if found.category == _GONE:
+            gone.append(absolute(path))
+        if is_listed or not found.category.startswith("path"):
             skips.add(path, found.category)
             problems += [found.message] if len(problems) < _SHOWN_PROBLEMS else []
         else:
-            raise UsageError(f"{found.message}.")
+            raise _refusal(f"{found.message}.", gone)
     unusable_paths = sum(skips.counts.values())
     if not folders and not files:
-        raise UsageError(_nothing_left(problems, unusable_paths, listed is not None))
+        raise _refusal(_nothing_left(problems, unusable_paths, listed is not None), gone)
     for problem in problems:
         report.warn(problem)
     if unusable_paths > len(problems):
         report.warn(f"and {count(unusable_paths - len(problems), 'more path')}; --list-skipped names all")
-    return Sources(tuple(_outermost(folders)), tuple(files), skips.counts)
+    return Sources(tuple(_outermost(folders)), tuple(files), skips.counts, tuple(gone))
+
+
+def _refusal(message: str, gone: list[bytes]) -> UsageError:
+    return PathsGone(message, tuple(gone)) if gone else UsageError(message)
 
 
 def _nothing_left(problems: Sequence[str], number: int, has_list: bool) -> str:
@@ -110,7 +120,7 @@ class _Locator:
         try:
             full, status = self._stat_as_meant(path)
         except (FileNotFoundError, NotADirectoryError):
-            return _Unusable("path that does not exist", f"{name}: no such file or folder")
+            return _Unusable(_GONE, f"{name}: no such file or folder")
         except OSError as error:
             return _Unusable(unreachable("path", error), f"{name}: {error.strerror}")
         return _judge(full, status, name)
@@ -179,14 +189,5 @@ def _folder_on_disk(folder: bytes) -> bytes | None:
 
 
 def _entry_on_disk(folder: bytes, name: bytes) -> bytes | None:
-    forms = (os.path.join(folder, form) for form in dict.fromkeys(_unicode_forms(name)))
+    forms = (os.path.join(folder, form) for form in unicode_forms(name))
     return next((form for form in forms if os.path.lexists(form)), None)
-
-
-def _unicode_forms(name: bytes) -> tuple[bytes, ...]:
-    """Return a name as it is, composed, and decomposed: macOS writes accents as characters of their own."""
-    try:
-        text = name.decode()
-    except UnicodeDecodeError:
-        return (name,)
-    return name, *(unicodedata.normalize(form, text).encode() for form in ("NFC", "NFD"))

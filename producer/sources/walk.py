@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from itertools import islice
 
+from captioning.mounts import Mounts
 from captioning.paths import is_below
 from captioning.store.files import FoundFile
 from producer.sources import kinds, private
@@ -33,6 +34,7 @@ class Walk:
         self._selection = Selection(filters, folder, matched)
         self._skips = skips
         self._sort_block = sort_block
+        self._mounts = Mounts()
 
     def __iter__(self) -> Iterator[FoundFile]:
         """Yield the images below the folder, sorted by name within each folder and block of `sort_block` names."""
@@ -42,6 +44,7 @@ class Walk:
         while pending:
             below = pending.pop()
             folders = []
+            mount = self._mounts.of_nearest(os.path.join(self.folder, below))
             for entry in self._entries(os.path.join(self.folder, below)):
                 path = os.path.join(below, entry.name)
                 category = self._categorize(entry, path, home)
@@ -53,7 +56,7 @@ class Walk:
                         visited.update({real} if self._follow_symlinks else ())
                         folders.append(path)
                 elif category == "image":
-                    yield from self._found(entry.path, path)
+                    yield from self._found(entry.path, path, mount)
                 else:
                     self._skips.add(entry.path, category)
             pending.extend(reversed(folders))
@@ -67,14 +70,14 @@ class Walk:
         except OSError as error:
             self._skips.add(folder, unreachable("folder", error))
 
-    def _found(self, full: bytes, path: bytes) -> Iterator[FoundFile]:
-        """Yield the image if it exists and may be looked up."""
+    def _found(self, full: bytes, path: bytes, mount: str | None) -> Iterator[FoundFile]:
+        """Yield the image if it exists and may be looked up. `mount` is that of its folder."""
         try:
             status = os.stat(full)
         except OSError as error:
             self._skips.add(full, unreachable("image", error))
         else:
-            yield found_file(path, status)
+            yield found_file(path, status, self._mounts.of_file(full, mount))
 
     def _categorize(self, entry: os.DirEntry[bytes], path: bytes, home: bytes) -> str:
         """Return `folder`, `image`, or the category under which the entry is counted as skipped."""
@@ -101,7 +104,8 @@ def unreachable(what: str, error: OSError) -> str:
     return f"{what} {_UNREACHABLE.get(error.errno or 0, f'({error.strerror})')}"
 
 
-def found_file(path: bytes, status: os.stat_result) -> FoundFile:
+def found_file(path: bytes, status: os.stat_result, mount: str | None) -> FoundFile:
     """Return a file as the store knows it."""
     latest = 2**63 - 1  # nanoseconds, the store's limit; a camera with a wrong clock may give a file any time
-    return FoundFile(path, status.st_size, max(-latest, min(status.st_mtime_ns, latest)))
+    mtime_ns, ctime_ns = (max(-latest, min(ns, latest)) for ns in (status.st_mtime_ns, status.st_ctime_ns))
+    return FoundFile(path, status.st_size, mtime_ns, ctime_ns, mount)

@@ -74,7 +74,7 @@ class CliRunner:
         assert result.code in (0, 3), result
         counts = result.json
         assert result.code == (3 if counts["failed"] else 0)
-        assert counts["scanned"] == counts["new"] + counts["known"]
+        assert counts["scanned"] == counts["new"] + counts["known"] + counts["failed_before"]
         assert counts["new"] == counts["captioned"] + counts["reused"] + counts["failed"]
         return dict(counts)
 

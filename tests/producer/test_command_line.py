@@ -57,7 +57,15 @@ def test_search_finds_other_endings_and_prints_export_lines_as_json(captioned_cl
 
 def test_a_dry_run_counts_and_writes_nothing(cli: CliRunner, photographs: Path) -> None:
     result = cli.producer("submit", "--dry-run", "--json", str(photographs))
-    counts = {"scanned": 10, "new": 10, "known": 0, "possible_copies": 0, "skipped": 0, "skipped_kinds": {}}
+    counts = {
+        "scanned": 10,
+        "new": 10,
+        "known": 0,
+        "failed_before": 0,
+        "possible_copies": 0,
+        "skipped": 0,
+        "skipped_kinds": {},
+    }
     assert result.json == counts
     limited = cli.producer("submit", "--dry-run", "--limit", "1", str(photographs))
     assert limited.out == "1 image would be submitted: 1 new\n"
@@ -95,8 +103,9 @@ def test_a_submit_of_known_images_has_all_fields_and_exits_with_0(captioned_cli:
     result = captioned_cli.producer("submit", str(photographs), "--wait", "--json")
     assert result.code == 0
     assert tuple(result.json) == (
-        "job", "scanned", "new", "known", "reused", "captioned", "failed", "skipped", "model_runs", "seconds", "state",
-        "skipped_kinds",
+        "job", "scanned", "new", "known", "failed_before", "reused", "captioned", "failed", "skipped", "model_runs",
+        "seconds", "state",
+        "skipped_kinds", "missing", "unreachable",
     )  # fmt: skip
     assert (result.json["scanned"], result.json["known"], result.json["state"]) == (10, 10, "done")
     text = captioned_cli.producer("submit", str(photographs)).out

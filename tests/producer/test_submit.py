@@ -8,9 +8,9 @@ import pytest
 
 from captioning.errors import UsageError
 from captioning.settings import Settings
-from captioning.store import captions, files, jobs
+from captioning.store import captions, jobs
 from captioning.store.database import Database
-from captioning.store.files import FileIdSet
+from captioning.store.presence import FileIdSet, mark_missing
 from captioning.values import DecodeOptions
 from producer.dry_run import dry_run
 from producer.sources import Filters, read_sources
@@ -83,15 +83,15 @@ def test_deleted_files_are_looked_for_page_by_page(store: Database, settings: Se
     for page_size in (1, 3, 4):
         with store.writing() as connection:
             connection.exec_driver_sql("UPDATE files SET missing_since = NULL")
-        assert files.mark_missing(store, os.fsencode(folder), FileIdSet(), page_size) == 2
+        assert mark_missing(store, os.fsencode(folder), FileIdSet(), page_size).missing == 2
         assert names(store) == ["a.jpg", "c.jpg"]
 
 
-def test_a_limited_submit_does_not_look_for_deleted_files(store: Database, settings: Settings, folder: Path) -> None:
+def test_a_limited_submit_marks_deleted_files_too(store: Database, settings: Settings, folder: Path) -> None:
     submit(store, settings, request_for(folder), lambda _: None)
     (folder / "c.jpg").unlink()
     submit(store, settings, request_for(folder, limit=1), lambda _: None)
-    assert names(store) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    assert names(store) == ["a.jpg", "b.jpg", "d.jpg"]
 
 
 def test_a_submit_without_images_creates_no_job(store: Database, settings: Settings, tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def test_a_submit_without_images_creates_no_job(store: Database, settings: Setti
     assert jobs.progress(store) == []
 
 
-def test_a_dry_run_counts_what_a_submit_would_take(folder: Path) -> None:
-    filtered = dry_run(None, request_for(folder, exclude=("drafts/*",)))
+def test_a_dry_run_counts_what_a_submit_would_take(settings: Settings, folder: Path) -> None:
+    filtered = dry_run(None, settings, request_for(folder, exclude=("drafts/*",)))
     assert (filtered.scanned, filtered.skipped) == (3, {"filtered": 1})
-    assert dry_run(None, request_for(folder, limit=2)).scanned == 2
-    assert dry_run(None, request_for(folder / "a.jpg")).scanned == 1
+    assert dry_run(None, settings, request_for(folder, limit=2)).scanned == 2
+    assert dry_run(None, settings, request_for(folder / "a.jpg")).scanned == 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from captioning.store.files import FoundFile
 from captioning.store.leases import Outcome
-from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, Reason
+from captioning.values import PERMANENT_REASONS, ChunkState, DecodeOptions, ItemState, JobState, Reason
 
 CaptionKey = tuple[str, int, str]  # digest of the content, model id, digest of the options
 DEFAULT_OPTIONS = DecodeOptions()
@@ -35,6 +35,7 @@ class ModelFile:
     mtime_ns: int
     sha256: str | None = None
     missing: bool = False
+    failed_reason: Reason | None = None
 
 
 @dataclass(eq=False)
@@ -130,7 +131,7 @@ class ModelStore:
         self.files: dict[tuple[int, bytes], ModelFile] = {}
         self.jobs: dict[int, ModelJob] = {}
         self.captions: dict[CaptionKey, str] = {}
-        self._item_count = 0
+        self._item_count = self._file_count = 0
 
     @property
     def chunks(self) -> list[ModelChunk]:
@@ -148,19 +149,20 @@ class ModelStore:
         job.priority = priority
         return job
 
-    def register(self, job: ModelJob, root: int, found: Sequence[FoundFile], chunk_size: int) -> tuple[int, int]:
-        """Register files; return how many of them were new and how many known."""
+    def register(self, job: ModelJob, root: int, found: Sequence[FoundFile], chunk_size: int) -> tuple[int, int, int]:
+        """Register files; return how many of them were new, known, and failed before."""
         updates = [self._update_file(root, one) for one in found]
         files = [file for file, _ in updates]
         in_job = {item.file for item in job.items}
         others = [file for file in files if file not in in_job]
-        new = [f for f in others if job.request.force or not self._has_caption(f, job.request.model_id)]
+        open_files = [f for f in others if job.request.force or not self._has_caption(f, job.request.model_id)]
+        new = [f for f in open_files if f.failed_reason not in PERMANENT_REASONS]
         new.sort(key=lambda file: (file.size, file.number))
         job.add_chunks(root, [self._new_item(file) for file in new], chunk_size)
         changed = {file for file, has_changed in updates if has_changed}
         registered = [item for item in job.items if item.file in files and item.file in in_job]
         self._requeue(job, root, self._outdated(job, registered, changed), chunk_size)
-        return len(new), len(others) - len(new)
+        return len(new), len(others) - len(open_files), len(open_files) - len(new)
 
     def _outdated(self, job: ModelJob, items: Sequence[ModelItem], changed: Collection[ModelFile]) -> list[ModelItem]:
         """Return the items whose result describes, or is about to describe, a file as it was before it changed."""
@@ -181,11 +183,12 @@ class ModelStore:
 
     def _update_file(self, root: int, found: FoundFile) -> tuple[ModelFile, bool]:
         """Record a found file; return it and whether it changed."""
-        new = ModelFile(len(self.files), root, found.path, found.size, found.mtime_ns)
+        self._file_count += 1
+        new = ModelFile(self._file_count, root, found.path, found.size, found.mtime_ns)
         file = self.files.setdefault((root, found.path), new)
         changed = (file.size, file.mtime_ns) != (found.size, found.mtime_ns)
         if changed:
-            file.size, file.mtime_ns, file.sha256 = found.size, found.mtime_ns, None
+            file.size, file.mtime_ns, file.sha256, file.failed_reason = found.size, found.mtime_ns, None, None
         file.missing = False
         return file, changed
 
@@ -237,10 +240,14 @@ class ModelStore:
                 continue
             item.state, item.reason = outcome.state, outcome.reason
             chunk.attempts = 0
+            file = item.file
+            is_unchanged = (file.size, file.mtime_ns) == (outcome.item.size, outcome.item.mtime_ns)
+            if is_unchanged:
+                file.failed_reason = outcome.reason
             if outcome.content is None:
                 continue
-            file, item.sha256 = item.file, outcome.content.sha256
-            if (file.size, file.mtime_ns) == (outcome.item.size, outcome.item.mtime_ns):
+            item.sha256 = outcome.content.sha256
+            if is_unchanged:
                 file.sha256 = item.sha256
             if outcome.caption is not None:
                 chunk.model_runs += 1
@@ -286,6 +293,27 @@ class ModelStore:
 
     def retry(self, job: ModelJob, reason: Reason | None, chunk_size: int) -> int:
         failed = [item for item in job.failed if reason in (None, item.reason)]
+        for item in failed:
+            item.file.failed_reason = None
         for root in sorted({item.file.root for item in failed}):
             self._requeue(job, root, [item for item in failed if item.file.root == root], chunk_size)
         return len(failed)
+
+    def forget_job(self, job: ModelJob) -> None:
+        """Remove a job, and its files that no other job lists."""
+        job.state = JobState.CANCELLED
+        del self.jobs[job.id]
+        listed = {item.file for other in self.jobs.values() for item in other.items}
+        for file in {item.file for item in job.items} - listed:
+            del self.files[file.root, file.path]
+
+    def forget_file(self, file: ModelFile) -> None:
+        del self.files[file.root, file.path]
+        for job in self.jobs.values():
+            for chunk in job.chunks:
+                if not any(item.file is file for item in chunk.items):
+                    continue
+                chunk.items = [item for item in chunk.items if item.file is not file]
+                if chunk.state == ChunkState.PENDING and not chunk.pending:
+                    chunk.state, chunk.lease_until = ChunkState.DONE, None
+            job.complete_if_done()

@@ -26,10 +26,13 @@ ITEMS = (
     .order_by(Item.job_id, Chunk.seq, Item.id)
 )
 FILES = (
-    sa.select(File.root_id, File.path_bytes, File.size, File.mtime_ns, Image.sha256, File.missing_since.is_not(None))
+    sa.select(
+        File.root_id, File.path_bytes, File.size, File.mtime_ns, Image.sha256, File.missing_since.is_not(None),
+        File.failed_reason,
+    )
     .outerjoin(Image, Image.id == File.image_id)
     .order_by(File.id)
-)
+)  # fmt: skip
 CAPTIONS = sa.select(Image.sha256, Caption.model_id, Caption.options_digest, Caption.text).join(
     Image, Image.id == Caption.image_id
 )

@@ -1,19 +1,24 @@
 """Registering files: new, known, changed and missing ones."""
 
 import os
+import tempfile
 from pathlib import Path
 
+from captioning.mounts import Mounts
 from captioning.store import captions, files, jobs, leases
 from captioning.store.database import Database
-from captioning.store.files import FileIdSet, FoundFile
+from captioning.store.files import FoundFile
 from captioning.store.leases import Content, Outcome
+from captioning.store.presence import Absent, FileIdSet, mark_missing
 from captioning.values import ItemState, JobState
 from tests.store.helpers import GRU, LSTM, StoreDriver, captioned, failed
 from tests.support.rows import row_counts
 
+MOUNT = Mounts().of_nearest(os.fsencode(tempfile.gettempdir()))
+
 
 def found_files(count: int) -> list[FoundFile]:
-    return [FoundFile(b"%d.jpg" % i, 100 + i, 1) for i in range(count)]
+    return [FoundFile(b"%d.jpg" % i, 100 + i, 1, ctime_ns=1, mount=MOUNT) for i in range(count)]
 
 
 def test_resubmitting_an_unfinished_job_adds_nothing(db: Database) -> None:
@@ -25,13 +30,13 @@ def test_resubmitting_an_unfinished_job_adds_nothing(db: Database) -> None:
     assert driver.progress(job).total == 10
 
 
-def test_another_job_knows_captioned_files_and_takes_failed_ones(db: Database) -> None:
+def test_another_job_knows_captioned_files_and_does_not_try_failed_ones_again(db: Database) -> None:
     driver = StoreDriver(db)
     driver.register(driver.open_job("a"), found_files(4))
     claim = driver.claim()
     driver.commit_batch(claim, [*map(captioned, claim.items[:3]), failed(claim.items[3])])
     registered = driver.register(driver.open_job("b"), found_files(4))
-    assert (registered.known, registered.new) == (3, 1)
+    assert (registered.known, registered.new, registered.failed_before) == (3, 0, 1)
 
 
 def test_a_changed_file_is_new_again(db: Database) -> None:
@@ -72,9 +77,9 @@ def test_a_deleted_file_is_missing_until_it_is_found_again(db: Database, tmp_pat
     seen = FileIdSet()
     for file_id in registered.file_ids[:2]:
         seen.add(file_id)
-    assert files.mark_missing(db, folder + b"/sub", seen) == 0
-    assert files.mark_missing(db, folder, seen) == 2  # the walk did not see the third file, but it exists
-    assert files.mark_missing(db, folder, seen) == 0
+    assert mark_missing(db, folder + b"/sub", seen) == Absent()
+    assert mark_missing(db, folder, seen) == Absent(missing=2)  # the walk did not see the third file, but it exists
+    assert mark_missing(db, folder, seen) == Absent()
     assert len(list(captions.export_rows(db))) == 3
     driver.register(driver.open_job(), found_files(5))
     assert len(list(captions.export_rows(db))) == 5

@@ -28,10 +28,12 @@ from hypothesis.stateful import (
 )
 
 from captioning.errors import LeaseLost
-from captioning.store import files, jobs, leases
+from captioning.mounts import Mounts
+from captioning.store import files, forget, jobs, leases
 from captioning.store.database import Database
-from captioning.store.files import FileIdSet, FoundFile, ReusePolicy
+from captioning.store.files import FoundFile, ReusePolicy
 from captioning.store.leases import Claim, ClaimedItem, Content, Outcome
+from captioning.store.presence import FileIdSet, mark_missing
 from captioning.store.schema import Base, Chunk, Job
 from captioning.values import Caption, ChunkState, DecodeOptions, ImageInfo, ItemState, JobState, Reason
 from tests.conftest import EXAMPLES
@@ -44,6 +46,7 @@ SETTINGS = settings(
     stateful_step_count=50,
     suppress_health_check=list(HealthCheck),
 )
+MOUNT = Mounts().of_nearest(b"/photos")  # there is no such folder, so its files can be marked as missing
 FILES_PER_TRANSACTION = 5  # that a submit registers
 MAX_MESSAGES = 3  # wake-up messages that a sweep keeps in the queue
 BAD_CONTENTS = {6: Reason.TRUNCATED, 7: Reason.UNREADABLE}  # contents that cannot be decoded
@@ -185,7 +188,11 @@ class StoreMachine(RuleBasedStateMachine):
     def _submitting(self, request: SubmitRequest, priority: int, chunk_size: int) -> Iterator[None]:
         """Run a submit, one transaction per step, of the files as they are at its start. It may never be continued."""
         walks = {
-            root: [FoundFile(path, f.size, f.mtime_ns) for (at, path), f in sorted(self.disk.items()) if at == root]
+            root: [
+                FoundFile(path, f.size, f.mtime_ns, f.mtime_ns, MOUNT)
+                for (at, path), f in sorted(self.disk.items())
+                if at == root
+            ]
             for root in request.roots
         }
         job = self._open_job(request, priority)
@@ -193,12 +200,16 @@ class StoreMachine(RuleBasedStateMachine):
         known, seen = 0, FileIdSet()
         for root, walk in walks.items():
             for start in range(0, len(walk), FILES_PER_TRANSACTION):
+                if self.model.jobs.get(job.id) is not job:
+                    return  # it was removed
                 known += self._register(job, root, walk[start : start + FILES_PER_TRANSACTION], chunk_size, seen)
                 yield
         for root, walk in walks.items():
-            missing = files.mark_missing(self.db, self.roots[root], seen)
+            missing = mark_missing(self.db, self.roots[root], seen).missing
             assert missing == self.model.mark_missing(root, {found.path for found in walk})
         yield
+        if self.model.jobs.get(job.id) is not job:
+            return
         jobs.close_registration(self.db, job.id, known, {})
         self.model.close_registration(job, known)
 
@@ -215,7 +226,8 @@ class StoreMachine(RuleBasedStateMachine):
         model_id = job.request.model_id
         policy = ReusePolicy(model_id, self.model_bundles[model_id].name, stale=False, force=job.request.force)
         registered = files.register(self.db, job.id, root, found, policy, chunk_size)
-        assert (registered.new, registered.known) == self.model.register(job, root, found, chunk_size)
+        counts = registered.new, registered.known, registered.failed_before
+        assert counts == self.model.register(job, root, found, chunk_size)
         for file_id in registered.file_ids:
             seen.add(file_id)
         self.messages.append(next(self.ticks))
@@ -333,7 +345,7 @@ class StoreMachine(RuleBasedStateMachine):
     def repeat_a_commit(self, index: int, after_retry: bool) -> None:
         """Commit a batch again, as after a lost connection, perhaps after its failed items were queued again."""
         held = nth_last([held for held in self.held if held.last_commit], index)
-        if after_retry:
+        if after_retry and held.chunk.job in self.model.jobs.values():
             self._retry(held.chunk.job, None, 2)
             self._check_rows()
         self._commit(held)
@@ -458,6 +470,24 @@ class StoreMachine(RuleBasedStateMachine):
         retried = jobs.retry(self.db, job.id, reason, chunk_size)
         assert retried == self.model.retry(job, reason, chunk_size)
 
+    @precondition(lambda self: len(self.model.jobs) > 1)
+    @rule(index=INDEXES)
+    def forget_a_job(self, index: int) -> None:
+        job = nth_last(list(self.model.jobs.values()), index)
+        gone = {chunk_id for chunk_id, chunk in self.chunks_by_id.items() if chunk.job is job}
+        forget.forget(self.db, forget.scope_of_job(self.db, job.id))
+        self.model.forget_job(job)
+        # SQLite gives these numbers to later chunks.
+        self.fences = {chunk_id: fence for chunk_id, fence in self.fences.items() if chunk_id not in gone}
+        self.claimed = {(chunk_id, fence) for chunk_id, fence in self.claimed if chunk_id not in gone}
+
+    @precondition(lambda self: self.model.files)
+    @rule(index=INDEXES)
+    def forget_a_file(self, index: int) -> None:
+        file = nth_last(list(self.model.files.values()), index)
+        forget.forget(self.db, forget.scope_of_path(self.db, self.roots[file.root] + b"/" + file.path))
+        self.model.forget_file(file)
+
     # -- checks after every step --
 
     @invariant()
@@ -477,7 +507,7 @@ class StoreMachine(RuleBasedStateMachine):
             for item in chunk.items
         ]
         assert [tuple(file) for file in snapshot.files] == [
-            (file.root, file.path, file.size, file.mtime_ns, file.sha256, file.missing)
+            (file.root, file.path, file.size, file.mtime_ns, file.sha256, file.missing, file.failed_reason)
             for file in self.model.files.values()
         ]
         captions = [(*key, text) for key, text in self.model.captions.items()]

@@ -1,0 +1,26 @@
+"""What this installation can decode, with the limits of the settings."""
+
+from PIL import Image
+
+from captioning.model.pixels import FORMATS, VERSION, Limits
+from captioning.settings import Settings
+from captioning.values import DecodeCapability
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Return the limits on one image that the settings give."""
+    return Limits(settings.max_pixels, settings.max_side, settings.max_frames)
+
+
+def capability_of(settings: Settings) -> DecodeCapability:
+    """Return which image files a worker with these settings can decode in this installation."""
+    Image.init()  # registers the formats that this build of Pillow can open
+    limits = limits_of(settings)
+    return DecodeCapability(
+        formats=tuple(sorted(name for name in FORMATS if name in Image.OPEN)),
+        version=VERSION,
+        max_bytes=settings.max_bytes,
+        max_pixels=limits.max_pixels,
+        max_side=limits.max_side,
+        max_frames=limits.max_frames,
+    )

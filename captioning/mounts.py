@@ -1,0 +1,116 @@
+"""On which mount a file lies: what tells a deleted file from the file of a disk that is not mounted now.
+
+A mount is identified by its source, type, root and mount point, not by its device number, which a restart of the system
+changes. The mount point is part of it, because two file systems without a device (tmpfs, for example) can have the
+same source, type and root.
+"""
+
+import contextlib
+import os
+import re
+import sys
+from pathlib import Path
+
+import psutil
+
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+class Mounts:
+    """The mounts of this process. What is mounted later is seen too."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, str] = {}
+        self._points: frozenset[bytes] = frozenset()
+
+    def of(self, path: bytes) -> str | None:
+        """Return the identity of the mount on which an existing file or folder lies. None when that is not known.
+
+        Raises OSError when there is nothing at the path, or when it cannot be looked at.
+        """
+        return self._linux(path) if sys.platform == "linux" else _by_longest_path(path)
+
+    def of_file(self, path: bytes, of_folder: str | None) -> str | None:
+        """Return the same for a file in a folder whose mount is known: a single file may be a mount point too."""
+        if path not in self._points:
+            return of_folder
+        with contextlib.suppress(OSError):
+            return self.of(path)
+        return None
+
+    def of_nearest(self, path: bytes) -> str | None:
+        """Return the mount of a path or, when there is nothing, of the nearest folder above it that exists.
+
+        None when that is not known, for example because a folder may not be entered.
+        """
+        while True:
+            try:
+                return self.of(path)
+            except (FileNotFoundError, NotADirectoryError):
+                if path == os.path.dirname(path):
+                    return None
+                path = os.path.dirname(path)
+            except (OSError, ValueError):
+                return None
+
+    def _linux(self, path: bytes) -> str | None:
+        """Ask the kernel for the number of the mount: a mount over another one hides what lies below it."""
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            number = _mount_number(descriptor)
+        finally:
+            os.close(descriptor)
+        if number is not None and number not in self._by_id:
+            self._read_mountinfo()
+        return self._by_id.get(number or 0)
+
+    def _read_mountinfo(self) -> None:
+        with Path("/proc/self/mountinfo").open("rb") as lines:  # proc(5)
+            mounts = [_parse(line) for line in lines]
+        self._by_id = {number: identity for number, identity, _ in mounts}
+        self._points = frozenset(point for _, _, point in mounts)
+
+
+def _mount_number(descriptor: int) -> int | None:
+    """Return the number of an open file's mount; None where /proc is not mounted."""
+    try:
+        with Path(f"/proc/self/fdinfo/{descriptor}").open("rb") as info:
+            return next((int(line[7:]) for line in info if line.startswith(b"mnt_id:")), None)
+    except FileNotFoundError:
+        return None
+
+
+def _parse(line: bytes) -> tuple[int, str, bytes]:
+    """Return number, identity and mount point of one line of mountinfo.
+
+    `36 35 98:0 /root /point options optional... - type source options`: the optional fields end at the hyphen.
+    """
+    before, _, after = line.partition(b" - ")
+    number, _, _, root, point, *_ = before.split(b" ")
+    kind, source, *_ = after.split(b" ")
+    return int(number), _identity(source, kind, root, point), _unescaped(point)
+
+
+def _identity(*parts: bytes) -> str:
+    return " ".join(part.decode("utf-8", "backslashreplace") for part in parts)
+
+
+def _unescaped(field: bytes) -> bytes:
+    return _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field)
+
+
+def _by_longest_path(path: bytes) -> str | None:
+    """Find the mount by the longest mount point above the path, on systems without mountinfo."""
+    os.stat(path)
+    best: tuple[int, str] | None = None
+    for mount in psutil.disk_partitions(all=True):
+        point = os.fsencode(mount.mountpoint)
+        if path == point or path.startswith(point.rstrip(b"/") + b"/"):
+            identity = _identity(os.fsencode(mount.device), mount.fstype.encode(), b"/", point)
+            best = max(best, (len(point), identity)) if best else (len(point), identity)
+    return best[1] if best else None
+
+
+def mount_point_of(identity: str) -> str:
+    """Return the mount point in an identity, for people."""
+    return _unescaped(identity.rpartition(" ")[2].encode()).decode("utf-8", "backslashreplace")
