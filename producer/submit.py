@@ -26,6 +26,7 @@ from captioning.values import DecodeCapability, DecodeOptions, digest_of
 from producer.sources import SILENT, Filters, ImageFinder, SourceReport, Sources, describe_skipped
 
 FILES_PER_TRANSACTION = 2000
+VERIFIED_AT_ONCE = 100  # files that are read before the progress is shown
 _MAX_CACHED_FOLDERS = 100_000  # that the lookup of roots remembers
 
 
@@ -168,15 +169,16 @@ def _capabilities(db: Database, settings: Settings) -> tuple[DecodeCapability, .
 def _register(
     db: Database, job_id: int, root: RootPath, group: list[FoundFile], policy: ReusePolicy, chunk_size: int
 ) -> Iterator[Registered]:
-    """Register files. Those whose content must be compared first are read, and registered afterwards."""
+    """Register files. Those whose content must be compared first are read, and registered bit by bit."""
     registered = db.retry(lambda: files.register(db, job_id, root.id, group, policy, chunk_size))
     yield registered
-    verified = [
-        replace(file, has_stored_content=_has_content(os.path.join(root.path, file.path), sha256))
-        for file, sha256 in registered.unverified
-    ]
-    if verified:
-        yield db.retry(lambda: files.register(db, job_id, root.id, verified, policy, chunk_size))
+    unverified = iter(registered.unverified)
+    while part := list(islice(unverified, VERIFIED_AT_ONCE)):
+        verified = [
+            replace(file, has_stored_content=_has_content(os.path.join(root.path, file.path), sha256))
+            for file, sha256 in part
+        ]
+        yield db.retry(functools.partial(files.register, db, job_id, root.id, verified, policy, chunk_size))
 
 
 def _has_content(path: bytes, sha256: str) -> bool:

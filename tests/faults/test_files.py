@@ -5,6 +5,7 @@ import json
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from captioning.store import jobs
 from tests.faults.stub_captioner import expected_caption
 from tests.faults.world import World, png
+from tests.support.mount_namespace import MountNamespace, mount_namespace
 from tests.support.polling import wait_until
 
 # -- folders --
@@ -79,6 +81,68 @@ def test_images_of_a_deleted_folder_fail_as_missing(world: World) -> None:
     world.start_worker()
     world.mark_fault()
     world.wait_for_recovery(failures={"truncated": 1, "missing": 18})
+
+
+# -- mounts: each test has a mount namespace of its own --
+
+
+@pytest.fixture
+def namespace(world: World) -> Iterator[MountNamespace]:
+    """A mount namespace in which all commands of the world run from now on."""
+    with mount_namespace() as namespace:
+        world.prefix = namespace.prefix
+        yield namespace
+
+
+def listed(world: World) -> set[Path]:
+    """Return the files that an export lists, as paths below the folder of images."""
+    rows = [json.loads(line) for line in world.run_producer("export").stdout.splitlines()]
+    return {Path(row["path"]).relative_to(world.images) for row in rows}
+
+
+@pytest.mark.scenario(
+    "X5a", "a bind mount of the same file system below the root is unmounted, and the folder is submitted again",
+    sqlite=True,
+)  # fmt: skip
+def test_files_of_an_unmounted_bind_mount_stay_and_deleted_ones_go(world: World, namespace: MountNamespace) -> None:
+    below = spread_over_two_folders(world)
+    away = world.folder / "away"
+    shutil.copytree(below, away)
+    shutil.rmtree(below)
+    namespace.bind(away, below)
+    world.start_worker()
+    world.run_producer("submit", str(world.images), "--wait", code=3)
+    before = listed(world)
+    namespace.unmount(below)
+    (world.images / "0002.png").unlink()
+    world.mark_fault()
+    output = world.run_producer("submit", str(world.images), "--wait").stdout
+    world.mark_recovery()
+    assert "18 files cannot be found, but the disk" in output
+    assert listed(world) == before - {Path("0002.png")}
+    namespace.bind(away, below)
+    world.run_producer("submit", str(world.images), "--wait")
+    assert listed(world) == before - {Path("0002.png")}
+
+
+@pytest.mark.scenario("X5b", "the folder of images was a mount point, and it vanishes with its disk", sqlite=True)
+def test_files_stay_when_their_mount_point_vanishes(world: World, namespace: MountNamespace) -> None:
+    away = world.images.rename(world.folder / "away")
+    namespace.bind(away, world.images)
+    world.start_worker()
+    world.run_producer("submit", str(world.images), "--wait", code=3)
+    before = listed(world)
+    namespace.unmount(world.images)
+    world.images.rmdir()
+    world.mark_fault()
+    output = world.run_producer("submit", str(world.images), code=2).stderr
+    world.mark_recovery()
+    assert "40 files cannot be found, but the disk" in output
+    assert listed(world) == before
+    world.images.mkdir()
+    namespace.bind(away, world.images)
+    world.run_producer("submit", str(world.images), "--wait")
+    assert listed(world) == before
 
 
 # -- files --

@@ -80,6 +80,7 @@ class World:
     recovery_seconds: float = 0.0
     failed: bool = False
     settings: dict[str, str] = field(default_factory=dict)
+    prefix: list[str] = field(default_factory=list)  # of every command, to run it in a mount namespace
     workers: list[psutil.Process] = field(default_factory=list)
     _started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -125,7 +126,7 @@ class World:
         """Start a worker in a session of its own."""
         with (self.folder / f"worker-{len(self.workers)}.log").open("wb") as log:
             process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "tests.faults.worker"],
+                [*self.prefix, *prefix, sys.executable, "-m", "tests.faults.worker"],
                 env=self.environment(failpoints, **settings),
                 cwd=PROJECT,
                 stdin=subprocess.DEVNULL,
@@ -142,7 +143,7 @@ class World:
     ) -> subprocess.CompletedProcess[str]:
         """Run a producer to its end. Its exit code must be `code`; None allows any."""
         result = subprocess.run(
-            [sys.executable, "-m", "tests.faults.producer", *arguments],
+            [*self.prefix, sys.executable, "-m", "tests.faults.producer", *arguments],
             env=self.environment(failpoints),
             cwd=PROJECT,
             text=True,
