@@ -223,6 +223,11 @@ class Settings(BaseSettings):
         return self.data_dir / "captions.sqlite"
 
     @property
+    def model_cache(self) -> Path:
+        """The folder of the models in the form in which a worker's runtime computes them."""
+        return self.data_dir / "runtime"
+
+    @property
     def broker(self) -> str:
         """The URL of the broker, with its password."""
         return _with_password(self.broker_url, self.broker_password_file, "BROKER")

@@ -30,7 +30,7 @@ from producer import export as exporting
 from producer import render
 from producer import submit as submitting
 from producer.advice import next_commands
-from producer.diagnosis import diagnose
+from producer.diagnosis import diagnose, other_waiting_job
 from producer.dispatch import Dispatcher, ExternalBackend
 from producer.doctor import run_checks
 from producer.dry_run import dry_run
@@ -221,10 +221,11 @@ def status(
             wait_for_job(db, number, display, ExternalBackend(db, settings))
     progress = jobs.progress(db, number)[0]
     reasons, diagnosis = jobs.reasons(db, number), diagnose(db, settings, progress)
+    other = other_waiting_job(db, settings, number) if job is None and not diagnosis else ""
     if as_json:
         render.print_json(render.progress_json(progress) | {"reasons": reasons, "diagnosis": diagnosis})
     else:
-        render.print_status(progress, reasons, diagnosis)
+        render.print_status(progress, reasons, [*diagnosis, *([other] if other else [])])
 
 
 @app.command(name="jobs", epilog="Example: producer jobs --json")

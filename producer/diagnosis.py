@@ -1,28 +1,27 @@
 """Why a job is stalled: no worker, no model, a root that no worker sees, an error that workers report, a full disk."""
 
-import shutil
 from pathlib import Path
 
+from captioning.errors import StoreRefused, StoreUnavailable
 from captioning.settings import Settings
 from captioning.store import jobs, workers
 from captioning.store.database import Database
 from captioning.store.workers import LiveWorker
 from captioning.terminal import count
 from captioning.values import JobState
+from producer.disks import LOW_BYTES, shortage
 
-FULL_DISK_BYTES = 5_000_000  # a disk with less free space than this counts as full
+RECENT_JOBS = 100  # of which one that stands still is named beside the newest
 
 
-def diagnose(
-    db: Database, settings: Settings, progress: jobs.Progress, full_disk_bytes: int = FULL_DISK_BYTES
-) -> list[str]:
+def diagnose(db: Database, settings: Settings, progress: jobs.Progress, full_disk_bytes: int = LOW_BYTES) -> list[str]:
     """Return the reasons why an active job may be stalled, one sentence each; empty when there is none."""
     if progress.is_finished or progress.state == JobState.PAUSED or progress.done == progress.total:
         return []
-    live = workers.live_workers(db)
+    live, disks = workers.live_workers(db), short_disks(db, settings, full_disk_bytes)
     if not live:
         remedy = "run the same `producer submit` again" if settings.embedded else "start one with `worker`"
-        return [f"no worker is running: {remedy}", *_full_disk(db, full_disk_bytes)]
+        return [f"no worker is running: {remedy}", *_refused_writes(db), *disks]
     able = [worker for worker in live if progress.model_digest in worker.models]
     if not able:
         model = f"{progress.model} {progress.model_digest[:16]}"
@@ -36,8 +35,17 @@ def diagnose(
             " it is retried at growing intervals"
             for path, deaths in jobs.fatal_images(db, progress.job)
         ),
-        *_full_disk(db, full_disk_bytes),
+        *disks,
     ]
+
+
+def other_waiting_job(db: Database, settings: Settings, job: int) -> str:
+    """Return a line about the newest other job that stands still; empty when there is none."""
+    for progress in jobs.progress(db, limit=RECENT_JOBS):
+        if progress.job != job and (reasons := diagnose(db, settings, progress)):
+            stop = "" if reasons[0].endswith(("?", ".")) else ";"
+            return f"job {progress.job} also waits: {reasons[0]}{stop} producer status {progress.job}"
+    return ""
 
 
 def _unseen_roots(db: Database, able: list[LiveWorker], progress: jobs.Progress) -> list[str]:
@@ -52,9 +60,25 @@ def _unseen_roots(db: Database, able: list[LiveWorker], progress: jobs.Progress)
     return [root for root in jobs.waiting_roots(db, progress.job) if root not in seen]
 
 
-def _full_disk(db: Database, full_disk_bytes: int) -> list[str]:
-    """Report that SQLite's disk is full. Workers cannot report it themselves: that would be a write."""
-    folder = Path(db.engine.url.database or "").parent
-    if db.is_sqlite and shutil.disk_usage(folder).free < full_disk_bytes:
-        return [f"the disk of {folder} is full"]
+def short_disks(db: Database, settings: Settings, least_bytes: int = LOW_BYTES) -> list[str]:
+    """Report disks that are full or read-only. A worker cannot report that itself: it would be a write."""
+    return [text for folder in needed_folders(db, settings) if (text := shortage(folder, least_bytes))]
+
+
+def needed_folders(db: Database, settings: Settings) -> list[Path]:
+    """Return the folders of this machine in which a job's work writes: the embedded worker's, and SQLite's."""
+    folders = [*([settings.data_dir] if settings.embedded else []), *([db.folder] if db.folder else [])]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def _refused_writes(db: Database) -> list[str]:
+    """Report a database that can be read but not written to: its workers cannot even tell that they are alive."""
+    if db.is_sqlite:  # an update that is taken back needs no space there; its folder is looked at instead
+        return []
+    try:
+        workers.try_to_write(db)
+    except StoreRefused:  # of this user, which says nothing about the workers'
+        return []
+    except StoreUnavailable as error:
+        return [str(error)]
     return []

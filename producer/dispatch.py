@@ -1,10 +1,11 @@
 """Bring a job's work to workers: through the configured broker, or through an embedded broker and worker."""
 
-from captioning.errors import BrokerRefused, ServiceUnavailable
+from captioning.errors import BrokerRefused, CaptioningError, ServiceUnavailable
 from captioning.settings import Settings
 from captioning.store import jobs, workers
 from captioning.store.database import Database
-from producer.diagnosis import diagnose
+from producer.diagnosis import diagnose, needed_folders, short_disks
+from producer.disks import DiskWatch
 from producer.embedded.client import EmbeddedClient
 from producer.render import print_warning
 
@@ -18,6 +19,7 @@ class Dispatcher:
         self._db = db
         self._settings = settings
         self._embedded = EmbeddedClient(settings) if settings.embedded else None
+        self._disks = DiskWatch(needed_folders(db, settings))
 
     def __enter__(self) -> "Dispatcher":
         return self
@@ -69,8 +71,15 @@ class Dispatcher:
     def diagnose(self, progress: jobs.Progress) -> list[str]:
         """Return the reasons why a job may be stalled."""
         if self._embedded is not None and self._embedded.attached and not workers.live_workers(self._db):
-            return [f"the embedded worker is still starting; its log is {self._embedded.log}"]
+            starting = f"the embedded worker is still starting; its log is {self._embedded.log}"
+            return [starting, *short_disks(self._db, self._settings)]
         return diagnose(self._db, self._settings, progress)
+
+    def check_disks(self) -> None:
+        """Raise CaptioningError when a disk that a stalled job needs has been full or read-only for a while."""
+        trouble = self._disks.trouble_for(self._settings.database_retry_seconds)
+        if trouble:
+            raise CaptioningError(f"{trouble}; the same command continues.")
 
 
 class ExternalBackend:
@@ -90,3 +99,6 @@ class ExternalBackend:
     def diagnose(self, progress: jobs.Progress) -> list[str]:
         """Return the reasons why a job may be stalled."""
         return diagnose(self._db, self._settings, progress)
+
+    def check_disks(self) -> None:
+        pass

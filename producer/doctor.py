@@ -1,9 +1,12 @@
-"""Checks of everything that captioning depends on. They change nothing."""
+"""Checks of everything that captioning depends on. They change nothing: what they write to try a disk, they delete."""
 
 import importlib.util
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import migrations
 from captioning.bundles import find_bundles, named
@@ -14,6 +17,7 @@ from captioning.store import workers
 from captioning.store.database import Database
 from captioning.store.workers import ALIVE_SECONDS
 from captioning.terminal import count
+from producer.disks import trouble
 
 _EMBEDDED = "embedded: started by each submit"
 
@@ -28,10 +32,12 @@ class Check:
 
 
 def run_checks(settings: Settings) -> Iterator[Check]:
-    """Check the data folder, model, database, broker, workers, lease and packages, in this order."""
+    """Check, in this order, what captioning depends on."""
     checks: dict[str, Callable[[Settings], str]] = {
         "data folder": _check_data_folder,
+        "temporary folder": _check_temporary_folder,
         "model": _check_model,
+        "model cache": _check_model_cache,
         "database": _check_database,
         "broker": _check_broker,
         "workers": _check_workers,
@@ -50,12 +56,31 @@ def _check_data_folder(settings: Settings) -> str:
     nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not nearest.is_dir():
         raise CaptioningError(f"{nearest} is not a folder: set CAPTIONING_DATA_DIR to a folder that you can write to.")
-    if not os.access(nearest, os.W_OK):
-        raise CaptioningError(
-            f"no permission to write to {nearest}: set CAPTIONING_DATA_DIR to a folder that you can write to."
-        )
+    written = _writable(nearest)
     require_locks(nearest)
-    return str(folder) if folder.exists() else f"{folder} (the first submit creates it)"
+    return written if folder.exists() else f"{folder} (the first submit creates it)"
+
+
+def _check_temporary_folder(_: Settings) -> str:
+    try:
+        folder = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
+    except OSError as error:
+        raise CaptioningError(f"{error.strerror}: set TMPDIR to a folder that you can write to.") from None
+    if not folder.is_dir():
+        return f"{tempfile.gettempdir()}, because there is no folder {folder}"
+    return _writable(folder, "TMPDIR")
+
+
+def _check_model_cache(settings: Settings) -> str:
+    folder = settings.model_cache
+    return _writable(folder) if folder.is_dir() else f"{folder} (the first worker creates it)"
+
+
+def _writable(folder: Path, setting: str = "CAPTIONING_DATA_DIR") -> str:
+    """Return an existing folder's name and free space. Raises CaptioningError when it cannot be written to."""
+    if text := trouble(folder):
+        raise CaptioningError(f"{text}, or set {setting} to a folder on another disk.")
+    return f"{folder}, {shutil.disk_usage(folder).free / 1e9:,.1f} GB free"
 
 
 def _check_model(settings: Settings) -> str:
@@ -68,6 +93,8 @@ def _check_database(settings: Settings) -> str:
     if settings.store_url.startswith("sqlite") and not settings.database_url and not settings.sqlite_file.exists():
         return f"{settings.sqlite_file} (the first submit creates it)"
     db = Database.open(settings)
+    if db.folder and db.folder.is_dir() and db.folder != settings.data_dir:
+        _writable(db.folder, "CAPTIONING_DATABASE_URL")
     revision = migrations.current(db)
     if revision is None:
         return "empty; the first submit creates its tables"

@@ -22,6 +22,7 @@ POLL_SECONDS = 0.25
 LINE_SECONDS = 5.0  # before the first line where there is no bar; the time doubles with each line...
 MAX_LINE_SECONDS = 60.0  # ... up to this, unless the line stays the same
 STALL_SECONDS = 10.0  # without a finished image, before the reason is looked for
+REMINDER_SECONDS = 60.0  # before a reason that lasts is told again; the time doubles with each reminder
 RATE_WINDOW_SECONDS = 15.0  # over which the rate is measured
 
 
@@ -46,6 +47,9 @@ class Backend(Protocol):
 
     def diagnose(self, progress: jobs.Progress) -> list[str]:
         """Return the reasons why the job may be stalled."""
+
+    def check_disks(self) -> None:
+        """Raise CaptioningError when a stalled job cannot go on because a disk has been full for a while."""
 
 
 @dataclass
@@ -154,6 +158,25 @@ class _Lines:
             print(message, file=sys.stderr, flush=True)
 
 
+class Reminders:
+    """Shows messages, and again ever more rarely while they last. The number at the start makes no message new."""
+
+    def __init__(self, display: ProgressDisplay, clock: Callable[[], float] = time.monotonic) -> None:
+        self._display = display
+        self._clock = clock
+        self._due = dict[str, tuple[float, float]]()  # by wording: when to show it again, and the pause after that
+
+    def show(self, messages: list[str]) -> None:
+        """Show those of the messages that are new or due."""
+        now = self._clock()
+        for message in messages:
+            wording = message.lstrip("0123456789")
+            due, pause = self._due.get(wording, (now, REMINDER_SECONDS))
+            if now >= due:
+                self._display.print_line(printable(message))
+                self._due[wording] = (now + pause, pause * 2)
+
+
 def wait_for_job(
     db: Database,
     job_id: int,
@@ -165,14 +188,15 @@ def wait_for_job(
 ) -> jobs.Progress:
     """Wait until a job is done, cancelled or paused, or until it waits only for a submit to register more files.
 
-    Shows progress, and the reasons once when the job stalls. Raises CaptioningError when the backend cannot run.
+    Shows progress, and the reasons when the job stalls. Raises CaptioningError when the backend cannot run.
     """
-    rate, shown = Rate(), set[str]()
+    rate, reasons = Rate(), Reminders(display)
     while True:
         progress = db.retry(lambda: jobs.progress(db, job_id))[0]
         rate.add(progress.done, time.monotonic())
         if rate.stalled_for > stall_seconds:
-            _warn_once(db.retry(lambda p=progress: backend.diagnose(p)), shown, display)  # type: ignore[misc]
+            reasons.show(db.retry(lambda p=progress: backend.diagnose(p)))  # type: ignore[misc]
+            backend.check_disks()
         stage = "" if rate.per_second else db.retry(lambda: backend.stage(job_id))
         display.update(printable(describe(progress, rate, stage)), progress.done, progress.total)
         if progress.is_finished or progress.state == JobState.PAUSED:
@@ -181,12 +205,3 @@ def wait_for_job(
             return progress  # its submit was interrupted, or is still walking: there is nothing to wait for
         backend.ensure_running()
         time.sleep(poll_seconds)
-
-
-def _warn_once(messages: list[str], shown: set[str], display: ProgressDisplay) -> None:
-    """Show the messages that were not shown yet. The number at the start does not make a message new."""
-    for message in messages:
-        wording = message.lstrip("0123456789")
-        if wording not in shown:
-            display.print_line(printable(message))
-        shown.add(wording)

@@ -81,9 +81,7 @@ class Runner:
     def open(cls, settings: Settings) -> "Runner":
         """Load the default model, and release what an earlier pool process of this worker held."""
         bundles = available_bundles(settings)
-        models = ModelCache.of(
-            bundles, choose_runtime(settings.runtime, settings.device), settings.data_dir / "runtime"
-        )
+        models = ModelCache.of(bundles, choose_runtime(settings.runtime, settings.device), settings.model_cache)
         models.captioner(named(settings.model, bundles).digest)
         count = settings.decode_processes or max(1, _available_cores() - 1)
         limits = limits_of(settings)

@@ -6,6 +6,7 @@ No transaction leaves anything in its session, so that each one may run on anoth
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -74,6 +75,12 @@ class Database:
         """Whether it is an SQLite file that does not exist. Opening a transaction would create it."""
         file = self.engine.url.database
         return self.is_sqlite and file is not None and not os.path.lexists(file)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the SQLite file; None for a server."""
+        file = self.engine.url.database
+        return Path(file).parent if self.is_sqlite and file else None
 
     @property
     def url(self) -> str:

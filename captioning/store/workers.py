@@ -86,3 +86,10 @@ def take_sweep_turn(db: Database, interval_seconds: float) -> bool:
     due = sa.update(Sweep).where(sa.or_(Sweep.next_at <= now(), void)).values(next_at=now() + interval_seconds)
     with db.writing() as connection:
         return connection.execute(due.returning(Sweep.id)).one_or_none() is not None
+
+
+def try_to_write(db: Database) -> None:
+    """Write and take it back. Raises StoreUnavailable when the database cannot be written to."""
+    with db.reading() as connection:
+        connection.execute(sa.update(Sweep).values(next_at=Sweep.next_at))
+        connection.rollback()

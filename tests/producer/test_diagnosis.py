@@ -4,14 +4,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
+import migrations
 from captioning.settings import Settings
 from captioning.store import jobs, leases, workers
 from captioning.store.database import Database
 from captioning.store.workers import WorkerInfo
 from captioning.values import JobState
-from producer.diagnosis import diagnose
+from producer.diagnosis import diagnose, other_waiting_job
+from tests.journeys.cli_runner import CliRunner
 from tests.store.helpers import GRU, LSTM, StoreDriver
+from tests.support.postgres import Postgres
 
 BROKER = "redis://127.0.0.1:9/0"
 
@@ -71,7 +75,48 @@ def test_the_last_error_of_waiting_images_is_reported(driver: StoreDriver, setti
 def test_a_full_disk_is_reported(driver: StoreDriver, settings: Settings, job: int) -> None:
     heartbeat(driver.db, LSTM.digest, roots=["photos"])
     found = diagnose(driver.db, settings, driver.progress(job), full_disk_bytes=10**18)
-    assert found == [f"the disk of {Path(settings.data_dir)} is full"]
+    assert found == [f"the disk of {Path(settings.data_dir)} is full: free some space"]
+
+
+def test_a_database_that_takes_no_writes_is_named_beside_the_missing_worker(
+    postgres_server: Postgres, settings: Settings
+) -> None:
+    url = postgres_server.fresh()
+    db = Database(url)
+    migrations.upgrade(db)
+    job = StoreDriver(db).submit(1)
+    name = make_url(url).database
+    with db.writing() as connection:
+        connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    db.close()
+    reasons = diagnose(db, settings, jobs.progress(db, job)[0])
+    assert reasons[0].startswith("no worker is running")
+    assert "is read-only" in reasons[1]
+    db.close()
+
+
+def test_another_job_that_stands_still_is_named(driver: StoreDriver, settings: Settings, job: int) -> None:
+    newest = driver.submit(1, key="newest")
+    heartbeat(driver.db, LSTM.digest, roots=["photos"])
+    assert other_waiting_job(driver.db, settings, newest) == ""
+    heartbeat(driver.db, LSTM.digest, roots=[])
+    assert other_waiting_job(driver.db, settings, newest) == (
+        f"job {job} also waits: no worker sees the root 'photos': is it mounted? producer status {job}"
+    )
+
+
+def test_status_without_a_number_names_a_stalled_job_beside_a_newest_one_that_is_done(
+    driver: StoreDriver, cli: CliRunner
+) -> None:
+    stalled = driver.submit(1)
+    jobs.pause(driver.db, stalled)
+    newest = driver.submit(1, key="newest")
+    driver.process_chunk(driver.claim())
+    assert "also waits" not in cli.producer("status").out
+    jobs.resume(driver.db, stalled)
+    line = f"job {stalled} also waits: no worker is running: run the same `producer submit` again; producer status"
+    assert cli.producer("status").out.splitlines()[-1] == f"{line} {stalled}"
+    assert "also waits" not in cli.producer("status", str(newest)).out
 
 
 @pytest.mark.parametrize("state", [JobState.PAUSED, JobState.CANCELLED, JobState.DONE])

@@ -6,6 +6,7 @@ import itertools
 import os
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ from captioning.store.workers import WorkerInfo
 from captioning.values import JobState
 from producer import progress
 from producer.dispatch import Dispatcher, ExternalBackend
-from producer.progress import Rate, describe, explained_interrupt, progress_display
+from producer.progress import Rate, Reminders, describe, explained_interrupt, progress_display
 from tests.store.helpers import StoreDriver
 
 
@@ -49,6 +50,9 @@ class Backend:
 
     def diagnose(self, _: jobs.Progress) -> list[str]:
         return self.reasons.pop() if self.reasons else []
+
+    def check_disks(self) -> None:
+        pass
 
 
 wait_for_job = functools.partial(progress.wait_for_job, poll_seconds=0.001)
@@ -118,6 +122,40 @@ def test_a_stall_is_explained_once_whatever_the_number_of_images(driver: StoreDr
     display = Display()
     wait_for_job(driver.db, driver.submit(4), display, backend, stall_seconds=-1.0)
     assert display.warnings == ["41 images waiting: no disk", "no \\x1b worker"]
+
+
+def test_a_reason_that_lasts_is_told_again_ever_more_rarely() -> None:
+    display, seconds = Display(), [0.0]
+    reasons = Reminders(display, clock=lambda: seconds[0])
+    told_at = []
+    for second in range(600):
+        seconds[0] = float(second)
+        reasons.show([f"{600 - second} images waiting: the disk is full"])
+        if len(display.warnings) > len(told_at):
+            told_at.append(second)
+    assert told_at == [0, 60, 180, 420]
+
+
+def test_the_wait_ends_when_a_disk_that_the_job_needs_stays_full(driver: StoreDriver) -> None:
+    class FullDisk(Backend):
+        def ensure_running(self) -> None:
+            pass
+
+        def check_disks(self) -> None:
+            raise CaptioningError("the disk is full")
+
+    with pytest.raises(CaptioningError, match="the disk is full"):
+        wait_for_job(driver.db, driver.submit(4), Display(), FullDisk(driver), stall_seconds=-1.0)
+
+
+def test_a_submit_ends_when_nothing_can_be_written_where_its_work_writes(
+    driver: StoreDriver, settings: Settings
+) -> None:
+    Dispatcher(driver.db, settings).check_disks()
+    no_disk = settings.model_copy(update={"data_dir": Path("/proc/self"), "database_retry_seconds": 0.0})
+    with pytest.raises(CaptioningError, match="write to /proc/self .*; the same command continues"):
+        Dispatcher(driver.db, no_disk).check_disks()
+    ExternalBackend(driver.db, no_disk).check_disks()  # other processes' work
 
 
 def test_the_stage_is_shown_until_the_first_image_is_done(driver: StoreDriver) -> None:

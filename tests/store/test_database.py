@@ -11,8 +11,9 @@ import sqlalchemy as sa
 
 import migrations
 from captioning.errors import CaptioningError, StoreFault, StoreRefused, StoreUnavailable, UsageError
-from captioning.store import captions, jobs
+from captioning.store import captions, jobs, workers
 from captioning.store.database import Database
+from captioning.store.schema import Sweep
 from tests.store.helpers import StoreDriver
 from tests.support.postgres import Postgres
 
@@ -44,8 +45,18 @@ def test_a_database_that_became_read_only_is_named_as_that(postgres_server: Post
     db = Database(url)
     with refused("is read-only .*Name the primary server in CAPTIONING_DATABASE_URL", StoreUnavailable):
         StoreDriver(db)
+    with refused("is read-only", StoreUnavailable):
+        workers.try_to_write(db)
     assert jobs.progress(db) == []  # reading goes on
     db.close()
+
+
+def test_an_attempt_to_write_leaves_the_database_as_it_is(db: Database) -> None:
+    with db.reading() as connection:
+        before = connection.execute(sa.select(Sweep.next_at)).all()
+    workers.try_to_write(db)
+    with db.reading() as connection:
+        assert connection.execute(sa.select(Sweep.next_at)).all() == before
 
 
 def test_a_user_who_may_not_create_tables_is_told_to_own_the_database(postgres_server: Postgres) -> None:

@@ -17,13 +17,24 @@ class MountNamespace:
     def run(self, *command: str | Path) -> None:
         subprocess.run([*self.prefix, *command], check=True)
 
-    def mount_tmpfs(self, folder: Path) -> None:
+    def mount_tmpfs(self, folder: Path, size: str = "50%") -> None:
+        """Mount an empty disk; `size` is as mount has it, 20m for example."""
         folder.mkdir(exist_ok=True)
-        self.run("mount", "-t", "tmpfs", "tmpfs", folder)
+        self.run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder)
 
-    def bind(self, source: Path, folder: Path) -> None:
+    def fill(self, folder: Path) -> Path:
+        """Fill the disk of a folder to the last byte with a file, and return its path."""
+        ballast = folder / "ballast"
+        subprocess.run(
+            [*self.prefix, "sh", "-c", f"cat /dev/zero > '{ballast}'"], stderr=subprocess.DEVNULL, check=False
+        )
+        return ballast
+
+    def bind(self, source: Path, folder: Path, *, read_only: bool = False) -> None:
         folder.mkdir(exist_ok=True)
         self.run("mount", "--bind", source, folder)
+        if read_only:
+            self.run("mount", "-o", "remount,bind,ro", folder)
 
     def unmount(self, folder: Path) -> None:
         self.run("umount", folder)
