@@ -153,7 +153,7 @@ def test_a_submit_ends_when_nothing_can_be_written_where_its_work_writes(
 ) -> None:
     Dispatcher(driver.db, settings).check_disks()
     no_disk = settings.model_copy(update={"data_dir": Path("/proc/self"), "database_retry_seconds": 0.0})
-    with pytest.raises(CaptioningError, match="write to /proc/self .*; the same command continues"):
+    with pytest.raises(CaptioningError, match=r"write to /proc/self .*; the same command continues"):
         Dispatcher(driver.db, no_disk).check_disks()
     ExternalBackend(driver.db, no_disk).check_disks()  # other processes' work
 
