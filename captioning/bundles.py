@@ -8,6 +8,7 @@ other bundles, in `../encoders/` under their digest. The digest of `bundle.json`
 import hashlib
 import json
 import math
+import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from captioning.errors import BundleError, UsageError
 from captioning.terminal import printable
-from captioning.values import digest_of
+from captioning.values import PREPROCESSING_VERSION, digest_of
 
 FORMAT = 1
 BUILT_IN = Path(__file__).parent / "bundled"
@@ -131,9 +132,46 @@ class Bundle:
                     f" {path}. Reinstall or re-export the bundle."
                 )
 
+    def require_current(self) -> None:
+        """Raise BundleError when the bundle is for images that are prepared as in another version."""
+        version = self.description["preprocessing"].get("version")
+        if version == PREPROCESSING_VERSION:
+            return
+        remedy = "Install the captionmill that exported it, or export it again."
+        if isinstance(version, int) and version < PREPROCESSING_VERSION:
+            name = shlex.quote(self.name)
+            remedy = f"Export it again from its run: `training export --run RUN --name {name} -o FOLDER`."
+        raise BundleError(
+            f"{self.description_file}: preprocessing.version: this captionmill prepares images as in version"
+            f" {PREPROCESSING_VERSION}, not {version!r}. {remedy}"
+        )
+
     def damaged(self, message: str) -> BundleError:
         """Return the error for a description that cannot be used."""
         return _damaged(self.description_file, message)
+
+
+class Bundles(dict[str, Bundle]):
+    """The models that can caption, by name, and those that cannot until they are exported again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outdated: dict[str, BundleError] = {}
+
+    def add(self, bundle: Bundle) -> None:
+        """Add a bundle in the place of an earlier one of its name."""
+        self.pop(bundle.name, None)
+        self.outdated.pop(bundle.name, None)
+        try:
+            bundle.require_current()
+            self[bundle.name] = bundle
+        except BundleError as error:
+            self.outdated[bundle.name] = error
+
+    def tell_outdated(self) -> None:
+        """Report the models that cannot caption on standard error."""
+        for error in self.outdated.values():
+            _tell_left_out(error)
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -198,25 +236,31 @@ def _parse(text: bytes) -> dict[str, Any]:
     return value
 
 
-def find_bundles(folders: Iterable[Path] = ()) -> dict[str, Bundle]:
+def find_bundles(folders: Iterable[Path] = ()) -> Bundles:
     """Return the available bundles by name: built-in ones, then those in (or at) `folders`, which take precedence.
 
-    A bundle that cannot be read is reported on standard error and left out.
+    A bundle that cannot be read is reported on standard error and left out. One for another version of the
+    preprocessing is not reported until somebody asks for it: it disturbs nobody who uses another model.
     """
-    found: dict[str, Bundle] = {}
+    found = Bundles()
     for folder in (BUILT_IN, *folders):
         for path in sorted({folder, *folder.glob("*/")}):
             try:
                 if (path / "bundle.json").exists():
-                    bundle = read_bundle(path)
-                    found[bundle.name] = bundle
+                    found.add(read_bundle(path))
             except (BundleError, PermissionError) as error:
-                print(f"left out: {printable(str(error))}", file=sys.stderr)
+                _tell_left_out(error)
     return found
 
 
-def named(name: str, bundles: dict[str, Bundle]) -> Bundle:
-    """Return the bundle of that name. Raises UsageError when there is none."""
+def _tell_left_out(error: Exception) -> None:
+    print(f"left out: {printable(str(error))}", file=sys.stderr)
+
+
+def named(name: str, bundles: Bundles) -> Bundle:
+    """Return the bundle of that name. Raises UsageError when there is none, BundleError when it is outdated."""
+    if name in bundles.outdated:
+        raise bundles.outdated[name]
     if name not in bundles:
         available = ", ".join(sorted(bundles)) or "none"
         raise UsageError(f"no model named {name!r}; available: {available} (`producer models` shows details).")

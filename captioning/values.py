@@ -9,6 +9,10 @@ from typing import Any, Literal
 Cell = Literal["lstm", "gru"]
 """The recurrent cell of a decoder."""
 
+PREPROCESSING_VERSION = 2
+"""Of what captioning.model.pixels does. Increased whenever the same file gives other pixels; a bundle that is described
+with another version is refused."""
+
 
 class Reason(StrEnum):
     """Why an image has no caption."""

@@ -358,7 +358,9 @@ def export(
     db = _open_database(settings)
     progress = jobs.progress(db, job)[0] if job is not None else None
     if model is not None:
-        named(model, find_bundles(settings.bundle_folders))
+        bundles = find_bundles(settings.bundle_folders)
+        if model not in bundles.outdated:  # whose captions are as good as they were
+            named(model, bundles)
     rows = captions.export_rows(db, job, model, min_confidence, missing=missing)
     number = exporting.export(rows, format_.value, output)
     render.print_exported(number, output, progress, min_confidence)
@@ -416,7 +418,8 @@ def _confirm(question: str) -> None:
 def models(as_json: Json = False) -> None:
     """List the models that can caption."""
     settings = read_settings()
-    found = sorted(find_bundles(settings.bundle_folders).values(), key=lambda bundle: bundle.name)
+    bundles = find_bundles(settings.bundle_folders)
+    bundles.tell_outdated()
     rows: list[dict[str, Any]] = [
         {
             "name": bundle.name,
@@ -426,7 +429,7 @@ def models(as_json: Json = False) -> None:
             "default": bundle.name == settings.model,
             "folder": str(bundle.folder),
         }
-        for bundle in found
+        for _, bundle in sorted(bundles.items())
     ]
     if as_json:
         render.print_json(rows)

@@ -84,7 +84,9 @@ def _writable(folder: Path, setting: str = "CAPTIONING_DATA_DIR") -> str:
 
 
 def _check_model(settings: Settings) -> str:
-    bundle = named(settings.model, find_bundles(settings.bundle_folders))
+    bundles = find_bundles(settings.bundle_folders)
+    bundle = named(settings.model, bundles)
+    bundles.tell_outdated()
     bundle.verify()
     return f"{bundle.name}, digest {bundle.digest[:16]}, its files match their digests"
 

@@ -170,10 +170,11 @@ def evaluate(
     from training.evaluate.metrics import check_spice
     from training.evaluate.score_bundle import diversity_of, evaluate_bundle
 
+    bundle = _open_bundle(model)
+    bundle.require_current()
     require_corpus(data)
     if spice:
         check_spice()
-    bundle = _open_bundle(model)
     corpus = open_corpus(data, cache)
     options = DecodeOptions(beam_size=beam_size)
     with progress("captioning") as tick:
@@ -254,7 +255,9 @@ def calibrate(
     """Score a bundle on a corpus and calibrate its confidences there. The bundle gets a new digest."""
     from training.export.write_bundle import calibrate_bundle
 
-    read_bundle(bundle).verify()
+    opened = read_bundle(bundle)
+    opened.require_current()
+    opened.verify()
     with progress("captioning") as tick:
         calibrated = calibrate_bundle(bundle, data, cache, tick)
     _print_bundle(calibrated)

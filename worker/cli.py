@@ -100,7 +100,9 @@ def _check(settings: Settings) -> None:
     """Raise CaptioningError when this worker cannot work: no model, no database, no semaphores, no broker is set."""
     from worker.environment import available_bundles
 
-    for bundle in available_bundles(settings).values():
+    bundles = available_bundles(settings)
+    bundles.tell_outdated()
+    for bundle in bundles.values():
         bundle.verify()
     db = Database.open(settings)
     try:
@@ -139,7 +141,9 @@ def doctor() -> None:
     settings = read_settings()
     chosen = choose_runtime(settings.runtime, settings.device)
     typer.echo(f"runtime   {chosen.name} on {chosen.device}, {chosen.precision}: {chosen.why}")
-    for bundle in available_bundles(settings).values():
+    bundles = available_bundles(settings)
+    bundles.tell_outdated()
+    for bundle in bundles.values():
         bundle.verify()
         default = " (default)" if bundle.name == settings.model else ""
         typer.echo(f"model     {bundle.name} {bundle.digest[:16]}{default}")

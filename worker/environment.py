@@ -4,7 +4,7 @@ import os
 import socket
 from dataclasses import dataclass
 
-from captioning.bundles import Bundle, find_bundles, named
+from captioning.bundles import Bundles, find_bundles, named
 from captioning.settings import Settings
 from captioning.store import leases
 from captioning.store.database import Database
@@ -14,7 +14,7 @@ STOP_FILE = "stop"
 """A file in the worker's state folder. When it exists, the pool process returns its chunk to the queue."""
 
 
-def available_bundles(settings: Settings) -> dict[str, Bundle]:
+def available_bundles(settings: Settings) -> Bundles:
     """Return this worker's models by name. Raises BundleError or UsageError when the default model is not there."""
     bundles = find_bundles(settings.bundle_folders)
     named(settings.model, bundles)

@@ -2,9 +2,9 @@
 
 from PIL import Image
 
-from captioning.model.pixels import FORMATS, VERSION, Limits
+from captioning.model.pixels import FORMATS, Limits
 from captioning.settings import Settings
-from captioning.values import DecodeCapability
+from captioning.values import PREPROCESSING_VERSION, DecodeCapability
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -18,7 +18,7 @@ def capability_of(settings: Settings) -> DecodeCapability:
     limits = limits_of(settings)
     return DecodeCapability(
         formats=tuple(sorted(name for name in FORMATS if name in Image.OPEN)),
-        version=VERSION,
+        version=PREPROCESSING_VERSION,
         max_bytes=settings.max_bytes,
         max_pixels=limits.max_pixels,
         max_side=limits.max_side,

@@ -14,11 +14,11 @@ from torch.overrides import TorchFunctionMode
 
 from captioning.bundles import Bundle, first_error
 from captioning.calibration import Calibration
-from captioning.errors import BundleError, DeviceFailed, DeviceOutOfMemory, ServiceUnavailable
+from captioning.errors import DeviceFailed, DeviceOutOfMemory, ServiceUnavailable
 from captioning.model.beam import BeamResult, beam_search
 from captioning.model.decoder import CaptionDecoder, DecoderConfig, make_decoder
 from captioning.model.encoder import CHANNELS, PixelsToGrid, ResNetEncoder, Stride
-from captioning.model.pixels import VERSION, Pixels, Preprocessing
+from captioning.model.pixels import Pixels, Preprocessing
 from captioning.model.vocabulary import Vocabulary
 from captioning.model.weights import load_weights
 from captioning.terminal import printable
@@ -126,16 +126,7 @@ def load_encoder(bundle: Bundle) -> PixelsToGrid:
 
 def preprocessing_of(bundle: Bundle) -> Preprocessing:
     """Return how images are prepared for a bundle. Raises BundleError for another version of the preprocessing."""
-    version = bundle.description["preprocessing"].get("version")
-    if version != VERSION:
-        remedy = "Install the captionmill that exported it, or export it again."
-        if isinstance(version, int) and version < VERSION:
-            name = printable(bundle.name)
-            remedy = f"Export it again from its run: `training export --run RUN --name {name} -o FOLDER`."
-        raise BundleError(
-            f"{bundle.description_file}: preprocessing.version: this captionmill prepares images as in version"
-            f" {VERSION}, not {version!r}. {remedy}"
-        )
+    bundle.require_current()
     return _from_description(Preprocessing, "preprocessing", bundle)
 
 

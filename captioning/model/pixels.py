@@ -30,10 +30,7 @@ from captioning.model.containers import (
 from captioning.model.depth import grey8, with_alpha
 from captioning.model.orientation import SIDEWAYS, orientation_of, upright
 from captioning.model.signatures import identify
-from captioning.values import ImageInfo, Reason
-
-VERSION = 2
-"""Increased whenever the same file gives other pixels. A bundle trained with another version is refused."""
+from captioning.values import PREPROCESSING_VERSION, ImageInfo, Reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The formats that Pillow may open. MPO, several JPEGs in one file, is opened as JPEG. TIFF and EPS are left out: their
@@ -55,7 +52,7 @@ class Preprocessing:
     size: int = 224  # side of the square, in pixels; the aspect ratio is not kept, as in the training data
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in 0..1 (ImageNet)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    version: int = VERSION
+    version: int = PREPROCESSING_VERSION
 
     def __post_init__(self) -> None:
         if not 32 <= self.size <= 1024:  # the encoder halves it five times

@@ -25,6 +25,12 @@ def rewrite(folder: Path, **changes: object) -> Bundle:
     return read_bundle(folder)
 
 
+def outdate(folder: Path, name: str) -> None:
+    """Describe a bundle as one for images that are prepared as in version 1."""
+    preprocessing = read_bundle(folder).description["preprocessing"]
+    rewrite(folder, name=name, preprocessing=preprocessing | {"version": 1})
+
+
 def test_two_models_are_built_in_and_share_one_encoder() -> None:
     bundles = find_bundles()
     assert sorted(bundles) == ["flickr8k-gru", "flickr8k-lstm"]
@@ -92,6 +98,27 @@ def test_a_bundle_of_an_older_preprocessing_is_refused_with_the_command_that_exp
         f"{copied / 'bundle.json'}: preprocessing.version: this captionmill prepares images as in version 2, not 1."
         " Export it again from its run: `training export --run RUN --name mine -o FOLDER`."
     )
+
+
+def test_an_outdated_bundle_is_told_when_somebody_asks_for_it_and_disturbs_nobody_else(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outdate(copied, "mine")
+    bundles = find_bundles([copied])
+    assert sorted(bundles) == ["flickr8k-gru", "flickr8k-lstm"]
+    assert named("flickr8k-lstm", bundles).name == "flickr8k-lstm"
+    assert capsys.readouterr().err == ""
+    with pytest.raises(BundleError, match="training export --run RUN --name mine"):
+        named("mine", bundles)
+    bundles.tell_outdated()
+    assert capsys.readouterr().err.startswith(f"left out: {copied / 'bundle.json'}: preprocessing.version: ")
+
+
+def test_an_outdated_bundle_in_the_place_of_a_built_in_one_does_not_let_the_built_in_one_caption(copied: Path) -> None:
+    outdate(copied, "flickr8k-gru")
+    with pytest.raises(BundleError, match=r"preprocessing\.version"):
+        named("flickr8k-gru", find_bundles([copied]))
+    assert named("flickr8k-gru", find_bundles([copied, BUILT_IN])).folder == BUILT_IN / "flickr8k-gru"
 
 
 def test_the_encoder_of_a_bundle_loads(copied: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from captioning.model import colour
-from captioning.model.pixels import VERSION, Pixels, open_image
+from captioning.model.pixels import Pixels, open_image
+from captioning.values import PREPROCESSING_VERSION
 from scripts.hostile_images import bases, saved, scene, with_chunks
 from scripts.sample_images import copy_samples
 
@@ -219,7 +220,7 @@ PLAIN = {  # by version 1: the beginning of the pixels' SHA-256. The tenth, rock
 
 def test_plain_photographs_keep_the_pixels_of_version_1(tmp_path: Path) -> None:
     """What was trained and captioned with version 1 stays valid for images without a profile."""
-    assert VERSION == 2
+    assert PREPROCESSING_VERSION == 2
     for path in copy_samples(tmp_path):
         if path.name in PLAIN:
             assert hashlib.sha256(pixels(path.read_bytes()).tobytes()).hexdigest()[:16] == PLAIN[path.name], path.name

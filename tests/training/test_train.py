@@ -148,6 +148,15 @@ def test_one_decoder_of_two_is_exported_by_its_cell(
     assert bundle.description["decoder"]["cell"] == "gru"
 
 
+def test_a_run_of_an_earlier_preprocessing_is_exported_for_the_present_one(
+    corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
+) -> None:
+    """A run does not say how its images were prepared: the weights are right for both, so it is not trained again."""
+    run_training(corpus, encoder, dataclasses.replace(MEMORISING, epochs=1), tmp_path, cache, resume=False)
+    assert "preprocessing" not in json.loads((tmp_path / "run.json").read_text())
+    export_bundle(tmp_path, encoder, "again", tmp_path / "bundles").require_current()
+
+
 def test_a_bundle_is_exported_next_to_the_bundle_that_provides_its_encoder(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from captioning.atomic import remove_unfinished, replacing
 from captioning.model.encoder import PixelsToGrid
-from captioning.model.pixels import VERSION, Pixels, Preprocessing, open_image
+from captioning.model.pixels import Pixels, Preprocessing, open_image
 from captioning.model.precision import best_precision
 from captioning.model.runtime import optimize_for_inference
-from captioning.values import digest_of
+from captioning.values import PREPROCESSING_VERSION, digest_of
 from training.data.corpus import Corpus, file_versions
 from training.data.encoders import EncoderFile
 from training.progress import Tick, progress
@@ -84,7 +84,7 @@ def cached_features(
     """
     cache.mkdir(parents=True, exist_ok=True)
     remove_unfinished(cache)  # tables of a process that was killed: gigabytes
-    key = digest_of([identity, file_versions(folder, names), depth, VERSION])[:20]
+    key = digest_of([identity, file_versions(folder, names), depth, PREPROCESSING_VERSION])[:20]
     files = [cache / f"{depth}-{key}-view{view}.npy" for view in range(views)]
     missing = [view for view, path in enumerate(files) if not path.exists()]
     if missing:

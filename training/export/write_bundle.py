@@ -93,6 +93,8 @@ def _description(name: str, about: dict[str, Any], cell: str, encoder: EncoderFi
         "decoder": about["decoders"][cell],
         "encoder": {"stride": encoder.about["stride"]},
         "weights": {"decoder": file_digest(folder / "decoder.safetensors"), "encoder": encoder.digest},
+        # This version's, also for a run that learned from images as an earlier version prepared them: plain sRGB images
+        # have the same pixels, which is nearly all that it saw, and the others come closer to them.
         "preprocessing": asdict(Preprocessing()),
         "metrics": {"val": about["val"][cell]},
         "provenance": {
