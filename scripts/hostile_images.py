@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageCms, ImageDraw
 
 Made = Iterator[tuple[str, str, bytes]]
 """Description, extension, content."""
@@ -25,7 +25,20 @@ def make_corpus(folder: Path) -> dict[str, str]:
     """Fill a new folder; return the description of each entry by its name, as `os.fsdecode` returns it."""
     folder.mkdir(parents=True)
     descriptions: dict[str, str] = {}
-    groups = (_good, _truncated, _damaged, _other_files, _polyglots, _bombs, _jpegs, _pngs, _gifs, _bmps, _webps)
+    groups = (
+        _good,
+        _truncated,
+        _damaged,
+        _other_files,
+        _polyglots,
+        _bombs,
+        _jpegs,
+        _pngs,
+        _gifs,
+        _bmps,
+        _webps,
+        _as_seen,
+    )
     number = 0
     for group in groups:
         for description, extension, data in group():
@@ -409,6 +422,37 @@ def _webps() -> Made:
     )
     yield "WebP with a chunk of 4 GB", "webp", _riff(b"VP8 \xff\xff\xff\xff", whole[20:])
     yield "WebP with 5000 unknown chunks", "webp", webp_canvas(64, 64, _riff_chunk(b"ABCD", b"x") * 5000)
+
+
+# -- what a viewer shows in an unusual way, and files with the name of an image --
+
+
+def _as_seen() -> Made:
+    plain = scene()
+    made = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    srgb = made[:24] + bytes(12) + made[36:]  # without the time at which it was made
+    for what, profile in (("a profile", srgb), ("half a profile", srgb[: len(srgb) // 2]), ("an empty profile", b"")):
+        for form, extension in (("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")):
+            yield f"good {form} with {what}", extension, saved(plain, form, icc_profile=profile)
+    yield "good CMYK JPEG with an RGB profile", "jpg", saved(plain.convert("CMYK"), "JPEG", icc_profile=srgb)
+    yield "good BMP whose alpha is 0", "bmp", bmp(80, 8, 32, b"\1\2\3\0" * 640)
+    blank = Image.new("RGB", plain.size)
+    for form in ("GIF", "PNG", "WEBP"):
+        whole = saved(blank, form, save_all=True, append_images=[plain, scene(2)], duration=50)
+        yield f"good animated {form} with a black first frame", form.lower(), whole
+    for depth in (1, 2, 4, 8, 16):
+        raw = (b"\0" + bytes(range(depth))) * 8
+        yield (
+            f"good {depth}-bit grey PNG with a colour key",
+            "png",
+            with_chunks(png(8, 8, depth, 0, raw), (b"tRNS", b"\0\1")),
+        )
+    for bits in (10, 12):
+        raw = b"".join(b"\0" + struct.pack(">8H", *(x << bits - 3 for x in range(8))) for _ in range(8))
+        yield f"good 16-bit grey PNG of {bits} bits", "png", png(8, 8, 16, 0, raw)
+    yield "bitmap without a file header", "dib", saved(plain, "BMP")[14:]
+    for maker, head in (("Fujifilm", b"FUJIFILMCCD-RAW "), ("Olympus", b"IIRO"), ("Panasonic", b"IIU\0")):
+        yield f"RAW of {maker}", "jpg", head + bytes(400)
 
 
 # -- names and irregular files --

@@ -27,7 +27,7 @@ class Kind(NamedTuple):
 
 def identify(data: bytes) -> Kind | None:
     """Return what a file is that no decoder has opened, None if its beginning says nothing."""
-    for find in (_iso_media, _riff, _tiff, _by_signature, _markup, _text):
+    for find in (_iso_media, _riff, _tiff, _by_signature, _dib, _markup, _text):
         if (kind := find(data)) is not None:
             return kind
     return None
@@ -136,6 +136,9 @@ _SIGNATURES: tuple[tuple[bytes, Kind], ...] = (
 )
 
 
+_DIB_HEADERS = tuple(struct.pack("<I", size) for size in (40, 52, 56, 64, 108, 124))
+
+
 def _by_signature(data: bytes) -> Kind | None:
     for signature, kind in _SIGNATURES:
         if data.startswith(signature):
@@ -148,6 +151,12 @@ def _by_signature(data: bytes) -> Kind | None:
         return _images("TGA")
     if data and not data.strip(b"\0"):
         return Kind(Reason.UNREADABLE, "nothing but zeros: the file was never written completely; copy it again")
+    return None
+
+
+def _dib(data: bytes) -> Kind | None:
+    if data[:4] in _DIB_HEADERS and data[12:14] == b"\1\0":  # the size of its header, and one plane
+        return _images("headerless bitmap (DIB)", "open the bitmap in an image editor and save it as PNG")
     return None
 
 

@@ -82,6 +82,8 @@ IMAGES = {
     "PSD": b"8BPS\0\1" + bytes(20),
     "PSB": b"8BPS\0\2" + bytes(20),
     "XCF": b"gimp xcf v011\0",
+    "DIB": saved(scene(), "BMP")[14:],
+    "DIB ": b"\x7c\0\0\0" + struct.pack("<iiHH", 8, -8, 1, 32) + bytes(400),
     "ICO": b"\0\0\1\0\1\0\x20\x20",
     "PDF": b"%PDF-1.7\n",
     "EPS": b"\xc5\xd0\xd3\xc6\x20\0\0\0",
