@@ -27,12 +27,9 @@ def replacing(path: Path, *, mode: int | None = None) -> Iterator[Path]:
     """
     if mode is None and path.exists():
         mode = path.stat().st_mode & 0o777
-    unfinished = path.parent / f"{_PREFIX}{secrets.token_hex(8)}"
     # The kernel applies the umask. Python can read it only by changing it, which other threads would notice.
-    descriptor = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else 0o600)
+    unfinished, descriptor = _create_locked(path.parent, 0o666 if mode is None else 0o600)
     permissions = os.fstat(descriptor).st_mode & 0o777 if mode is None else mode
-    with contextlib.suppress(OSError):  # a file system without locks
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         yield unfinished
         with unfinished.open("rb+") as file:
@@ -41,6 +38,18 @@ def replacing(path: Path, *, mode: int | None = None) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _create_locked(folder: Path, permissions: int) -> tuple[Path, int]:
+    """Create a temporary file and lock it. Return its path and its descriptor."""
+    while True:
+        path = folder / f"{_PREFIX}{secrets.token_hex(8)}"
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, permissions)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:  # else `remove_unfinished` was faster than the lock
+            return path, descriptor
         os.close(descriptor)
 
 
@@ -71,5 +80,4 @@ def remove_unfinished(folder: Path) -> None:
     for path in folder.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises OSError while another process writes it
-            if path.stat().st_size > 0:  # an empty one may have been created just now
-                path.unlink()
+            path.unlink()
