@@ -370,7 +370,7 @@ def export(
 def forget(
     target: Annotated[
         str,
-        _named(metavar="PATH|JOB", help="A file, a folder, or the number of a job (./3: a file)."),
+        typer.Argument(metavar="PATH|JOB", help="A file, a folder, or the number of a job (./3: a file)."),
     ],
     with_captions: Annotated[
         bool, typer.Option("--captions", help="Remove machine captions that no other file needs.")
@@ -382,10 +382,10 @@ def forget(
 ) -> None:
     """Remove files, or a job, from the database. Nothing on disk is touched, and captions stay without --captions.
 
-    With a job go those of its files that no other job lists.
+    Forgetting a job also removes those of its files that no other job lists.
     """
     if human and not with_captions:
-        raise UsageError("--human goes with --captions: it removes the captions that people wrote too.")
+        raise UsageError("--human needs --captions: it also removes the captions that people wrote.")
     db = _open_database()
     if re.fullmatch("[0-9]{1,10}", target):
         scope = forgetting.scope_of_job(db, min(int(target), UNLIMITED))
