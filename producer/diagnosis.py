@@ -44,7 +44,7 @@ def other_waiting_job(db: Database, settings: Settings, job: int) -> str:
     for progress in jobs.progress(db, limit=RECENT_JOBS):
         if progress.job != job and (reasons := diagnose(db, settings, progress)):
             stop = "" if reasons[0].endswith(("?", ".")) else ";"
-            return f"job {progress.job} also waits: {reasons[0]}{stop} producer status {progress.job}"
+            return f"job {progress.job} is also stalled: {reasons[0]}{stop} producer status {progress.job}"
     return ""
 
 

@@ -51,7 +51,7 @@ class Dispatcher:
         except BrokerRefused:
             raise
         except ServiceUnavailable as error:
-            print_warning(f"{error}; the work is queued and starts when a worker finds it.")
+            print_warning(f"{error} The work is queued and starts when a worker finds it.")
 
     def ensure_running(self) -> None:
         """Keep the embedded worker running, if there is one. Raises CaptioningError when it cannot run."""

@@ -299,8 +299,8 @@ def submit_json(progress: Progress, absent: Absent, seconds: float) -> dict[str,
 
 
 def continued_text(progress: Progress) -> str:
-    """Return the line that tells a person that a submit goes on with a job that was begun before."""
-    return f"job {progress.job} goes on: {progress.done} of {progress.total} done"
+    """Return the line that says that a submit continues a job that was begun before."""
+    return f"job {progress.job} continues: {progress.done} of {progress.total} done"
 
 
 def print_queued(progress: Progress) -> None:

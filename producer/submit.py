@@ -208,7 +208,9 @@ def hint_without_images(skipped: Mapping[str, int]) -> str:
     """Return what a person can do when no images were found."""
     if any(category.endswith(" archive") for category in skipped):
         return "Unpack archives first."
-    return "A file that is named on the command line is accepted whatever its extension."
+    if skipped:
+        return "`--list-skipped` names each skipped file; to caption one, name the file itself."
+    return "Check the path."
 
 
 def warn_of_patterns(request: SubmitRequest, finder: ImageFinder) -> None:

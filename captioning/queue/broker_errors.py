@@ -38,7 +38,9 @@ def explain(error: BaseException) -> BrokerUnavailable:
     for error_type, words, what, remedy in _CAUSES:
         if any(error_type is not None and isinstance(link, error_type) for link in chain) or re.search(words, message):
             return BrokerUnavailable(f"the broker {what}: {message.rstrip('.')}. {remedy[0].upper()}{remedy[1:]}.")
-    return BrokerUnavailable(f"the broker does not answer: {message}")
+    return BrokerUnavailable(
+        f"the broker does not answer: {message.rstrip('.')}. Check that it runs and that {_SETTING} is right."
+    )
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

@@ -166,7 +166,8 @@ def explain(url: URL, error: DBAPIError) -> CaptioningError:
         text = f"the database {name} {what}: {_first_line(error)}. {remedy[0].upper()}{remedy[1:]}{_stop(remedy)}"
         return (StoreUnavailable if cause.passes else StoreRefused)(text)
     if _passes(error, code):
-        return StoreUnavailable(f"the database {name} does not answer: {_first_line(error)}")
+        advice = f"Check that it runs and that {_SETTING} is right."
+        return StoreUnavailable(f"the database {name} does not answer: {_first_line(error)}. {advice}")
     return StoreFault(f"the database {name} reports an error: {_first_line(error)}. CAPTIONING_DEBUG=1 shows where.")
 
 

@@ -126,8 +126,8 @@ def test_a_submit_without_a_broker_that_answers_queues_and_warns_in_one_line(cli
 
 def test_the_same_submit_says_that_its_job_goes_on(cli: CliRunner, photographs: Path) -> None:
     cli.environment["CAPTIONING_BROKER_URL"] = "redis+socket:///none"
-    assert "goes on" not in cli.producer("submit", str(photographs)).err
-    assert cli.producer("submit", str(photographs)).err.startswith("job 1 goes on: 0 of 10 done\n")
+    assert "continues" not in cli.producer("submit", str(photographs)).err
+    assert cli.producer("submit", str(photographs)).err.startswith("job 1 continues: 0 of 10 done\n")
 
 
 def test_names_and_filters_may_be_any_bytes(cli: CliRunner, photographs: Path) -> None:

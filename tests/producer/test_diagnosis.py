@@ -101,7 +101,7 @@ def test_another_job_that_stands_still_is_named(driver: StoreDriver, settings: S
     assert other_waiting_job(driver.db, settings, newest) == ""
     heartbeat(driver.db, LSTM.digest, roots=[])
     assert other_waiting_job(driver.db, settings, newest) == (
-        f"job {job} also waits: no worker sees the root 'photos': is it mounted? producer status {job}"
+        f"job {job} is also stalled: no worker sees the root 'photos': is it mounted? producer status {job}"
     )
 
 
@@ -112,11 +112,11 @@ def test_status_without_a_number_names_a_stalled_job_beside_a_newest_one_that_is
     jobs.pause(driver.db, stalled)
     newest = driver.submit(1, key="newest")
     driver.process_chunk(driver.claim())
-    assert "also waits" not in cli.producer("status").out
+    assert "is also stalled" not in cli.producer("status").out
     jobs.resume(driver.db, stalled)
-    line = f"job {stalled} also waits: no worker is running: run the same `producer submit` again; producer status"
+    line = f"job {stalled} is also stalled: no worker is running: run the same `producer submit` again; producer status"
     assert cli.producer("status").out.splitlines()[-1] == f"{line} {stalled}"
-    assert "also waits" not in cli.producer("status", str(newest)).out
+    assert "is also stalled" not in cli.producer("status", str(newest)).out
 
 
 @pytest.mark.parametrize("state", [JobState.PAUSED, JobState.CANCELLED, JobState.DONE])
