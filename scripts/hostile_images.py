@@ -450,9 +450,34 @@ def _as_seen() -> Made:
     for bits in (10, 12):
         raw = b"".join(b"\0" + struct.pack(">8H", *(x << bits - 3 for x in range(8))) for _ in range(8))
         yield f"good 16-bit grey PNG of {bits} bits", "png", png(8, 8, 16, 0, raw)
+    yield from _odd_exif()
     yield "bitmap without a file header", "dib", saved(plain, "BMP")[14:]
     for maker, head in (("Fujifilm", b"FUJIFILMCCD-RAW "), ("Olympus", b"IIRO"), ("Panasonic", b"IIU\0")):
         yield f"RAW of {maker}", "jpg", head + bytes(400)
+
+
+def _odd_exif() -> Made:
+    whole = bases()["JPEG"][1]
+    empty, turned = _segment(0xE1, b"Exif\0\0"), _segment(0xE1, _turned(3, 1, b"\6\0\0\0"))
+    for what, blocks in (
+        ("two Exif blocks, the first empty", empty + turned),
+        ("two Exif blocks, the second empty", turned + empty),
+        ("two Exif blocks that disagree", turned + _segment(0xE1, _turned(3, 1, b"\3\0\0\0"))),
+        ("its orientation as a byte", _segment(0xE1, _turned(1, 1, b"\6\0\0\0"))),
+        ("its orientation as a long number", _segment(0xE1, _turned(4, 1, b"\6\0\0\0"))),
+        ("its orientation as a text", _segment(0xE1, _turned(2, 2, b"6\0\0\0"))),
+        ("its orientation twice", _segment(0xE1, _turned(3, 2, b"\6\0\3\0"))),
+        ("its orientation as a fraction that is not there", _segment(0xE1, _turned(5, 1, b"\xff\xff\xff\x7f"))),
+        ("an orientation of an unknown type", _segment(0xE1, _turned(99, 1, b"\6\0\0\0"))),
+    ):
+        yield f"good JPEG with {what}", "jpg", _after_start(whole, blocks)
+    yield "good PNG that its Exif data rotates", "png", _png_with(_chunk(b"eXIf", _turned(3, 1, b"\6\0\0\0")[6:]))
+    yield "good WebP that its Exif data rotates", "webp", saved(scene(), "WEBP", exif=_exif(6))
+
+
+def _turned(kind: int, number: int, value: bytes) -> bytes:
+    """Return an Exif block that has an orientation only, of this type."""
+    return b"Exif\0\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHI", 0x0112, kind, number) + value + bytes(4)
 
 
 # -- names and irregular files --

@@ -29,7 +29,7 @@ from captioning.model.containers import (
 )
 from captioning.model.depth import grey8, with_alpha
 from captioning.model.orientation import SIDEWAYS, orientation_of, upright
-from captioning.model.signatures import identify
+from captioning.model.signatures import identify, rare_jpeg
 from captioning.values import PREPROCESSING_VERSION, ImageInfo, Reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -217,6 +217,8 @@ def _image_errors(data: bytes) -> Iterator[None]:
         raise ImageError(Reason.TOO_LARGE, "decoding needs more memory than one image may use") from None
     except OSError as error:
         cut = "truncated" in str(error).lower() or "unexpected end" in str(error).lower() or webp_is_cut(data)
+        if not cut and (kind := rare_jpeg(data)) is not None:  # libjpeg is not always built for it
+            raise ImageError(kind.reason, kind.message) from None
         raise ImageError(Reason.TRUNCATED if cut else Reason.UNREADABLE, str(error)) from None
     except Exception as error:  # zlib.error, struct.error, IndexError and more: no list of them would be complete
         raise ImageError(Reason.UNREADABLE, f"damaged: {error}") from None
@@ -225,7 +227,8 @@ def _image_errors(data: bytes) -> Iterator[None]:
 def _unidentified(data: bytes) -> ImageError:
     if (kind := identify(data)) is not None:
         return ImageError(kind.reason, kind.message)
-    return ImageError(Reason.UNREADABLE, f"not an image in a supported format ({', '.join(FORMATS)})")
+    found = f"not an image in a supported format ({', '.join(FORMATS)})"
+    return ImageError(Reason.UNREADABLE, f"{found}; if it is a RAW photograph, export it as JPEG")
 
 
 def _opaque_bmp(image: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ import re
 import struct
 from typing import NamedTuple
 
+from captioning.model.containers import jpeg_segments
 from captioning.values import Reason
 
 _CONVERT = "convert the file to JPEG or PNG"
@@ -14,6 +15,7 @@ _HEIC = "convert the file to JPEG"
 _RAW = "export the photograph as JPEG with the camera's program, or submit the JPEG that the camera wrote beside it"
 _VIDEO = "save a frame of it as JPEG"
 _PAGE = "save its pages or figures as PNG"
+_SAVE = "open the picture in an image editor and save it as an ordinary JPEG or PNG"
 _UNPACK = "unpack it and submit the folder"
 _AGAIN = "fetch the image itself again"
 
@@ -27,7 +29,7 @@ class Kind(NamedTuple):
 
 def identify(data: bytes) -> Kind | None:
     """Return what a file is that no decoder has opened, None if its beginning says nothing."""
-    for find in (_iso_media, _riff, _tiff, _by_signature, _dib, _markup, _text):
+    for find in (_iso_media, _riff, _tiff, rare_jpeg, _flashpix, _eip, _tga, _by_signature, _dib, _markup, _text):
         if (kind := find(data)) is not None:
             return kind
     return None
@@ -42,7 +44,7 @@ def _other(name: str, remedy: str, reason: Reason = Reason.UNSUPPORTED) -> Kind:
 
 
 def _damaged(name: str) -> Kind:
-    return Kind(Reason.UNREADABLE, f"damaged: it begins like a {name}, but its header is invalid")
+    return Kind(Reason.UNREADABLE, f"a damaged {name}, its header is invalid; copy or fetch the file again")
 
 
 _SIGNATURES: tuple[tuple[bytes, Kind], ...] = (
@@ -58,8 +60,12 @@ _SIGNATURES: tuple[tuple[bytes, Kind], ...] = (
     (b"\0MRI", _images("Minolta RAW (MRW)", _RAW)),
     (b"ARRI", _images("ARRIRAW", _RAW)),
     (b"NOKIARAW", _images("Nokia RAW", _RAW)),
-    (b"DSC-Image", _images("Casio RAW", _RAW)),
-    (b"PWAD", _images("Leaf or Kodak RAW", _RAW)),
+    (b"DSC-Image", _images("Rollei RAW", _RAW)),
+    (b"PWAD", _images("Sinar RAW", _RAW)),
+    (b"PXN", _images("Logitech RAW (PXN)", _RAW)),
+    (b"qktk", _images("Apple QuickTake", _RAW)),
+    (b"qktn", _images("Apple QuickTake", _RAW)),
+    (b"rawzor", _images("Rawzor RAW (RWZ)", "unpack the RAW file with Rawzor and export it as JPEG")),
     (b"\0\0\0\x0cJXL \r\n", _images("JPEG XL")),
     (b"\0\0\0\x0cJXL ", _images("JPEG XL")),
     (b"\xff\x0a", _images("JPEG XL")),
@@ -69,7 +75,6 @@ _SIGNATURES: tuple[tuple[bytes, Kind], ...] = (
     (b"II\xbc", _images("JPEG XR")),
     (b"MM\xbc", _images("JPEG XR")),
     (b"WMPHOTO", _images("JPEG XR")),
-    (b"\xff\xd8\xff\xf7", _images("JPEG-LS")),
     (b"BPG\xfb", _images("BPG")),
     (b"FLIF", _images("FLIF")),
     (b"qoif", _images("QOI")),
@@ -94,16 +99,17 @@ _SIGNATURES: tuple[tuple[bytes, Kind], ...] = (
     (b"SIMPLE  =", _images("FITS")),
     (b"\x01\xda", _images("SGI")),
     (b"\x59\xa6\x6a\x95", _images("Sun raster")),
-    (b"\x0a\x05\x01", _images("PCX")),
-    (b"\x3a\xde\x68\xb1", _images("DCX")),
+    (b"\xb1\x68\xde\x3a", _images("DCX")),
+    (b"\x8aMNG", _images("MNG")),
+    (b"\x8bJNG", _images("JNG")),
     (b"FORM", _images("Amiga IFF")),
     (b"\xd7\xcd\xc6\x9a", _images("Windows metafile (WMF)")),
     (b"\1\0\x09\0\0\3", _images("Windows metafile (WMF)")),
     (b"/* XPM", _images("XPM")),
-    (b"AT&TFORM", _images("DjVu", _PAGE)),
+    (b"AT&TFORM", _other("a DjVu document", _PAGE)),
     (b"\xc5\xd0\xd3\xc6", _images("EPS")),
     (b"%!PS", _images("EPS or PostScript")),
-    (b"%PDF", _images("PDF or Illustrator (AI)", _PAGE)),
+    (b"%PDF", _other("a PDF or Illustrator document", _PAGE)),
     (b"\x1a\x45\xdf\xa3", _other("a Matroska or WebM video", _VIDEO)),
     (b"\0\0\1\xba", _other("an MPEG video", _VIDEO)),
     (b"\0\0\1\xb3", _other("an MPEG video", _VIDEO)),
@@ -120,7 +126,7 @@ _SIGNATURES: tuple[tuple[bytes, Kind], ...] = (
     (b"BZh", _other("a bzip2 archive", _UNPACK)),
     (b"\xfd7zXZ\0", _other("an xz archive", _UNPACK)),
     (b"\x28\xb5\x2f\xfd", _other("a Zstandard archive", _UNPACK)),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", _other("an office document or a thumbnail database", _PAGE)),
+    (b"\xd0\xcf\x11\xe0", _other("an office document or a thumbnail database", _PAGE)),
     (b"{\\rtf", _other("a text document", _PAGE)),
     (b"\0\5\x16\7", _other("what macOS keeps beside a file (AppleDouble)", "submit the file without ._ in its name")),
     (b"\0\5\x16\0", _other("a file wrapped by macOS (AppleSingle)", "copy the original again")),
@@ -139,14 +145,21 @@ _SIGNATURES: tuple[tuple[bytes, Kind], ...] = (
 _DIB_HEADERS = tuple(struct.pack("<I", size) for size in (40, 52, 56, 64, 108, 124))
 
 
+_PATTERNS = (
+    (re.compile(rb"P[1-7Ff]\s|P[1-7]#"), _images("PNM")),
+    (re.compile(rb"\x0a[\x00-\x05]\x01[\x01\x02\x04\x08]"), _images("PCX")),
+    (re.compile(rb".{25}ARECOYK", re.S), _images("Contax RAW", _RAW)),
+    (re.compile(rb".{257}ustar", re.S), _other("a tar archive", _UNPACK)),
+)
+
+
 def _by_signature(data: bytes) -> Kind | None:
     for signature, kind in _SIGNATURES:
         if data.startswith(signature):
             return kind
-    if re.match(rb"P[1-7][\s#]", data[:3]):
-        return _images("PNM")
-    if data[257:262] == b"ustar":
-        return _other("a tar archive", _UNPACK)
+    for pattern, kind in _PATTERNS:
+        if pattern.match(data):
+            return kind
     if data[-18:-2] == b"TRUEVISION-XFILE":
         return _images("TGA")
     if data and not data.strip(b"\0"):
@@ -154,9 +167,52 @@ def _by_signature(data: bytes) -> Kind | None:
     return None
 
 
+def _tga(data: bytes) -> Kind | None:
+    """Recognise a TGA without its later signature at the end: its fields allow few values, and little else fits."""
+    if len(data) < 18 or 0 in (data[12] | data[13], data[14] | data[15]) or data[17] & 0xC0:
+        return None
+    plain = data[1] == 0 and data[2] in (2, 3, 10, 11) and not any(data[3:8]) and data[16] in (8, 15, 16, 24, 32)
+    mapped = data[1] == 1 and data[2] in (1, 9) and data[7] in (15, 16, 24, 32) and data[16] in (8, 16)
+    return _images("TGA") if plain or mapped else None
+
+
+_FLASHPIX_CLASS = bytes.fromhex("0067615654c1ce11855300aa00a1f95b")
+
+
+def _flashpix(data: bytes) -> Kind | None:
+    return _images("FlashPix (FPX)") if data.startswith(b"\xd0\xcf\x11\xe0") and _FLASHPIX_CLASS in data else None
+
+
+def _eip(data: bytes) -> Kind | None:
+    """Recognise Capture One's package of a RAW file and its settings, a ZIP archive."""
+    if data.startswith(b"PK\3\4") and re.search(rb"\.IIQ|CaptureOne/|manifest50\.xml", data[:4096], re.I):
+        return _images("Phase One RAW (EIP)", _RAW)
+    return None
+
+
 def _dib(data: bytes) -> Kind | None:
     if data[:4] in _DIB_HEADERS and data[12:14] == b"\1\0":  # the size of its header, and one plane
         return _images("headerless bitmap (DIB)", "open the bitmap in an image editor and save it as PNG")
+    return None
+
+
+# -- JPEG, as hardly any program writes it: in medicine, for scans and proofs --
+
+_RARE_JPEGS = {  # by the marker of the frame header
+    **dict.fromkeys((0xC3, 0xC7), "lossless JPEG"),
+    **dict.fromkeys((0xC5, 0xC6), "hierarchical JPEG"),
+    **dict.fromkeys((0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF), "arithmetic-coded JPEG"),
+    0xF7: "JPEG-LS",
+}
+
+
+def rare_jpeg(data: bytes) -> Kind | None:
+    """Return what a JPEG is whose coding not every decoder knows; None for all other files."""
+    for marker, segment in jpeg_segments(data) if data.startswith(b"\xff\xd8") else ():
+        if marker in _RARE_JPEGS:
+            return _images(_RARE_JPEGS[marker], _SAVE)
+        if marker in (0xC0, 0xC1, 0xC2):
+            return _images("12-bit JPEG", _SAVE) if segment[4:5] == b"\x0c" else None
     return None
 
 
@@ -168,6 +224,8 @@ _BRANDS = (
     (b"crx", _images("Canon RAW (CR3)", _RAW)),
     (b"jxl", _images("JPEG XL")),
     (b"jp", _images("JPEG 2000")),
+    (b"avci", _images("HEIF (AVCI)", _HEIC)),
+    (b"avcs", _images("HEIF (AVCI)", _HEIC)),
     (b"qt", _other("a QuickTime video (MOV)", _VIDEO)),
     (b"3g", _other("an MPEG-4 video (3GP)", _VIDEO)),
     (b"M4A", _other("an MPEG-4 audio file", "submit images only")),
@@ -250,8 +308,10 @@ _MAKERS = (
     (b"olympus", "Olympus RAW (ORF)"),
     (b"panasonic", "Panasonic or Leica RAW (RW2)"),
     (b"leica", "Leica RAW (RWL)"),
+    (b"sinar", "Sinar RAW (STI)"),
+    (b"creo", "Leaf RAW (MOS)"),
 )
-_MAKE, _COMPRESSION, _PHOTOMETRIC, _SUBFILE, _SUB_IFDS, _DNG = 271, 259, 262, 254, 330, 50706
+_MAKE, _COMPRESSION, _PHOTOMETRIC, _SUBFILE, _SUB_IFDS, _PREVIEW, _DNG = 271, 259, 262, 254, 330, 513, 50706
 _SENSOR_PHOTOMETRICS = (32803, 34892)  # colour filter array, linear raw
 _SENSOR_COMPRESSIONS = (32767, 32769, 32770, 34713, 65000, 65535)
 
@@ -272,13 +332,15 @@ def _by_directory(tags: dict[int, int], make: bytes) -> Kind:
     """Tell TIFF from RAW, whose first directory holds a preview or the samples of a sensor."""
     if _DNG in tags:
         return _images("DNG (RAW)", _RAW)
+    camera = next((name for maker, name in _MAKERS if make.lower().startswith(maker)), "")
     if (
         _SUB_IFDS in tags
+        or (camera and _PREVIEW in tags)
         or tags.get(_SUBFILE) == 1
         or tags.get(_PHOTOMETRIC) in _SENSOR_PHOTOMETRICS
         or tags.get(_COMPRESSION) in _SENSOR_COMPRESSIONS
     ):
-        return _images(next((name for maker, name in _MAKERS if make.lower().startswith(maker)), "RAW"), _RAW)
+        return _images(camera or "RAW", _RAW)
     return _images("TIFF" if tags else "TIFF or RAW")
 
 

@@ -9,6 +9,7 @@ import pytest
 from captioning.errors import ImageError
 from captioning.model.pixels import open_image
 from captioning.values import Reason
+from producer.sources.kinds import IMAGES as EXTENSIONS
 from scripts.hostile_images import saved, scene
 
 
@@ -52,6 +53,12 @@ RAW = {
     "Phase One": b"IIII".rjust(12, b"\0").replace(bytes(8), b"II*\0\x10\0\0\0", 1) + b"waR\0",
     "Epson": tiff(b"SEIKO EPSON CORP.", (330, 400)),
     "Samsung": tiff(b"SAMSUNG", (330, 400)),
+    "Sony ": tiff(b"SONY", (513, 400), (514, 900)),
+    "Phase One RAW (EIP)": b"PK\3\4\x14\0\0\0\0\0" + bytes(16) + b"\x05\0\0\0" + b"0.IIQ",
+    "Rollei": b"DSC-Image",
+    "Contax": bytes(25) + b"ARECOYK",
+    "Logitech": b"PXN",
+    "Rawzor": b"rawzor",
     "DNG": tiff(b"Google", (50706, 0x04010000)),
 }
 
@@ -63,6 +70,8 @@ def test_a_raw_file_is_named_and_the_jpeg_beside_it_is_advised(name: str) -> Non
     assert name.strip() in error.detail
     assert "JPEG" in error.detail
 
+
+FLASHPIX_CLASS = bytes.fromhex("0067615654c1ce11855300aa00a1f95b")
 
 IMAGES = {
     "TIFF": tiff(b"NIKON CORPORATION", (262, 2)),
@@ -85,6 +94,13 @@ IMAGES = {
     "DIB": saved(scene(), "BMP")[14:],
     "DIB ": b"\x7c\0\0\0" + struct.pack("<iiHH", 8, -8, 1, 32) + bytes(400),
     "ICO": b"\0\0\1\0\1\0\x20\x20",
+    "TGA": struct.pack("<3B5s4H2B", 0, 0, 2, bytes(5), 0, 0, 640, 480, 24, 32) + bytes(range(99)),
+    "TGA ": struct.pack("<3BHHB4H2B", 9, 1, 9, 0, 256, 24, 0, 0, 64, 48, 8, 0) + bytes(range(99)),
+    "PCX": b"\x0a\0\1\1",
+    "DCX": struct.pack("<I", 987654321),
+    "FlashPix": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600) + FLASHPIX_CLASS,
+    "PNM": b"Pf\n8 8\n-1.0\n",
+    "HEIF (AVCI)": media(b"avci", b"mif1"),
     "PDF": b"%PDF-1.7\n",
     "EPS": b"\xc5\xd0\xd3\xc6\x20\0\0\0",
     "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
@@ -151,3 +167,106 @@ def test_what_was_fetched_instead_of_an_image_is_unreadable_and_named(data: byte
     error = refusal(data)
     assert error.reason is Reason.UNREADABLE
     assert named in error.detail
+
+
+def raw(make: bytes) -> bytes:
+    return tiff(make, (254, 1), (330, 400), order=">")
+
+
+DECODED = {
+    "JPEG": "jpg jpeg jpe jfif jfi jif pjpeg pjp mpo jps insp",
+    "PNG": "png apng",
+    "WEBP": "webp",
+    "GIF": "gif",
+    "BMP": "bmp",
+}
+REFUSED = {
+    "DIB": ("dib", IMAGES["DIB"]),
+    "HEIC": ("heic heics hif heif heifs", IMAGES["HEIC"]),
+    "HEIF (AVCI)": ("avci avcs", IMAGES["HEIF (AVCI)"]),
+    "AVIF": ("avif avifs", IMAGES["AVIF"]),
+    "TIFF": ("tif tiff", IMAGES["TIFF"]),
+    "JPEG XL": ("jxl", IMAGES["JPEG XL"]),
+    "JPEG 2000": ("jp2 jpf jpx jpm jph", IMAGES["JPEG 2000"]),
+    "JPEG 2000 ": ("j2k j2c jpc", IMAGES["JPEG 2000 "]),
+    "JPEG XR": ("jxr wdp hdp", IMAGES["JPEG XR"]),
+    "PSD": ("psd cs1", IMAGES["PSD"]),
+    "PSB": ("psb", IMAGES["PSB"]),
+    "XCF": ("xcf", IMAGES["XCF"]),
+    "TGA": ("tga", IMAGES["TGA"]),
+    "PCX": ("pcx", b"\x0a\5\1\x08"),
+    "PNM": ("ppm pgm pbm pnm pam", b"P7\nWIDTH 8\n"),
+    "OpenEXR": ("exr", b"v/1\x01\2\0\0\0"),
+    "Radiance HDR": ("hdr", b"#?RADIANCE\n"),
+    "FlashPix": ("fpx", IMAGES["FlashPix"]),
+    "DNG": ("dng gpr", RAW["DNG"]),
+    "Panasonic or Leica": ("raw rw2 rwl", RAW["Panasonic"]),
+    "Canon RAW (CR2)": ("cr2", RAW["Canon RAW (CR2)"]),
+    "Canon RAW (CR3)": ("cr3", RAW["Canon RAW (CR3)"]),
+    "Canon RAW (CRW)": ("crw", RAW["Canon RAW (CRW)"]),
+    "Nikon": ("nef nrw", RAW["Nikon"]),
+    "Sony": ("arw arq sr2 srf", RAW["Sony"]),
+    "Fujifilm": ("raf", RAW["Fujifilm"]),
+    "Olympus": ("orf ori", RAW["Olympus"]),
+    "Pentax": ("pef", RAW["Pentax"]),
+    "Samsung": ("srw", RAW["Samsung"]),
+    "Sigma": ("x3f x3i", RAW["Sigma"]),
+    "Hasselblad": ("3fr fff", RAW["Hasselblad"]),
+    "Phase One": ("iiq", RAW["Phase One"]),
+    "Phase One RAW (EIP)": ("eip", RAW["Phase One RAW (EIP)"]),
+    "Leaf": ("mos", RAW["Leaf"]),
+    "Mamiya": ("mef", raw(b"Mamiya-OP Co.,Ltd.")),
+    "Minolta": ("mrw", RAW["Minolta"]),
+    "Epson": ("erf", RAW["Epson"]),
+    "Kodak": ("kdc dcr dcs k25 kc2 drf", RAW["Kodak"]),
+    "Rawzor": ("rwz", RAW["Rawzor"]),
+    "Logitech": ("pxn", RAW["Logitech"]),
+    "Sinar": ("sti", raw(b"Sinar AG")),
+    "RAW": ("bay mdc", b""),  # bare samples, without a header: nothing tells them from noise
+}
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_what_the_walk_takes_as_an_image_and_is_not_decoded_is_named_with_a_remedy(name: str) -> None:
+    head = REFUSED[name][1]
+    error = refusal((head or bytes(range(128, 256)) * 4) + bytes(300))
+    assert error.reason is (Reason.UNSUPPORTED if head else Reason.UNREADABLE)
+    assert name.strip() in error.detail
+    assert any(word in error.detail for word in ("convert", "export", "save"))
+
+
+def test_every_extension_that_the_walk_takes_is_decoded_or_named() -> None:
+    known = [name for names in DECODED.values() for name in names.split()]
+    known += [name for names, _ in REFUSED.values() for name in names.split()]
+    assert sorted(known) == sorted(name.decode() for name in EXTENSIONS)
+    for form in DECODED:
+        open_image(saved(scene(), form), 224)
+
+
+JPEG = saved(scene(), "JPEG")
+FRAME = JPEG.index(b"\xff\xc0")
+
+
+@pytest.mark.parametrize(
+    ("marker", "bits", "named"),
+    [
+        (0xC1, 12, "12-bit JPEG"),
+        (0xC2, 12, "12-bit JPEG"),
+        (0xC3, 8, "lossless JPEG"),
+        (0xC3, 16, "lossless JPEG"),
+        (0xC5, 8, "hierarchical JPEG"),
+        (0xCA, 8, "arithmetic-coded JPEG"),
+        (0xCB, 8, "arithmetic-coded JPEG"),
+        (0xF7, 8, "JPEG-LS"),
+    ],
+)
+def test_a_jpeg_that_is_coded_in_a_rare_way_is_unsupported_and_not_damaged(marker: int, bits: int, named: str) -> None:
+    error = refusal(JPEG[: FRAME + 1] + bytes([marker, 0, JPEG[FRAME + 3], bits]) + JPEG[FRAME + 5 :])
+    assert error.reason is Reason.UNSUPPORTED
+    assert error.detail.startswith(f"{named} images are not supported; open the picture")
+
+
+def test_a_jpeg_with_an_invalid_header_is_damaged() -> None:
+    error = refusal(JPEG[: FRAME + 4] + b"\x05" + JPEG[FRAME + 5 :])
+    assert error.reason is Reason.UNREADABLE
+    assert error.detail == "a damaged JPEG, its header is invalid; copy or fetch the file again"
