@@ -6,7 +6,9 @@ their children drop these variables before they import the libraries.
 """
 
 import os
+import tempfile
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 PREFIX = "CAPTIONING_"
 _SECRET_PREFIXES = (PREFIX, "PG")  # variables that may hold passwords begin like this
@@ -91,3 +93,8 @@ def debug_enabled() -> bool:
 def is_spawned_rank() -> bool:
     """Return whether this process was started by torch's distributed launcher, which sets LOCAL_RANK."""
     return "LOCAL_RANK" in os.environ
+
+
+def temporary_folder() -> Path:
+    """Return the folder for temporary files: TMPDIR even if nothing can be written there, which Python passes over."""
+    return Path(os.environ.get("TMPDIR") or tempfile.gettempdir())

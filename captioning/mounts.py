@@ -1,18 +1,22 @@
 """On which mount a file lies: what tells a deleted file from the file of a disk that is not mounted now.
 
-A mount is identified by its source, type, root and mount point, not by its device number, which a restart of the system
-changes. The mount point is part of it, because two file systems without a device (tmpfs, for example) can have the
-same source, type and root.
+A mount is identified by its source (the UUID of a disk where that is known), type, root and mount point, not by its
+device number, which a restart of the system changes. The mount point is part of it, because two file systems without a
+device (tmpfs, for example) can have the same source, type and root.
 """
 
 import contextlib
 import os
 import re
+import select
 import sys
+import weakref
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
+_MOUNTINFO = Path("/proc/self/mountinfo")
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
@@ -22,6 +26,7 @@ class Mounts:
     def __init__(self) -> None:
         self._by_id: dict[int, str] = {}
         self._points: frozenset[bytes] = frozenset()
+        self._changes: select.poll | None = None
 
     def of(self, path: bytes) -> str | None:
         """Return the identity of the mount on which an existing file or folder lies. None when that is not known.
@@ -55,20 +60,45 @@ class Mounts:
 
     def _linux(self, path: bytes) -> str | None:
         """Ask the kernel for the number of the mount: a mount over another one hides what lies below it."""
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        descriptor = _open(path)
         try:
             number = _mount_number(descriptor)
         finally:
             os.close(descriptor)
-        if number is not None and number not in self._by_id:
-            self._read_mountinfo()
-        return self._by_id.get(number or 0)
+        if number is None:
+            return None
+        self._read_mountinfo_if_changed()
+        return self._by_id.get(number)
 
-    def _read_mountinfo(self) -> None:
-        with Path("/proc/self/mountinfo").open("rb") as lines:  # proc(5)
-            mounts = [_parse(line) for line in lines]
+    def _read_mountinfo_if_changed(self) -> None:
+        """Read the table of mounts again after a change: the number of a mount is given to later ones."""
+        if self._changes is None:
+            watched = os.open(_MOUNTINFO, os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, watched)
+            self._changes = select.poll()
+            self._changes.register(watched, select.POLLPRI | select.POLLERR)  # proc(5)
+        elif not self._changes.poll(0):
+            return
+        uuids = _uuids()
+        mounts = [_parse(line, uuids) for line in _MOUNTINFO.read_bytes().splitlines()]
         self._by_id = {number: identity for number, identity, _ in mounts}
         self._points = frozenset(point for _, _, point in mounts)
+
+
+def _open(path: bytes) -> int:
+    """Open a path without the right to read it. A folder that is mounted on demand is mounted first."""
+    try:
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except NotADirectoryError:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+
+def _uuids() -> dict[bytes, bytes]:
+    """Return the UUIDs of file systems by their devices: two cards in one reader have the same device."""
+    folder = b"/dev/disk/by-uuid"
+    with contextlib.suppress(OSError):
+        return {os.path.realpath(os.path.join(folder, uuid)): b"UUID=" + uuid for uuid in os.listdir(folder)}
+    return {}
 
 
 def _mount_number(descriptor: int) -> int | None:
@@ -80,7 +110,7 @@ def _mount_number(descriptor: int) -> int | None:
         return None
 
 
-def _parse(line: bytes) -> tuple[int, str, bytes]:
+def _parse(line: bytes, uuids: Mapping[bytes, bytes]) -> tuple[int, str, bytes]:
     """Return number, identity and mount point of one line of mountinfo.
 
     `36 35 98:0 /root /point options optional... - type source options`: the optional fields end at the hyphen.
@@ -88,7 +118,7 @@ def _parse(line: bytes) -> tuple[int, str, bytes]:
     before, _, after = line.partition(b" - ")
     number, _, _, root, point, *_ = before.split(b" ")
     kind, source, *_ = after.split(b" ")
-    return int(number), _identity(source, kind, root, point), _unescaped(point)
+    return int(number), _identity(uuids.get(source, source), kind, root, point), _unescaped(point)
 
 
 def _identity(*parts: bytes) -> str:

@@ -1,7 +1,6 @@
 """Checks of everything that captioning depends on. They change nothing: what they write to try a disk, they delete."""
 
 import importlib.util
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import migrations
 from captioning.bundles import find_bundles, named
+from captioning.environment import temporary_folder
 from captioning.errors import CaptioningError
 from captioning.locks import require_locks, require_semaphores
 from captioning.settings import Settings, describe_lease
@@ -63,7 +63,7 @@ def _check_data_folder(settings: Settings) -> str:
 
 def _check_temporary_folder(_: Settings) -> str:
     try:
-        folder = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
+        folder = temporary_folder()
     except OSError as error:
         raise CaptioningError(f"{error.strerror}: set TMPDIR to a folder that you can write to.") from None
     if not folder.is_dir():

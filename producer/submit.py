@@ -76,7 +76,7 @@ def submit(
     db: Database,
     settings: Settings,
     request: SubmitRequest,
-    on_commit: Callable[[Submitted], None],
+    on_commit: Callable[[Submitted], object],
     files_per_transaction: int = FILES_PER_TRANSACTION,
 ) -> Submitted:
     """Register a job's files and close its registration. `on_commit` is called after each transaction.
@@ -174,20 +174,20 @@ def _register(
     yield registered
     unverified = iter(registered.unverified)
     while part := list(islice(unverified, VERIFIED_AT_ONCE)):
-        verified = [
-            replace(file, has_stored_content=_has_content(os.path.join(root.path, file.path), sha256))
-            for file, sha256 in part
-        ]
+        verified = [_verify(root, file, sha256) for file, sha256 in part]
         yield db.retry(functools.partial(files.register, db, job_id, root.id, verified, policy, chunk_size))
 
 
-def _has_content(path: bytes, sha256: str) -> bool:
-    """Return whether a file has this content. One that cannot be read counts as unchanged for now."""
+def _verify(root: RootPath, found: FoundFile, sha256: str) -> FoundFile:
+    """Compare a file with the content that the store knows.
+
+    One that cannot be read counts as unchanged, but its ctime is not stored, so that the next submit compares it again.
+    """
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        with open(os.path.join(root.path, found.path), "rb") as file:
+            return replace(found, has_stored_content=hashlib.file_digest(file, "sha256").hexdigest() == sha256)
     except OSError:
-        return True
+        return replace(found, has_stored_content=True, ctime_ns=None)
 
 
 def _refuse_empty(db: Database, request: SubmitRequest) -> None:

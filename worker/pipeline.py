@@ -16,7 +16,7 @@ from captioning.model.captioner import Captioner
 from captioning.store import leases
 from captioning.store.database import Database
 from captioning.store.leases import Claim, ClaimedItem, Content, Outcome, Provenance
-from captioning.values import ItemState
+from captioning.values import PERMANENT_REASONS, ItemState, Reason
 from worker.adaptive_batch import AdaptiveBatch
 from worker.read_ahead import read_ahead
 from worker.reader import FileBytes, read_file
@@ -151,7 +151,7 @@ class Pipeline:
                     if time.monotonic() - started > self.config.turn_seconds:
                         break
                 else:
-                    batch.failed.append(_failed(item, error))
+                    batch.failed.append(_failed(item, error, was_read=False))
             self._lease.renew_if_due()
         if len(batch):
             yield batch
@@ -171,7 +171,7 @@ class Pipeline:
         for (item, file), result in zip(to_decode, results, strict=True):
             if isinstance(result, ImageError):
                 self._contents[file.sha256] = result
-                part.finished.append(_failed(item, result))
+                part.finished.append(_failed(item, result, was_read=True))
             else:
                 content = Content(file.sha256, len(file.data), result.info)
                 part.to_caption.append((Outcome(item, ItemState.CAPTIONED, content), result))
@@ -211,7 +211,7 @@ class Pipeline:
     def _repeated(self, item: ClaimedItem, file: FileBytes) -> Outcome:
         error = self._contents.get(file.sha256)
         if error is not None:
-            return _failed(item, error)
+            return _failed(item, error, was_read=True)
         return Outcome(item, ItemState.REUSED, Content(file.sha256, len(file.data), None))
 
     # -- on the thread that runs the model --
@@ -229,5 +229,10 @@ class Pipeline:
         self.counts.update(outcome.state for outcome in outcomes)
 
 
-def _failed(item: ClaimedItem, error: ImageError) -> Outcome:
-    return Outcome(item, ItemState.FAILED, reason=error.reason, detail=error.detail)
+def _failed(item: ClaimedItem, error: ImageError, *, was_read: bool) -> Outcome:
+    """Return the outcome of an image that cannot be captioned.
+
+    An error of the file system may pass. What the decoder says of the bytes, and the size of a file, stay.
+    """
+    is_permanent = error.reason == Reason.TOO_LARGE or (was_read and error.reason in PERMANENT_REASONS)
+    return Outcome(item, ItemState.FAILED, reason=error.reason, detail=error.detail, is_permanent=is_permanent)

@@ -12,7 +12,7 @@ from captioning.paths import hash_of, is_below, text_of
 from captioning.store.chunks import enqueue, lock_job, requeue
 from captioning.store.database import Database, insert_or_ignore
 from captioning.store.schema import Capability, Caption, Chunk, File, Image, Item, Model, Mount, Root
-from captioning.values import PERMANENT_REASONS, ChunkState, DecodeCapability, ItemState, Source
+from captioning.values import ChunkState, DecodeCapability, ItemState, Source
 
 NO_FAILURE: dict[str, Any] = {"failed_reason": None, "failed_detail": None, "failed_capability_id": None}
 """Values of a file that has not failed as it is now."""
@@ -227,16 +227,16 @@ def find_hopeless(connection: Connection, file_ids: Sequence[int], policy: Reuse
         return set()
     query = (
         sa.select(File.id, Capability.text)
-        .outerjoin(Capability, Capability.id == File.failed_capability_id)
-        .where(File.failed_reason.in_(PERMANENT_REASONS), File.id.in_(file_ids))
+        .join(Capability, Capability.id == File.failed_capability_id)
+        .where(File.failed_reason.is_not(None), File.id.in_(file_ids))
     )
     could_read = {row.id: row.text for row in connection.execute(query)}
     hope = {text: _is_exceeded(text, policy.capabilities) for text in set(could_read.values())}
     return {file_id for file_id, text in could_read.items() if not hope[text]}
 
 
-def _is_exceeded(text: str | None, capabilities: Iterable[DecodeCapability]) -> bool:
-    earlier = DecodeCapability() if text is None else DecodeCapability.from_text(text)
+def _is_exceeded(text: str, capabilities: Iterable[DecodeCapability]) -> bool:
+    earlier = DecodeCapability.from_text(text)
     return any(capability.exceeds(earlier) for capability in capabilities)
 
 

@@ -88,6 +88,7 @@ class Outcome:
     caption: Caption | None = None
     reason: Reason | None = None
     detail: str | None = None
+    is_permanent: bool = False  # it fails again while the file and what the worker can decode stay the same
 
 
 @dataclass(frozen=True)
@@ -431,20 +432,21 @@ def _update_files(
         File.mtime_ns == sa.bindparam("mtime_read"),
         sa.func.coalesce(File.ctime_ns, 0) == sa.bindparam("ctime_read"),
     )
-    succeeded, failed = [], []
+    succeeded: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    capability_id = _capability_id(connection, capability) if any(o.is_permanent for o in outcomes) else None
     for o in sorted(outcomes, key=lambda o: o.item.file_id):
-        read = {"row": o.item.file_id, "size_read": o.item.size, "mtime_read": o.item.mtime_ns}
+        read: dict[str, Any] = {"row": o.item.file_id, "size_read": o.item.size, "mtime_read": o.item.mtime_ns}
         read |= {"ctime_read": o.item.ctime_ns or 0}
         if o.reason is not None:
-            failed.append(read | {"failed_reason": o.reason, "failed_detail": o.detail})
+            reason = {"failed_reason": o.reason, "failed_detail": o.detail}
+            failed.append(read | reason | {"failed_capability_id": capability_id if o.is_permanent else None})
         elif o.content is not None and o.content.sha256 in image_ids:  # `producer forget` may have removed it
             succeeded.append(read | {"image_id": image_ids[o.content.sha256]} | NO_FAILURE)
     if succeeded:
         connection.execute(sa.update(File).where(*unchanged), succeeded)
     if failed:
-        capability_id = _capability_id(connection, capability)
-        rows = [row | {"failed_capability_id": capability_id} for row in failed]
-        connection.execute(sa.update(File).where(*unchanged), rows)
+        connection.execute(sa.update(File).where(*unchanged), failed)
 
 
 def _capability_id(connection: Connection, capability: DecodeCapability) -> int:

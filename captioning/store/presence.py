@@ -81,9 +81,13 @@ def mark_files_missing(db: Database, paths: Sequence[bytes], page_size: int = 10
 def _mark(db: Database, mounts: Mounts, files: Iterable[tuple[bytes, Row[Any]]], absent: Absent) -> None:
     """Mark those of some files that are gone, and count them and the unreachable ones in `absent`."""
     missing = _split(mounts, [(path, row) for path, row in files if _exists(path) is not True], absent)
-    if missing:
+
+    def mark() -> None:
         with db.writing() as connection:
             connection.execute(sa.update(File).where(File.id.in_(missing)).values(missing_since=now()))
+
+    if missing:
+        db.retry(mark)
 
 
 def _split(mounts: Mounts, not_found: Sequence[tuple[bytes, Row[Any]]], absent: Absent) -> list[int]:
@@ -144,11 +148,13 @@ def _pages(db: Database, query: sa.Select[Any], size: int) -> Iterator[Sequence[
     path hash. With the order of ids, SQLite would sort all rows of the root for each page.
     """
     last_hash = b""
-    while True:
+
+    def read() -> Sequence[Row[Any]]:
         with db.reading() as connection:
-            following = query.where(File.path_hash > last_hash).order_by(File.path_hash).limit(size)
-            page = connection.execute(following).all()
-        if not page:
-            return
+            return connection.execute(
+                query.where(File.path_hash > last_hash).order_by(File.path_hash).limit(size)
+            ).all()
+
+    while page := db.retry(read):
         yield page
         last_hash = page[-1].path_hash

@@ -118,7 +118,7 @@ class File(Base):
     mount_id: Mapped[int | None] = mapped_column(ForeignKey("mounts.id"))  # on which it was last seen
     failed_reason: Mapped[str | None] = mapped_column(Text)  # why the last attempt failed, as the file is now
     failed_detail: Mapped[str | None] = mapped_column(Text)
-    failed_capability_id: Mapped[int | None] = mapped_column(ForeignKey("capabilities.id"))
+    failed_capability_id: Mapped[int | None] = mapped_column(ForeignKey("capabilities.id"))  # not tried again
 
 
 class Model(Base):

@@ -99,5 +99,9 @@ def _replace_view(view: str) -> None:
         if is_sqlite
         else """to_char(to_timestamp(c.created_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')"""
     )
-    op.execute("DROP VIEW caption_export")
-    op.execute(view.format(captioned_at=captioned_at))
+    statement = view.format(captioned_at=captioned_at)
+    if is_sqlite:
+        op.execute("DROP VIEW caption_export")
+    else:  # keeps the rights that people have on it, and their views that use it
+        statement = statement.replace("CREATE VIEW", "CREATE OR REPLACE VIEW", 1)
+    op.execute(statement)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from captioning.store import captions, jobs, leases, workers
 from captioning.store.database import Database
 from captioning.store.leases import Content, Outcome
 from captioning.store.workers import WorkerInfo
-from captioning.values import Caption, DecodeCapability, DecodeOptions, ImageInfo, ItemState, Reason
+from captioning.values import PERMANENT_REASONS, Caption, DecodeCapability, DecodeOptions, ImageInfo, ItemState, Reason
 from producer.sources import Filters, read_sources
 from producer.submit import SubmitRequest, Submitted, submit
 from tests.store.helpers import LEASE_SECONDS, LSTM, PROVENANCE
@@ -34,9 +35,9 @@ class Library:
         path.write_text(content)
         return path
 
-    def submit(self, **options: bool) -> Submitted:
+    def submit(self, on_commit: Callable[[Submitted], object] = lambda _: None, **options: bool) -> Submitted:
         request = SubmitRequest(read_sources([os.fsencode(self.folder)]), Filters(), LSTM, DecodeOptions(), **options)
-        return submit(self.store, self.settings, request, lambda _: None)
+        return submit(self.store, self.settings, request, on_commit)
 
     def work(self, can: DecodeCapability = CAN, reason: Reason = Reason.TRUNCATED) -> None:
         """Caption all that is queued; contents that begin with a digit fail."""
@@ -52,7 +53,8 @@ class Library:
     def _outcome(self, item: leases.ClaimedItem, reason: Reason) -> Outcome:
         data = (self.folder / os.fsdecode(item.path)).read_bytes()
         if data[:1].isdigit():
-            return Outcome(item, ItemState.FAILED, reason=reason, detail="as arranged")
+            is_permanent = reason in PERMANENT_REASONS
+            return Outcome(item, ItemState.FAILED, reason=reason, detail="as arranged", is_permanent=is_permanent)
         content = Content(hashlib.sha256(data).hexdigest(), len(data), ImageInfo(1, 1, "PNG"))
         return Outcome(item, ItemState.CAPTIONED, content, Caption(data.decode(), (-0.5, -0.5)))
 
@@ -94,6 +96,17 @@ def test_a_new_ctime_with_the_same_bytes_changes_nothing(library: Library) -> No
     submitted = library.submit()
     assert (submitted.known, submitted.queued) == (1, 0)
     assert library.caption("a.jpg") == "one dog"
+
+
+def test_a_file_that_cannot_be_compared_now_is_compared_by_the_next_submit(library: Library) -> None:
+    path, away = library.write("a.jpg", "one dog"), library.folder.parent / "away"
+    library.submit()
+    library.work()
+    rewrite_unnoticed(path, "two cat")
+    submitted = library.submit(on_commit=lambda _: path.rename(away) if path.exists() else None)
+    assert (submitted.known, submitted.queued) == (1, 0)
+    away.rename(path)
+    assert library.submit().queued == 1
 
 
 def test_verify_finds_bytes_that_changed_without_a_trace(library: Library) -> None:

@@ -12,6 +12,7 @@ import pytest
 from captioning.bundles import BUILT_IN
 from captioning.store.captions import EXPORT_FIELDS
 from tests.journeys.cli_runner import CliRunner
+from tests.support.cli_server import cli_server
 
 pytestmark = pytest.mark.processes
 
@@ -27,21 +28,20 @@ def captioned_cli(cli: CliRunner, captioned_store: object) -> CliRunner:
 def test_every_command_that_only_reads_works_without_torch(
     captioned_cli: CliRunner, photographs: Path, tmp_path: Path
 ) -> None:
-    captioned_cli.in_process = False
     broken = tmp_path / "without"
     for name in ("torch", "torchvision", "openvino"):
         (broken / name).mkdir(parents=True)
         (broken / name / "__init__.py").write_text(f"raise ModuleNotFoundError('not installed', name={name!r})")
-    captioned_cli.environment["PYTHONPATH"] = str(broken)
-    for arguments in (
-        ["--help"], ["submit", "--dry-run", str(photographs)], ["status"], ["jobs"], ["search", "dog"], ["export"],
-        ["show", str(photographs / "coffee.png")], ["failures"], ["models"], ["doctor"], ["db", "current"],
-        ["submit", str(photographs)],
-    ):  # fmt: skip
-        result = captioned_cli.producer(*arguments)
-        assert result.code == 0, result
-    assert captioned_cli.run("training", "--help").code == 0
-    assert captioned_cli.run("worker", "--help").code == 0
+    with cli_server(PYTHONPATH=str(broken)) as server:
+        for arguments in (
+            ["--help"], ["submit", "--dry-run", str(photographs)], ["status"], ["jobs"], ["search", "dog"], ["export"],
+            ["show", str(photographs / "coffee.png")], ["failures"], ["models"], ["doctor"], ["db", "current"],
+            ["submit", str(photographs)],
+        ):  # fmt: skip
+            code, _, err = server.run("producer", arguments, captioned_cli.env)
+            assert code == 0, (arguments, err)
+        for program in ("training", "worker"):
+            assert server.run(program, ["--help"], captioned_cli.env)[0] == 0
 
 
 def test_search_finds_other_endings_and_prints_export_lines_as_json(captioned_cli: CliRunner) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from captioning.store.database import Database
 from producer.disks import LOOK_SECONDS, DiskWatch, shortage, trouble
 from tests.journeys.cli_runner import CliRunner
+from tests.support.cli_server import CliServer, cli_server
 from tests.support.mount_namespace import MountNamespace, mount_namespace
 
 
@@ -57,23 +57,15 @@ def test_a_disk_that_has_space_again_starts_a_new_time(tmp_path: Path) -> None:
 class Programs:
     """`producer` inside a namespace, with a data folder on a disk of its own."""
 
-    def __init__(self, cli: CliRunner, namespace: MountNamespace) -> None:
+    def __init__(self, cli: CliRunner, namespace: MountNamespace, server: CliServer) -> None:
         self.cli = cli
         self.namespace = namespace
+        self.server = server
         self.data = cli.data
 
     def producer(self, *words: str, **environment: str) -> tuple[int, str, str]:
         """Run a command; return its exit code, standard output and standard error."""
-        program = Path(sys.executable).with_name("producer")
-        done = subprocess.run(
-            [*self.namespace.prefix, program, *words],
-            env=self.cli.env | environment,
-            text=True,
-            capture_output=True,
-            check=False,
-            timeout=120,
-        )
-        return done.returncode, done.stdout, done.stderr
+        return self.server.run("producer", words, self.cli.env | environment)
 
     def failed_checks(self, **environment: str) -> dict[str, str]:
         """Return the messages of the doctor's checks that fail, by name."""
@@ -86,8 +78,8 @@ class Programs:
 
 @pytest.fixture
 def programs(cli: CliRunner) -> Iterator[Programs]:
-    with mount_namespace() as namespace:
-        yield Programs(cli, namespace)
+    with mount_namespace() as namespace, cli_server(namespace.prefix) as server:
+        yield Programs(cli, namespace, server)
 
 
 @pytest.mark.processes

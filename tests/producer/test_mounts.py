@@ -1,14 +1,13 @@
-"""What a submit marks as missing when disks are mounted and unmounted. Each test has a mount namespace of its own."""
+"""What a submit marks as missing when disks are mounted and unmounted. Nobody outside the tests sees the mounts."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.journeys.cli_runner import CliRunner
+from tests.support.cli_server import CliServer, cli_server
 from tests.support.mount_namespace import MountNamespace, mount_namespace
 
 pytestmark = pytest.mark.processes
@@ -17,8 +16,9 @@ pytestmark = pytest.mark.processes
 class Library:
     """A folder of images in a namespace, and the commands that look at it. Nothing is captioned here."""
 
-    def __init__(self, cli: CliRunner, namespace: MountNamespace, folder: Path) -> None:
+    def __init__(self, cli: CliRunner, namespace: MountNamespace, server: CliServer, folder: Path) -> None:
         self.namespace = namespace
+        self._server = server
         self.folder = folder
         self._environment = cli.env | {"CAPTIONING_BROKER_URL": "redis://127.0.0.1:9/0"}
         folder.mkdir()
@@ -41,21 +41,25 @@ class Library:
         return {str(Path(row["path"]).relative_to(self.folder)) for row in rows}
 
     def _producer(self, *arguments: str) -> str:
-        result = subprocess.run(
-            [*self.namespace.prefix, Path(sys.executable).with_name("producer"), *arguments],
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        return result.stdout
+        _, out, err = self._server.run("producer", arguments, self._environment)
+        return out + err
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[MountNamespace]:
+    with mount_namespace() as namespace:
+        yield namespace
+
+
+@pytest.fixture(scope="module")
+def server(namespace: MountNamespace) -> Iterator[CliServer]:
+    with cli_server(namespace.prefix) as server:
+        yield server
 
 
 @pytest.fixture
-def library(cli: CliRunner, tmp_path: Path) -> Iterator[Library]:
-    with mount_namespace() as namespace:
-        yield Library(cli, namespace, tmp_path / "library")
+def library(cli: CliRunner, namespace: MountNamespace, server: CliServer, tmp_path: Path) -> Library:
+    return Library(cli, namespace, server, tmp_path / "library")
 
 
 def test_files_of_a_disk_below_the_folder_stay_when_it_is_unmounted(library: Library) -> None:

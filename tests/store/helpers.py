@@ -89,4 +89,4 @@ def captioned(item: ClaimedItem, text: str = "a dog runs", sha256: str | None = 
 
 
 def failed(item: ClaimedItem, reason: Reason = Reason.TRUNCATED) -> Outcome:
-    return Outcome(item, ItemState.FAILED, reason=reason, detail="cut short")
+    return Outcome(item, ItemState.FAILED, reason=reason, detail="cut short", is_permanent=True)

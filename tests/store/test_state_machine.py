@@ -309,7 +309,9 @@ class StoreMachine(RuleBasedStateMachine):
         file = self.disk.get((claim.root_id, item.path))
         reason = Reason.MISSING if file is None else BAD_CONTENTS.get(file.content)
         if file is None or reason:
-            return Outcome(item, ItemState.FAILED, reason=reason, detail="as arranged")
+            return Outcome(
+                item, ItemState.FAILED, reason=reason, detail="as arranged", is_permanent=reason != Reason.MISSING
+            )
         sha256 = file.sha256
         key = held.chunk.job.caption_key(sha256)
         has_caption = leases.captioned_digests(self.db, claim, [sha256]) == {sha256}
