@@ -120,6 +120,7 @@ def submit(
         _dry_run(settings, request, as_json=as_json)
         return
     db = _open_database(settings, create=True)
+    began_at = jobs.clock(db)
     with (
         explained_interrupt("finished captions are kept, and the same command continues"),
         Dispatcher(db, settings) as dispatcher,
@@ -127,7 +128,7 @@ def submit(
     ):
         submitted = _register(db, settings, request, dispatcher, display)
         progress = _begin(db, settings, submitted, dispatcher, display, wait=wait or settings.embedded)
-    _finish(db, settings, progress, started, submitted, as_json=as_json)
+    _finish(db, settings, progress, started, began_at, submitted, as_json=as_json)
     _exit_if_unusable(request)
 
 
@@ -484,7 +485,7 @@ def _dispatch(db: Database, settings: Settings, job: int, *, wait: bool) -> None
     progress = jobs.progress(db, job)[0]
     if progress.is_finished or progress.state != JobState.ACTIVE:
         return
-    started = time.monotonic()
+    started, began_at = time.monotonic(), jobs.clock(db)
     with (
         explained_interrupt("finished captions are kept, and the same command continues"),
         Dispatcher(db, settings) as dispatcher,
@@ -494,7 +495,7 @@ def _dispatch(db: Database, settings: Settings, job: int, *, wait: bool) -> None
         if not (wait or settings.embedded):
             return
         progress = _wait(db, settings, job, display, dispatcher)
-    _finish(db, settings, progress, started)
+    _finish(db, settings, progress, started, began_at)
 
 
 def _finish(
@@ -502,11 +503,15 @@ def _finish(
     settings: Settings,
     progress: jobs.Progress,
     started: float,
+    began_at: float,
     submitted: Submitted | None = None,
     *,
     as_json: bool = False,
 ) -> None:
-    """Print the result of a job. Exits with FAILED_SOME when images failed since the command started."""
+    """Print the result of a job. Exits with FAILED_SOME when images failed since the command started.
+
+    It started at `started` by this process's clock, and at `began_at` by the database's.
+    """
     seconds = time.monotonic() - started
     absent = submitted.absent if submitted else Absent()
     if as_json:
@@ -523,7 +528,7 @@ def _finish(
     if not as_json:
         for sentence in submitting.describe_absent(absent):
             render.print_text(sentence)
-    if progress.failed > (submitted.failed_at_start if submitted else 0):
+    if jobs.has_failures_since(db, progress.job, began_at):
         raise SystemExit(FAILED_SOME)
 
 

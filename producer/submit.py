@@ -58,7 +58,6 @@ class Submitted:
 
     job: int
     continued: bool
-    failed_at_start: int = 0  # images of a continued job that had failed already
     known: int = 0
     other_options: int = 0  # of the known files: those whose captions were made with other options than asked for
     queued: int = 0
@@ -89,7 +88,7 @@ def submit(
     for folder in _folders_in_roots(request.sources):
         files.ensure_root(db, folder)
     job_id, continued = jobs.open_job(db, _job_request(request), model_id)
-    submitted = Submitted(job_id, continued, failed_at_start=jobs.progress(db, job_id)[0].failed)
+    submitted = Submitted(job_id, continued)
     submitted.first_path = (request.sources.folders or request.sources.files)[0]
     policy = policy_of(db, settings, request, model_id)
     finder = request.finder()

@@ -155,6 +155,19 @@ def is_held(db: Database, job_id: int) -> bool:
         return bool(connection.execute(sa.select(held)).scalar())
 
 
+def clock(db: Database) -> float:
+    """Return the time by the database's clock, in seconds since 1970."""
+    with db.reading() as connection:
+        return float(connection.execute(sa.select(now())).scalar_one())
+
+
+def has_failures_since(db: Database, job_id: int, since: float) -> bool:
+    """Return whether an item of a job has failed since a time by the database's clock."""
+    failed = sa.select(Item.id).where(Item.job_id == job_id, is_failed(), Item.reason.is_not(None))
+    with db.reading() as connection:
+        return connection.execute(failed.where(Item.finished_at >= since).limit(1)).first() is not None
+
+
 def count_decided(db: Database) -> int:
     """Return how many images of all jobs have a result, captions or failures."""
     decided = sa.func.sum(Chunk.captioned + Chunk.reused + Chunk.failed)
