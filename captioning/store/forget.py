@@ -108,13 +108,15 @@ def _removable(scope: Scope) -> sa.ColumnElement[bool]:
     return sa.true() if scope.human else Caption.source == Source.MACHINE
 
 
-def forget(db: Database, scope: Scope, on_page: Callable[[int], None] = lambda files: None) -> Forgotten:
+def forget(
+    db: Database, scope: Scope, on_page: Callable[[int], None] = lambda files: None, page_size: int = PAGE_SIZE
+) -> Forgotten:
     """Remove the rows of a scope; return how many. `on_page` is called with the number of files so far."""
     if scope.job is not None:
         db.retry(lambda: jobs.cancel(db, scope.job or 0))  # no worker writes to it from now on
     done = Forgotten(jobs=count(db, scope).jobs)
     while True:
-        page = db.retry(lambda: _forget_page(db, scope))
+        page = db.retry(lambda: _forget_page(db, scope, page_size))
         if page is None:
             break
         done = replace(
@@ -130,11 +132,11 @@ def forget(db: Database, scope: Scope, on_page: Callable[[int], None] = lambda f
     return done
 
 
-def _forget_page(db: Database, scope: Scope) -> Forgotten | None:
+def _forget_page(db: Database, scope: Scope, page_size: int) -> Forgotten | None:
     """Remove some files of the scope with their items; return None when there is none left."""
     with db.writing() as connection:
         rows = connection.execute(
-            sa.select(File.id, File.image_id).where(scope.files).order_by(File.id).limit(PAGE_SIZE)
+            sa.select(File.id, File.image_id).where(scope.files).order_by(File.id).limit(page_size)
         ).all()
         if not rows:
             return None

@@ -138,11 +138,10 @@ def test_a_path_that_the_store_does_not_know_is_named(driver: StoreDriver) -> No
         forget.scope_of_path(driver.db, b"/photos/su")
 
 
-def test_many_files_are_forgotten_page_by_page(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forget, "PAGE_SIZE", 3)
+def test_many_files_are_forgotten_page_by_page(db: Database) -> None:
     driver = StoreDriver(db)
     driver.submit(10)
     pages: list[int] = []
-    done = forget.forget(db, forget.scope_of_path(db, b"/photos"), pages.append)
+    done = forget.forget(db, forget.scope_of_path(db, b"/photos"), pages.append, page_size=3)
     assert (pages, done.files, done.items) == ([3, 6, 9, 10], 10, 10)
     assert row_counts(db)["items"] == 0
