@@ -2,7 +2,7 @@
 
 A process that dies while it writes leaves the old file as it was. Two processes may write the same target at once: the
 last one wins with a complete file. A temporary file is locked while it is written, so that what killed writers left can
-be told from what is in use.
+be distinguished from what is in use.
 """
 
 import contextlib

@@ -168,7 +168,7 @@ class Bundles(dict[str, Bundle]):
         except BundleError as error:
             self.outdated[bundle.name] = error
 
-    def tell_outdated(self) -> None:
+    def report_outdated(self) -> None:
         """Report the models that cannot caption on standard error."""
         for error in self.outdated.values():
             _tell_left_out(error)

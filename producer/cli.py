@@ -149,7 +149,7 @@ def _dry_run(settings: Settings, request: SubmitRequest, *, as_json: bool) -> No
     try:
         db = _open_database(settings)
     except CaptioningError as error:
-        render.print_warning(f"new images cannot be told from known ones: {error}")
+        render.print_warning(f"new and known images cannot be counted separately: {error}")
         db = None
     result = dry_run(db, settings, request)
     render.print_dry_run(result, as_json=as_json)
@@ -420,7 +420,7 @@ def models(as_json: Json = False) -> None:
     """List the models that can caption."""
     settings = read_settings()
     bundles = find_bundles(settings.bundle_folders)
-    bundles.tell_outdated()
+    bundles.report_outdated()
     rows: list[dict[str, Any]] = [
         {
             "name": bundle.name,

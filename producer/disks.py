@@ -23,15 +23,15 @@ def shortage(folder: Path, least_bytes: int = LOW_BYTES) -> str:
     return ""
 
 
-def trouble(folder: Path, least_bytes: int = LOW_BYTES) -> str:
+def write_error(folder: Path, least_bytes: int = LOW_BYTES) -> str:
     """Return why files cannot be written in an existing folder, and what to do; empty when they can.
 
     Writes a small file and deletes it, because a quota, a missing right and a failing disk show in no number.
     """
-    return shortage(folder, least_bytes) or _write_error(folder)
+    return shortage(folder, least_bytes) or _probe(folder)
 
 
-def _write_error(folder: Path) -> str:
+def _probe(folder: Path) -> str:
     try:
         with tempfile.NamedTemporaryFile(prefix=".captionmill-", dir=folder, buffering=0) as file:
             file.write(bytes(4096))
@@ -54,22 +54,22 @@ def _text(folder: Path, code: int) -> str:
 
 
 class DiskWatch:
-    """Tells for how long nothing could be written in some folders. Looks only now and then."""
+    """Knows for how long nothing could be written in some folders. Looks every few seconds."""
 
     def __init__(self, folders: Sequence[Path], clock: Callable[[], float] = time.monotonic) -> None:
         self._folders = folders
         self._clock = clock
         self._looked_at = float("-inf")
         self._since = float("-inf")
-        self._trouble = ""
+        self._error = ""
 
-    def trouble_for(self, seconds: float) -> str:
-        """Return the trouble if every look of that many seconds has found one; empty otherwise."""
+    def error_for(self, seconds: float) -> str:
+        """Return the error if every look in the last so many seconds found one; empty otherwise."""
         now = self._clock()
         if now - self._looked_at >= LOOK_SECONDS:
-            before, self._looked_at = self._trouble, now
-            found = (trouble(folder, LEAST_BYTES) for folder in self._folders if folder.is_dir())
-            self._trouble = next(filter(None, found), "")
+            before, self._looked_at = self._error, now
+            found = (write_error(folder, LEAST_BYTES) for folder in self._folders if folder.is_dir())
+            self._error = next(filter(None, found), "")
             if not before:
                 self._since = now
-        return self._trouble if now - self._since >= seconds else ""
+        return self._error if now - self._since >= seconds else ""

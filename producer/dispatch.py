@@ -77,9 +77,9 @@ class Dispatcher:
 
     def check_disks(self) -> None:
         """Raise CaptioningError when a disk that a stalled job needs has been full or read-only for a while."""
-        trouble = self._disks.trouble_for(self._settings.database_retry_seconds)
-        if trouble:
-            raise CaptioningError(f"{trouble}; the same command continues.")
+        error = self._disks.error_for(self._settings.database_retry_seconds)
+        if error:
+            raise CaptioningError(f"{error}; the same command continues.")
 
 
 class ExternalBackend:

@@ -17,7 +17,7 @@ from captioning.store import workers
 from captioning.store.database import Database
 from captioning.store.workers import ALIVE_SECONDS
 from captioning.terminal import count
-from producer.disks import trouble
+from producer.disks import write_error
 
 _EMBEDDED = "embedded: started by each submit"
 
@@ -78,7 +78,7 @@ def _check_model_cache(settings: Settings) -> str:
 
 def _writable(folder: Path, setting: str = "CAPTIONING_DATA_DIR") -> str:
     """Return an existing folder's name and free space. Raises CaptioningError when it cannot be written to."""
-    if text := trouble(folder):
+    if text := write_error(folder):
         raise CaptioningError(f"{text}, or set {setting} to a folder on another disk.")
     return f"{folder}, {shutil.disk_usage(folder).free / 1e9:,.1f} GB free"
 
@@ -86,7 +86,7 @@ def _writable(folder: Path, setting: str = "CAPTIONING_DATA_DIR") -> str:
 def _check_model(settings: Settings) -> str:
     bundles = find_bundles(settings.bundle_folders)
     bundle = named(settings.model, bundles)
-    bundles.tell_outdated()
+    bundles.report_outdated()
     bundle.verify()
     return f"{bundle.name}, digest {bundle.digest[:16]}, its files match their digests"
 

@@ -22,7 +22,7 @@ POLL_SECONDS = 0.25
 LINE_SECONDS = 5.0  # before the first line where there is no bar; the time doubles with each line...
 MAX_LINE_SECONDS = 60.0  # ... up to this, unless the line stays the same
 STALL_SECONDS = 10.0  # without a finished image, before the reason is looked for
-REMINDER_SECONDS = 60.0  # before a reason that lasts is told again; the time doubles with each reminder
+REMINDER_SECONDS = 60.0  # before a reason that lasts is shown again; the time doubles with each reminder
 RATE_WINDOW_SECONDS = 15.0  # over which the rate is measured
 
 

@@ -45,7 +45,7 @@ class SubmitRequest:
     verify: bool = False
     retry_failed: bool = False
     limit: int | None = None
-    report: SourceReport = SILENT  # is told what is not taken
+    report: SourceReport = SILENT  # receives what is not taken
 
     def finder(self, report: SourceReport | None = None) -> ImageFinder:
         """Return a search for the images."""

@@ -101,7 +101,7 @@ def _check(settings: Settings) -> None:
     from worker.environment import available_bundles
 
     bundles = available_bundles(settings)
-    bundles.tell_outdated()
+    bundles.report_outdated()
     for bundle in bundles.values():
         bundle.verify()
     db = Database.open(settings)
@@ -142,7 +142,7 @@ def doctor() -> None:
     chosen = choose_runtime(settings.runtime, settings.device)
     typer.echo(f"runtime   {chosen.name} on {chosen.device}, {chosen.precision}: {chosen.why}")
     bundles = available_bundles(settings)
-    bundles.tell_outdated()
+    bundles.report_outdated()
     for bundle in bundles.values():
         bundle.verify()
         default = " (default)" if bundle.name == settings.model else ""

@@ -55,9 +55,9 @@ def grey8(image: Image.Image, data: bytes) -> Image.Image:
 
 
 def _range(highest: int, data: bytes) -> int:
-    """Return which of the 16-bit samples is white: the highest one possible in the bits that are said or used."""
-    said = png_chunk(data, b"sBIT") or b""
-    ends = sorted({(1 << bits) - 1 for bits in said[:3] if 0 < bits < 16}.union(_PLAUSIBLE))
+    """Return which of the 16-bit samples is white: the highest one in the bits that the file declares or uses."""
+    declared = png_chunk(data, b"sBIT") or b""
+    ends = sorted({(1 << bits) - 1 for bits in declared[:3] if 0 < bits < 16}.union(_PLAUSIBLE))
     return next((end for end in ends if 0 < highest <= end), _FULL)
 
 

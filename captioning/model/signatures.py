@@ -1,6 +1,6 @@
 """What a file is that is not decoded: its name and what to do about it, by its first bytes.
 
-The name of the file plays no part: a HEIC photograph called .jpg is told as HEIC.
+The name of the file plays no part: a HEIC photograph called .jpg is reported as HEIC.
 """
 
 import re
@@ -329,7 +329,7 @@ def _tiff(data: bytes) -> Kind | None:
 
 
 def _by_directory(tags: dict[int, int], make: bytes) -> Kind:
-    """Tell TIFF from RAW, whose first directory holds a preview or the samples of a sensor."""
+    """Distinguish TIFF from RAW: the first directory of a RAW file holds a preview or the samples of a sensor."""
     if _DNG in tags:
         return _images("DNG (RAW)", _RAW)
     camera = next((name for maker, name in _MAKERS if make.lower().startswith(maker)), "")

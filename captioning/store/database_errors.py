@@ -19,7 +19,7 @@ _SETTING = "CAPTIONING_DATABASE_URL"
 
 @dataclass(frozen=True)
 class _Cause:
-    """A kind of error: how the server codes and words it, and what a person is told."""
+    """A kind of error: how the server codes and words it, and the message for a person."""
 
     codes: tuple[str, ...]  # beginnings of PostgreSQL's SQLSTATEs, or of SQLite's error names
     words: str  # a pattern that the message matches where there is no code

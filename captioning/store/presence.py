@@ -111,7 +111,7 @@ def _split(mounts: Mounts, not_found: Sequence[tuple[bytes, Row[Any]]], absent: 
 
 
 def _exists(path: bytes) -> bool | None:
-    """Return whether there is anything at a path; None when it cannot be told."""
+    """Return whether there is anything at a path; None when that is not known."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -4,7 +4,7 @@ from typing import Protocol
 
 
 class SourceReport(Protocol):
-    """Is told, while images are looked for, what is not taken."""
+    """Receives, while images are looked for, what is not taken."""
 
     def skipped(self, path: bytes, category: str) -> None:
         """Take note of a path that is skipped."""

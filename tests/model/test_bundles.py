@@ -110,7 +110,7 @@ def test_an_outdated_bundle_is_told_when_somebody_asks_for_it_and_disturbs_nobod
     assert capsys.readouterr().err == ""
     with pytest.raises(BundleError, match="training export --run RUN --name mine"):
         named("mine", bundles)
-    bundles.tell_outdated()
+    bundles.report_outdated()
     assert capsys.readouterr().err.startswith(f"left out: {copied / 'bundle.json'}: preprocessing.version: ")
 
 

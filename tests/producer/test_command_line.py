@@ -90,7 +90,7 @@ def test_a_dry_run_without_the_database_counts_images(cli: CliRunner, photograph
     cli.environment["CAPTIONING_DATABASE_URL"] = "postgresql://nobody:pw@127.0.0.1:9/x"
     result = cli.producer("submit", "--dry-run", str(photographs))
     assert (result.code, result.out) == (0, "10 images would be submitted\n")
-    assert result.err.startswith("producer: new images cannot be told from known ones: the database ")
+    assert result.err.startswith("producer: new and known images cannot be counted separately: the database ")
 
 
 def test_a_submit_says_when_options_are_ignored_for_known_images(captioned_cli: CliRunner, photographs: Path) -> None:

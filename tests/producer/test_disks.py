@@ -1,4 +1,4 @@
-"""Disks that are full or read-only: what is told, and what still works. Each test has a mount namespace of its own."""
+"""Disks that are full or read-only: the messages, and what still works. Each test has a mount namespace."""
 
 import json
 import subprocess
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from captioning.store.database import Database
-from producer.disks import LOOK_SECONDS, DiskWatch, shortage, trouble
+from producer.disks import LOOK_SECONDS, DiskWatch, shortage, write_error
 from tests.journeys.cli_runner import CliRunner
 from tests.support.cli_server import CliServer, cli_server
 from tests.support.mount_namespace import MountNamespace, mount_namespace
 
 
-def test_a_folder_that_can_be_written_to_is_no_trouble_and_stays_empty(tmp_path: Path) -> None:
-    assert trouble(tmp_path) == ""
+def test_a_folder_that_can_be_written_to_gives_no_error_and_stays_empty(tmp_path: Path) -> None:
+    assert write_error(tmp_path) == ""
     assert list(tmp_path.iterdir()) == []
 
 
@@ -23,35 +23,35 @@ def test_little_space_counts_as_a_full_disk(tmp_path: Path) -> None:
     assert shortage(tmp_path, 10**18) == f"the disk of {tmp_path} is full: free some space"
 
 
-def test_a_folder_that_takes_no_file_is_a_trouble() -> None:
-    assert "write to /proc/self" in trouble(Path("/proc/self"))
+def test_a_folder_that_takes_no_file_gives_an_error() -> None:
+    assert "write to /proc/self" in write_error(Path("/proc/self"))
 
 
-def test_a_disk_is_in_trouble_for_a_time_when_every_look_finds_it(tmp_path: Path) -> None:
+def test_a_disk_is_in_error_for_a_time_when_every_look_finds_it(tmp_path: Path) -> None:
     seconds, folder = [0.0], tmp_path / "folder"
     folder.mkdir()
     watch = DiskWatch([Path("/proc/self"), folder], clock=lambda: seconds[0])
-    assert watch.trouble_for(30) == ""
+    assert watch.error_for(30) == ""
     seconds[0] = 29.0
-    assert watch.trouble_for(30) == ""
+    assert watch.error_for(30) == ""
     seconds[0] = 35.0
-    assert "/proc/self" in watch.trouble_for(30)
+    assert "/proc/self" in watch.error_for(30)
 
 
 def test_a_disk_that_has_space_again_starts_a_new_time(tmp_path: Path) -> None:
     seconds, folder = [0.0], tmp_path / "disk"
     folder.symlink_to("/proc/self")
     watch = DiskWatch([folder], clock=lambda: seconds[0])
-    assert watch.trouble_for(0) != ""
+    assert watch.error_for(0) != ""
     folder.unlink()
     folder.mkdir()
     seconds[0] += LOOK_SECONDS
-    assert watch.trouble_for(0) == ""
+    assert watch.error_for(0) == ""
     folder.rmdir()
     folder.symlink_to("/proc/self")
     seconds[0] += LOOK_SECONDS
-    assert watch.trouble_for(30) == ""
-    assert watch.trouble_for(0) != ""
+    assert watch.error_for(30) == ""
+    assert watch.error_for(0) != ""
 
 
 class Programs:

@@ -1,4 +1,4 @@
-"""A broker that refuses is told with the cause and a remedy; a Redis cluster works when it has one shard."""
+"""A broker that refuses is reported with the cause and a remedy; a Redis cluster works when it has one shard."""
 
 import subprocess
 from collections.abc import Iterator
