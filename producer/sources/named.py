@@ -51,8 +51,8 @@ def read_sources(
     """Split paths, of which `listed` come from a list, into folders and files.
 
     A typing error is reported at once: UsageError for a path of the command line that does not exist, and when
-    nothing is left to take. Of everything else, what is usable is taken; the rest is counted and reported. Where paths do not
-    exist, the error is a PathsGone.
+    nothing is left to take. Of everything else, what is usable is taken; the rest is counted and reported.
+    Where paths do not exist, the error is a PathsGone.
     """
     locate = _Locator()
     folders: dict[bytes, None] = {}

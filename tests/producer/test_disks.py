@@ -27,7 +27,7 @@ def test_a_folder_that_takes_no_file_gives_an_error() -> None:
     assert "write to /proc/self" in write_error(Path("/proc/self"))
 
 
-def test_a_disk_is_in_error_for_a_time_when_every_look_finds_it(tmp_path: Path) -> None:
+def test_an_error_lasts_when_every_look_finds_it(tmp_path: Path) -> None:
     seconds, folder = [0.0], tmp_path / "folder"
     folder.mkdir()
     watch = DiskWatch([Path("/proc/self"), folder], clock=lambda: seconds[0])
