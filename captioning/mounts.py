@@ -125,6 +125,11 @@ def _identity(*parts: bytes) -> str:
     return " ".join(part.decode("utf-8", "backslashreplace") for part in parts)
 
 
+def _escaped(field: bytes) -> bytes:
+    """Write blanks and backslashes as mountinfo does: identities are split at blanks."""
+    return field.replace(b"\\", rb"\134").replace(b" ", rb"\040")
+
+
 def _unescaped(field: bytes) -> bytes:
     return _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field)
 
@@ -136,7 +141,7 @@ def _by_longest_path(path: bytes) -> str | None:
     for mount in psutil.disk_partitions(all=True):
         point = os.fsencode(mount.mountpoint)
         if path == point or path.startswith(point.rstrip(b"/") + b"/"):
-            identity = _identity(os.fsencode(mount.device), mount.fstype.encode(), b"/", point)
+            identity = _identity(os.fsencode(mount.device), mount.fstype.encode(), b"/", _escaped(point))
             best = max(best, (len(point), identity)) if best else (len(point), identity)
     return best[1] if best else None
 

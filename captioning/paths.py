@@ -31,6 +31,18 @@ def absolute(path: bytes) -> bytes:
     return os.path.realpath(path)
 
 
+def possible_paths(path: bytes) -> tuple[bytes, ...]:
+    """Return the absolute paths under which a file or folder that a person names may be known, the likeliest first.
+
+    As it is named: a walk may have followed links, or a link may have replaced the file since. Then with the links of
+    its folder resolved, then with all. Each in all its Unicode forms.
+    """
+    named = os.path.abspath(path)
+    folder, name = os.path.split(named)
+    spellings = (named, os.path.join(absolute(folder), name), absolute(path))
+    return tuple(dict.fromkeys(form for spelling in spellings for form in unicode_forms(spelling)))
+
+
 def is_below(path: bytes, folder: bytes) -> bool:
     """Return whether `path` is `folder` or a path below it. Both are absolute and normalised.
 

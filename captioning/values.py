@@ -107,11 +107,12 @@ class DecodeCapability:
         known = {key: value for key, value in json.loads(text).items() if key in cls.__dataclass_fields__}
         return cls(**(known | {"formats": tuple(known.get("formats", ()))}))
 
-    def exceeds(self, other: "DecodeCapability") -> bool:
-        """Return whether a worker with this capability may decode a file that one with the other could not."""
+    def exceeds(self, other: "DecodeCapability", reason: str) -> bool:
+        """Return whether a worker with this capability may decode a file that failed with the other for a reason."""
         limits = ("version", "max_bytes", "max_pixels", "max_side", "max_frames")
-        more = any(getattr(self, name) > getattr(other, name) for name in limits)
-        return more or not set(self.formats) <= set(other.formats)
+        if reason == Reason.TOO_LARGE:
+            return any(getattr(self, name) > getattr(other, name) for name in limits)
+        return self.version > other.version or not set(self.formats) <= set(other.formats)
 
 
 @dataclass(frozen=True)

@@ -391,7 +391,8 @@ def forget(
     if re.fullmatch("[0-9]{1,10}", target):
         scope = forgetting.scope_of_job(db, min(int(target), UNLIMITED))
     else:
-        scope = forgetting.scope_of_path(db, absolute(os.fsencode(target)))
+        scope = forgetting.scope_of_path(db, os.fsencode(target))
+        target = text_of(scope.path)
     scope = replace(scope, captions=with_captions, human=human)
     expected = forgetting.count(db, scope)
     if not (yes or dry_run):

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 
@@ -104,7 +104,7 @@ def submit(
             submitted.failed_before += registered.failed_before
             submitted.queued += len(registered.file_ids) - registered.known - registered.failed_before
             on_commit(submitted)
-    submitted.absent = _mark_missing(db, request.sources, seen)
+    submitted.absent = mark_gone(db, request.sources.gone, request.sources.folders, seen)
     submitted.skipped = finder.skipped
     warn_of_patterns(request, finder)
     close = functools.partial(
@@ -127,12 +127,15 @@ def policy_of(db: Database, settings: Settings, request: SubmitRequest, model_id
     )
 
 
-def mark_gone(db: Database, paths: Iterable[bytes]) -> Absent:
-    """Mark the files at or below paths that do not exist."""
-    absent = Absent()
-    for path in paths:
-        absent += mark_missing(db, path, FileIdSet())
-    return absent
+def mark_gone(
+    db: Database, gone: Sequence[bytes], folders: Sequence[bytes] = (), seen: FileIdSet | None = None
+) -> Absent:
+    """Mark what is gone of all that the store knows: at or below paths that do not exist, and in folders.
+
+    `seen` are files that exist.
+    """
+    absent, unknown = mark_files_missing(db, gone)
+    return absent + mark_missing(db, [*unknown, *folders], seen or FileIdSet())
 
 
 def describe_absent(absent: Absent) -> list[str]:
@@ -141,21 +144,16 @@ def describe_absent(absent: Absent) -> list[str]:
     if absent.missing:
         verb = "is" if absent.missing == 1 else "are"
         sentences += [f"{count(absent.missing, 'file')} that {verb} gone from there {verb} marked as missing."]
-    if absent.unreachable:
-        points = ", ".join(sorted(map(mount_point_of, absent.mounts))[:3]) or "not known"
-        sentences += [
-            f"{count(absent.unreachable, 'file')} cannot be found, but the disk on which the store last saw them"
-            f" ({points}) is not mounted there now: nothing is changed (`producer forget` removes them)."
-        ]
+    points = ", ".join(sorted(map(mount_point_of, absent.mounts))[:3])
+    for number, reason in (
+        (absent.unmounted, f"the disk that was mounted at {points} is not mounted there now"),
+        (absent.unrecorded, "no submit has recorded the disk since an upgrade"),
+        (absent.unreadable, f"the folder cannot be read ({absent.error})"),
+    ):
+        if number:
+            files = "1 file is" if number == 1 else f"{number:,} files are"
+            sentences += [f"{files} not found, but {reason}: nothing is changed (`producer forget` removes them)."]
     return sentences
-
-
-def _mark_missing(db: Database, sources: Sources, seen: FileIdSet) -> Absent:
-    """Mark what is gone of all that the store knows at or below the paths that a person named."""
-    absent = mark_files_missing(db, sources.gone)
-    for folder in sources.folders:
-        absent += mark_missing(db, folder, seen)
-    return absent
 
 
 def _capabilities(db: Database, settings: Settings) -> tuple[DecodeCapability, ...]:
@@ -197,7 +195,7 @@ def _refuse_empty(db: Database, request: SubmitRequest) -> None:
     for _ in finder:  # once more, for the report
         pass
     reasons = f" (skipped: {describe_skipped(finder.skipped)})" if finder.skipped else ""
-    absent = describe_absent(_mark_missing(db, request.sources, FileIdSet()))
+    absent = describe_absent(mark_gone(db, request.sources.gone, request.sources.folders))
     unmatched = [f"{sentence}." for sentence in finder.unmatched]
     hint = hint_without_images(finder.skipped)
     raise UsageError(" ".join([f"no images found{reasons}.", *absent, *unmatched, hint]))
@@ -241,7 +239,7 @@ def _by_root(
             root_of[folder] = next(root for root in roots if is_below(folder, root.path))
         root = root_of[folder]
         group = groups.setdefault(root, [])
-        group.append(replace(file, path=file.path[len(root.path.rstrip(b"/")) + 1 :]))
+        group.append(replace(file, path=root.relative(file.path)))
         if len(group) == limit:
             yield root, groups.pop(root)
     yield from groups.items()

@@ -1,7 +1,6 @@
 """The preferred caption of each image, and rows of files with their captions for `show`, `export` and `search`."""
 
 import base64
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,8 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 
 from captioning.calibration import calibration_of
-from captioning.paths import absolute, hash_of, is_below, text_of, unicode_forms
+from captioning.paths import possible_paths, text_of
 from captioning.store.database import Database
+from captioning.store.files import at_or_below, find_file, roots
 from captioning.store.schema import Caption, File, Image, Item, Model, Root
 from captioning.values import ItemState, Source
 
@@ -186,35 +186,29 @@ class CaptionDetails:
 def show(db: Database, path: bytes) -> tuple[FileRow, list[CaptionDetails]] | None:
     """Return a file with all captions of its image, the preferred one first; None if the store does not know it.
 
-    The path may be given in another Unicode form than the store has.
+    The path is one that a person names: see `possible_paths`.
     """
-    with db.reading() as connection:
-        roots = connection.execute(sa.select(Root.id, Root.path_bytes)).all()
-        roots = sorted(roots, key=lambda root: -len(root.path_bytes))  # the deepest first: see `store.files.roots`
-        for form, root in itertools.product(unicode_forms(absolute(path)), roots):
-            if not is_below(form, root.path_bytes):
-                continue
-            below = form[len(root.path_bytes.rstrip(b"/")) + 1 :]
-            where = (File.root_id == root.id, File.path_hash == hash_of(below))
-            row = connection.execute(select_file_rows(None).add_columns(File.image_id).where(*where)).one_or_none()
-            if row is not None:
-                return to_file_row(row), _caption_details(connection, row.image_id)
+    for candidate in possible_paths(path):
+        file_id = find_file(db, candidate)
+        if file_id is not None:
+            query = select_file_rows(None).add_columns(File.image_id).where(File.id == file_id)
+            with db.reading() as connection:
+                row = connection.execute(query).one_or_none()
+                return None if row is None else (to_file_row(row), _caption_details(connection, row.image_id))
     return None
 
 
 def files_below(db: Database, folder: bytes, count: int) -> list[FileRow]:
-    """Return up to `count` files below a folder that are not missing, in the order in which walks found them."""
-    folder = absolute(folder)
-    with db.reading() as connection:
-        roots = connection.execute(sa.select(Root.id, Root.path_bytes)).all()
-        inside = [File.root_id == root.id for root in roots if is_below(root.path_bytes, folder)]
-        for root in roots:
-            if is_below(folder, root.path_bytes) and folder != root.path_bytes:
-                start = folder[len(root.path_bytes.rstrip(b"/")) + 1 :] + b"/"
-                end = start[:-1] + b"0"  # '0' follows '/'
-                inside.append(sa.and_(File.root_id == root.id, File.path_bytes >= start, File.path_bytes < end))
-        query = select_file_rows(None).where(sa.or_(sa.false(), *inside), File.missing_since.is_(None))
-        return [to_file_row(row) for row in connection.execute(query.order_by(File.id).limit(count))]
+    """Return up to `count` files at or below a path that are not missing, in the order in which walks found them."""
+    known_roots = roots(db)
+    for candidate in possible_paths(folder):
+        inside = sa.or_(sa.false(), *(at_or_below(root, candidate) for root in known_roots))
+        query = select_file_rows(None).where(inside, File.missing_since.is_(None))
+        with db.reading() as connection:
+            rows = connection.execute(query.order_by(File.id).limit(count)).all()
+        if rows:
+            return [to_file_row(row) for row in rows]
+    return []
 
 
 def _caption_details(connection: sa.Connection, image_id: int | None) -> list[CaptionDetails]:

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from captioning.errors import UsageError
+from captioning.errors import StoreUnavailable, UsageError
 from captioning.paths import hash_of, is_below, text_of
 from captioning.store.chunks import enqueue, lock_job, requeue
 from captioning.store.database import Database, insert_or_ignore
@@ -61,12 +61,43 @@ class RootPath:
     id: int
     path: bytes
 
+    def relative(self, path: bytes) -> bytes:
+        """Return a path at or below the root, which is absolute, as `files` stores it."""
+        return path[len(self.path.rstrip(b"/")) + 1 :]
+
 
 def roots(db: Database) -> list[RootPath]:
     """Return all roots, the deepest first: a file belongs to the first root in this list that contains it."""
     with db.reading() as connection:
         rows = connection.execute(sa.select(Root.id, Root.path_bytes)).all()
     return sorted((RootPath(*row) for row in rows), key=lambda root: -len(root.path))
+
+
+def find_file(db: Database, path: bytes) -> int | None:
+    """Return the id of the file at an absolute path; None if the store does not know it."""
+    for root in roots(db):
+        if is_below(path, root.path):
+            query = sa.select(File.id).where(File.root_id == root.id, File.path_hash == hash_of(root.relative(path)))
+            with db.reading() as connection:
+                file_id: int | None = connection.execute(query).scalar()
+            if file_id is not None:
+                return file_id
+    return None
+
+
+def at_or_below(root: RootPath, path: bytes, file: Any = File) -> sa.ColumnElement[bool]:
+    """Return the condition for a file to be in a root and at or below a path, which is absolute.
+
+    `file` is `File` or an alias of it.
+    """
+    in_root = file.root_id == root.id
+    if is_below(root.path, path):
+        return in_root  # type: ignore[no-any-return]  # `file` may be an alias
+    if not is_below(path, root.path):
+        return sa.false()
+    start = root.relative(path)
+    inside = sa.and_(file.path_bytes > start + b"/", file.path_bytes < start + b"0")  # '0' follows '/'
+    return sa.and_(in_root, sa.or_(file.path_bytes == start, inside))
 
 
 def ensure_root(db: Database, path: bytes) -> None:
@@ -112,13 +143,13 @@ def register(
         in_job = _matching(connection, sa.select(Item.file_id).where(Item.job_id == job_id), Item.file_id, file_ids)
         captioned = set() if policy.force else _captioned(connection, file_ids, policy)
         open_ids = [i for i in sizes if i not in in_job and i not in captioned]
-        hopeless = find_hopeless(connection, open_ids, policy)
-        todo = sorted((i for i in open_ids if i not in hopeless), key=lambda i: (sizes[i], i))
+        failed = permanently_failed(connection, open_ids, policy)
+        todo = sorted((i for i in open_ids if i not in failed), key=lambda i: (sizes[i], i))
         enqueue(connection, job_id, root_id, todo, chunk_size)
         outdated = _outdated_items(connection, job_id, in_job, upserted.changed) if in_job else []
         requeue(connection, job_id, root_id, outdated, chunk_size)
         known = sum(i not in in_job for i in sizes) - len(open_ids)
-        return Registered(file_ids, len(todo), known, len(hopeless), tuple(upserted.unverified))
+        return Registered(file_ids, len(todo), known, len(failed), tuple(upserted.unverified))
 
 
 @dataclass(frozen=True)
@@ -148,7 +179,7 @@ def _upsert(connection: Connection, root_id: int, found: Sequence[FoundFile], *,
             "ctime_ns": row.ctime_ns if f.ctime_ns is None else f.ctime_ns,
             "mount_id": row.mount_id if f.mount is None else mount_ids[f.mount],
         }
-        if _has_changed(f, row):
+        if has_changed(f, row):
             changed.append(seen | {"size": f.size, "mtime_ns": f.mtime_ns, "image_id": None} | NO_FAILURE)
         elif (seen["ctime_ns"], seen["mount_id"], None) != (row.ctime_ns, row.mount_id, row.missing_since):
             refreshed.append(seen)
@@ -159,6 +190,8 @@ def _upsert(connection: Connection, root_id: int, found: Sequence[FoundFile], *,
             )
     if any(f.path not in stored for f in found):
         stored = _stored_files(connection, root_id, found)
+    if any(f.path not in stored for f in found):
+        raise StoreUnavailable("a file was removed by `producer forget` while it was registered")  # the caller retries
     return _Upserted({f.path: stored[f.path].id for f in found}, {row["row"] for row in changed}, unverified)
 
 
@@ -187,8 +220,10 @@ def _new_row(root_id: int, f: FoundFile, mount_ids: dict[str, int]) -> dict[str,
     }
 
 
-def _has_changed(f: FoundFile, row: Any) -> bool:
+def has_changed(f: FoundFile, row: Any) -> bool:
     """Return whether a file has other content than its row says, as far as that is known.
+
+    The row has size, mtime_ns, ctime_ns and image_id.
 
     Where the row has no content to compare with, a new ctime is a change.
     """
@@ -221,23 +256,23 @@ def _mount_ids(connection: Connection, identities: set[str]) -> dict[str, int]:
     return {row.identity: row.id for row in connection.execute(query)}
 
 
-def find_hopeless(connection: Connection, file_ids: Sequence[int], policy: ReusePolicy) -> set[int]:
+def permanently_failed(connection: Connection, file_ids: Sequence[int], policy: ReusePolicy) -> set[int]:
     """Return which files failed for a permanent reason and would fail again with the workers that run."""
     if policy.retry_failed or not file_ids:
         return set()
     query = (
-        sa.select(File.id, Capability.text)
+        sa.select(File.id, File.failed_reason, Capability.text)
         .join(Capability, Capability.id == File.failed_capability_id)
         .where(File.failed_reason.is_not(None), File.id.in_(file_ids))
     )
-    could_read = {row.id: row.text for row in connection.execute(query)}
-    hope = {text: _is_exceeded(text, policy.capabilities) for text in set(could_read.values())}
-    return {file_id for file_id, text in could_read.items() if not hope[text]}
+    failed = {row.id: (row.failed_reason, row.text) for row in connection.execute(query)}
+    may_succeed = {failure: _may_succeed(*failure, policy.capabilities) for failure in set(failed.values())}
+    return {file_id for file_id, failure in failed.items() if not may_succeed[failure]}
 
 
-def _is_exceeded(text: str, capabilities: Iterable[DecodeCapability]) -> bool:
+def _may_succeed(reason: str, text: str, capabilities: Iterable[DecodeCapability]) -> bool:
     earlier = DecodeCapability.from_text(text)
-    return any(capability.exceeds(earlier) for capability in capabilities)
+    return any(capability.exceeds(earlier, reason) for capability in capabilities)
 
 
 def _outdated_items(connection: Connection, job_id: int, file_ids: Iterable[int], changed: set[int]) -> list[int]:

@@ -5,6 +5,7 @@ interrupted has removed whole files; the same command removes the rest.
 """
 
 import functools
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,17 +14,17 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import aliased
 
-from captioning.errors import UsageError
-from captioning.paths import is_below, text_of, unicode_forms
+from captioning.errors import StoreUnavailable, UsageError
+from captioning.paths import possible_paths, text_of
 from captioning.store import jobs
 from captioning.store.chunks import complete_job_if_done, lock_job, recount
-from captioning.store.database import Database
-from captioning.store.files import RootPath, roots
-from captioning.store.presence import at_or_below
-from captioning.store.schema import Caption, Chunk, File, Image, Item, Job
+from captioning.store.database import Database, insert_or_ignore
+from captioning.store.files import RootPath, at_or_below, find_file, roots
+from captioning.store.schema import Caption, Chunk, File, ForgottenJob, Image, Item, Job
 from captioning.values import ChunkState, Source
 
 PAGE_SIZE = 2000  # files in one transaction
+_CHUNKS_PER_PAGE = 50  # of a job that is removed
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Scope:
     """What a forget removes: the files of a condition, and perhaps a job and captions."""
 
     condition: Callable[[Any], sa.ColumnElement[bool]]  # on `File` or an alias of it
+    path: bytes = b""  # as the store knows it; empty for a job
     job: int | None = None
     captions: bool = False  # also the captions of content that no other file has
     human: bool = False  # also those that people wrote or imported
@@ -54,31 +56,41 @@ class Forgotten:
 def scope_of_path(db: Database, path: bytes) -> Scope:
     """Return the scope of a file, or of a folder and all below it. Raises UsageError when nothing is there.
 
-    The path is absolute. It may be given in another Unicode form than the store has.
+    The path is one that a person names: see `possible_paths`.
     """
-    for form in unicode_forms(path):
-        scope = Scope(functools.partial(_is_inside, roots(db), form))
+    candidates = possible_paths(path)
+    for candidate in candidates:
+        file_id = find_file(db, candidate)
+        if file_id is not None:
+            return Scope(functools.partial(_is_file, file_id), candidate)
+    known_roots = roots(db)
+    for candidate in candidates:
+        scope = Scope(functools.partial(_is_below, known_roots, candidate), candidate)
         with db.reading() as connection:
             if connection.execute(sa.select(File.id).where(scope.files).limit(1)).first() is not None:
                 return scope
-    raise UsageError(f"nothing is registered at or below {text_of(path)}.")
+    raise UsageError(f"nothing is registered at or below {text_of(candidates[0])}.")
 
 
-def _is_inside(known_roots: Sequence[RootPath], path: bytes, file: Any) -> sa.ColumnElement[bool]:
-    related = (root for root in known_roots if is_below(root.path, path) or is_below(path, root.path))
-    return sa.or_(sa.false(), *(sa.and_(*at_or_below(root, path, file)) for root in related))
+def _is_file(file_id: int, file: Any) -> sa.ColumnElement[bool]:
+    condition: sa.ColumnElement[bool] = file.id == file_id
+    return condition
+
+
+def _is_below(known_roots: Sequence[RootPath], path: bytes, file: Any) -> sa.ColumnElement[bool]:
+    return sa.or_(sa.false(), *(at_or_below(root, path, file) for root in known_roots))
 
 
 def scope_of_job(db: Database, job_id: int) -> Scope:
     """Return the scope of a job: its items, and the files that no other job lists. Raises UsageError for no job."""
     jobs.progress(db, job_id)
+    return Scope(functools.partial(_is_only_in_job, job_id), job=job_id)
 
-    def only_in_job(file: Any) -> sa.ColumnElement[bool]:
-        own = sa.exists().where(Item.file_id == file.id, Item.job_id == job_id).correlate(file)
-        other = sa.exists().where(Item.file_id == file.id, Item.job_id != job_id).correlate(file)
-        return sa.and_(own, ~other)
 
-    return Scope(only_in_job, job=job_id)
+def _is_only_in_job(job_id: int, file: Any) -> sa.ColumnElement[bool]:
+    own = file.id.in_(sa.select(Item.file_id).where(Item.job_id == job_id))
+    other = sa.exists().where(Item.file_id == file.id, Item.job_id != job_id).correlate(file)
+    return sa.and_(own, ~other)
 
 
 def count(db: Database, scope: Scope) -> Forgotten:
@@ -89,8 +101,8 @@ def count(db: Database, scope: Scope) -> Forgotten:
     with db.reading() as connection:
         n_files = connection.execute(sa.select(sa.func.count()).select_from(in_scope.subquery())).scalar_one()
         n_items, n_jobs = connection.execute(items).one()
-        lonely = sa.select(File.image_id).where(scope.files, ~_has_file_outside(scope))
-        own = sa.select(sa.func.count()).select_from(Caption).where(Caption.image_id.in_(lonely))
+        unshared = sa.select(File.image_id).where(scope.files, ~_has_file_outside(scope))
+        own = sa.select(sa.func.count()).select_from(Caption).where(Caption.image_id.in_(unshared))
         total = connection.execute(own).scalar_one()
         removed = connection.execute(own.where(_removable(scope))).scalar_one()
     return Forgotten(int(n_files), int(n_items), int(n_jobs), int(removed), int(total - removed))
@@ -114,58 +126,82 @@ def forget(
     """Remove the rows of a scope; return how many. `on_page` is called with the number of files so far."""
     if scope.job is not None:
         db.retry(lambda: jobs.cancel(db, scope.job or 0))  # no worker writes to it from now on
-    done = Forgotten(jobs=count(db, scope).jobs)
-    while True:
-        page = db.retry(lambda: _forget_page(db, scope, page_size))
-        if page is None:
-            break
+    done, job_ids = Forgotten(), set[int]()
+    file_ids = db.retry(lambda: _file_ids(db, scope))
+    for start in range(0, len(file_ids), page_size):
+        page = file_ids[start : start + page_size]
+        removed, listed_in = db.retry(functools.partial(_forget_files, db, scope, page))
+        job_ids |= listed_in
         done = replace(
             done,
-            files=done.files + page.files,
-            items=done.items + page.items,
-            captions=done.captions + page.captions,
+            files=done.files + removed.files,
+            items=done.items + removed.items,
+            jobs=len(job_ids),
+            captions=done.captions + removed.captions,
         )
         on_page(done.files)
     if scope.job is not None:
-        items = db.retry(lambda: _forget_job(db, scope.job or 0))
-        done = replace(done, items=done.items + items, jobs=1)
+        done = replace(done, items=done.items + _forget_job(db, scope.job), jobs=1)
     return done
 
 
-def _forget_page(db: Database, scope: Scope, page_size: int) -> Forgotten | None:
-    """Remove some files of the scope with their items; return None when there is none left."""
+def _file_ids(db: Database, scope: Scope) -> Sequence[int]:
+    """Return the ids of the files of a scope, 8 bytes each: one search for all pages."""
+    query = sa.select(File.id).where(scope.files).order_by(File.id).execution_options(yield_per=10_000)
+    with db.reading() as connection:
+        return array("q", connection.execute(query).scalars())
+
+
+def _forget_files(db: Database, scope: Scope, file_ids: Sequence[int]) -> tuple[Forgotten, set[int]]:
+    """Remove files, with their items, if they are still in the scope. Also returns the jobs that listed them."""
     with db.writing() as connection:
-        rows = connection.execute(
-            sa.select(File.id, File.image_id).where(scope.files).order_by(File.id).limit(page_size)
-        ).all()
-        if not rows:
-            return None
-        ids = [row.id for row in rows]
-        items = _remove_items(connection, ids)
-        connection.execute(sa.delete(File).where(File.id.in_(ids)))
-        images = sorted({row.image_id for row in rows if row.image_id is not None})
-        captions = _remove_captions(connection, scope, images) if scope.captions and images else 0
-    return Forgotten(len(ids), items, captions=captions)
+        job_ids, image_ids = _lock(connection, file_ids)
+        query = sa.select(File.id, File.image_id).where(File.id.in_(file_ids), scope.files)
+        rows = connection.execute(query).all()
+        file_ids = [row.id for row in rows]
+        items, listed_in = _remove_items(connection, file_ids)
+        if not (listed_in <= job_ids and {row.image_id for row in rows} <= {*image_ids, None}):
+            raise StoreUnavailable("a worker or a submit has just changed files that are forgotten")  # `retry` repeats
+        connection.execute(sa.delete(File).where(File.id.in_(file_ids)))
+        captions = _remove_captions(connection, scope, image_ids) if scope.captions else 0
+    return Forgotten(len(rows), items, captions=captions), listed_in
 
 
-def _remove_items(connection: Connection, file_ids: Sequence[int]) -> int:
-    """Remove the items of files from all jobs. Jobs that have nothing more to do are done."""
+def _lock(connection: Connection, file_ids: Sequence[int]) -> tuple[set[int], Sequence[int]]:
+    """Lock what a forget of files changes; return the jobs that list them, and their images.
+
+    The order is that of workers and submits, so that they do not wait for each other in a circle: jobs, chunks, images,
+    files.
+    """
     own = Item.file_id.in_(file_ids)
     job_ids = sorted(connection.execute(sa.select(Item.job_id).where(own).distinct()).scalars())
-    for job_id in job_ids:  # in order, as everywhere: two processes never wait for each other
+    for job_id in job_ids:
         lock_job(connection, job_id)
+    for key, wanted in (
+        (Chunk.id, sa.select(Item.chunk_id).where(own)),
+        (Image.id, sa.select(File.image_id).where(File.id.in_(file_ids))),
+        (File.id, file_ids),
+    ):
+        locked = connection.execute(sa.select(key).where(key.in_(wanted)).order_by(key).with_for_update())
+        if key is Image.id:
+            image_ids = locked.scalars().all()
+    return set(job_ids), image_ids
+
+
+def _remove_items(connection: Connection, file_ids: Sequence[int]) -> tuple[int, set[int]]:
+    """Remove the items of files from all jobs, which are returned. Jobs that have nothing more to do are done."""
+    own = Item.file_id.in_(file_ids)
+    job_ids = set(connection.execute(sa.select(Item.job_id).where(own).distinct()).scalars())
     chunk_ids = connection.execute(sa.select(Item.chunk_id).where(own).distinct()).scalars().all()
-    locked = sa.select(Chunk.id).where(Chunk.id.in_(chunk_ids)).order_by(Chunk.id).with_for_update()
-    connection.execute(locked).all()
     removed = connection.execute(sa.delete(Item).where(own)).rowcount
     for chunk_id in chunk_ids:
         recount(connection, chunk_id)
     finished = Chunk.size == Chunk.captioned + Chunk.reused + Chunk.failed
     idle = sa.and_(Chunk.id.in_(chunk_ids), Chunk.state == ChunkState.PENDING, finished)
     connection.execute(sa.update(Chunk).where(idle).values(state=ChunkState.DONE, lease_until=None))
-    for job_id in job_ids:
+    for job_id in sorted(job_ids):
         complete_job_if_done(connection, job_id)
-    return int(removed)
+    return int(removed), job_ids
 
 
 def _remove_captions(connection: Connection, scope: Scope, image_ids: Sequence[int]) -> int:
@@ -179,10 +215,23 @@ def _remove_captions(connection: Connection, scope: Scope, image_ids: Sequence[i
 
 
 def _forget_job(db: Database, job_id: int) -> int:
-    """Remove a job with its remaining items; return how many these were."""
+    """Remove a job with its remaining items, some chunks at a time; return how many items these were."""
+    items = 0
+    while (removed := db.retry(lambda: _forget_chunks(db, job_id))) is not None:
+        items += removed
+    return items
+
+
+def _forget_chunks(db: Database, job_id: int) -> int | None:
+    """Remove some chunks of a job; return how many items they had. Without any chunk, remove the job; return None."""
     with db.writing() as connection:
         lock_job(connection, job_id)
-        removed = connection.execute(sa.delete(Item).where(Item.job_id == job_id)).rowcount
-        connection.execute(sa.delete(Chunk).where(Chunk.job_id == job_id))
-        connection.execute(sa.delete(Job).where(Job.id == job_id))
+        some = sa.select(Chunk.id).where(Chunk.job_id == job_id).order_by(Chunk.id).limit(_CHUNKS_PER_PAGE)
+        chunk_ids = connection.execute(some.with_for_update()).scalars().all()
+        if not chunk_ids:
+            connection.execute(sa.delete(Job).where(Job.id == job_id))
+            insert_or_ignore(connection, ForgottenJob, [{"id": job_id}])
+            return None
+        removed = connection.execute(sa.delete(Item).where(Item.chunk_id.in_(chunk_ids))).rowcount
+        connection.execute(sa.delete(Chunk).where(Chunk.id.in_(chunk_ids)))
     return int(removed)

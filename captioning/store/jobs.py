@@ -11,7 +11,7 @@ from captioning.errors import UsageError
 from captioning.store.chunks import complete_job_if_done, lock_job, requeue
 from captioning.store.database import Database, insert_or_ignore, now
 from captioning.store.files import clear_failures
-from captioning.store.schema import Chunk, File, Item, Job, Model, Root, has_failed, is_failed, is_open
+from captioning.store.schema import Chunk, File, ForgottenJob, Item, Job, Model, Root, has_failed, is_failed, is_open
 from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, Reason
 
 _COUNTS = (Chunk.size, Chunk.captioned, Chunk.reused, Chunk.failed, Chunk.model_runs)
@@ -102,6 +102,9 @@ def open_job(db: Database, request: JobRequest, model_id: int) -> tuple[int, boo
             "skipped": {},
             "created_at": now(),
         }
+        if db.is_sqlite:  # its own next number may be that of a forgotten job; we hold its only write lock
+            used = sa.union_all(sa.select(Job.id), sa.select(ForgottenJob.id)).subquery()
+            values["id"] = connection.execute(sa.select(sa.func.coalesce(sa.func.max(used.c.id), 0) + 1)).scalar_one()
         return connection.execute(sa.insert(Job).values(**values).returning(Job.id)).scalar_one(), False
 
 

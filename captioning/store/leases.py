@@ -6,14 +6,14 @@ lease finds a higher fence at its next write: the write changes nothing and rais
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from captioning.errors import LeaseLost, StoreUnavailable
+from captioning.errors import CaptioningError, LeaseLost, StoreUnavailable
 from captioning.store.chunks import complete_job_if_done, last_chunk_seq, lock_job, split_off
 from captioning.store.database import CLOCK_STEP_SECONDS, Database, insert_or_ignore, now
 from captioning.store.files import NO_FAILURE
@@ -57,7 +57,6 @@ class Claim:
 
     chunk_id: int
     job_id: int
-    job_created_at: float  # SQLite gives the numbers of a job that was removed, and of its chunks, to later ones
     root_id: int
     fence: int
     model_id: int
@@ -179,7 +178,7 @@ def _load_claim(connection: Connection, row: Any) -> Claim:
     from the others in a few steps. This fails no image: the workers may have died of anything.
     """
     job = connection.execute(
-        sa.select(Job.options, Job.force, Job.created_at, Model.id, Model.digest)
+        sa.select(Job.options, Job.force, Model.id, Model.digest)
         .join(Model, Model.id == Job.model_id)
         .where(Job.id == row.job_id)
     ).one()
@@ -197,7 +196,7 @@ def _load_claim(connection: Connection, row: Any) -> Claim:
         split_off(connection, row.job_id, row.root_id, row.id, ids, row.attempts)  # the claim locked the job's row
     options = DecodeOptions(**job.options)
     return Claim(
-        row.id, row.job_id, job.created_at, row.root_id, row.fence, job.id, job.digest, options, job.force,
+        row.id, row.job_id, row.root_id, row.fence, job.id, job.digest, options, job.force,
         row.deferrals, tuple(items),
     )  # fmt: skip
 
@@ -238,6 +237,11 @@ def count_attempt(db: Database, claim: Claim, item: ClaimedItem) -> None:
 
 def captioned_digests(db: Database, claim: Claim, sha256s: Sequence[str]) -> set[str]:
     """Return which of these contents have a caption by the claim's model and options."""
+    with db.reading() as connection:
+        return _captioned_digests(connection, claim, sha256s)
+
+
+def _captioned_digests(connection: Connection, claim: Claim, sha256s: Collection[str]) -> set[str]:
     query = (
         sa.select(Image.sha256)
         .join(CaptionRow, CaptionRow.image_id == Image.id)
@@ -248,8 +252,7 @@ def captioned_digests(db: Database, claim: Claim, sha256s: Sequence[str]) -> set
             CaptionRow.options_digest == claim.options.digest,
         )
     )
-    with db.reading() as connection:
-        return set(connection.execute(query).scalars())
+    return set(connection.execute(query).scalars())
 
 
 def commit_batch(
@@ -271,6 +274,7 @@ def commit_batch(
         outcomes = [o for o in outcomes if o.item.item_id in open_ids]
         if not outcomes:
             return
+        _require_captions(connection, claim, [o for o in outcomes if o.state == ItemState.REUSED])
         n = {state: sum(o.state == state for o in outcomes) for state in ItemState}
         counts = {
             "attempts": 0,  # progress: these images did not kill the earlier workers
@@ -365,11 +369,10 @@ def _update_held(connection: Connection, claim: Claim, values: dict[str, Any]) -
     """Update the claimed chunk, which locks its row. Raises LeaseLost when it is not this worker's any more."""
     own = sa.update(Chunk).where(
         Chunk.id == claim.chunk_id,
+        Chunk.job_id == claim.job_id,  # SQLite gives the number of a forgotten chunk to a later one
         Chunk.fence == claim.fence,
         Chunk.state == ChunkState.RUNNING,
-        sa.exists().where(
-            Job.id == Chunk.job_id, Job.created_at == claim.job_created_at, Job.state != JobState.CANCELLED
-        ),
+        sa.exists().where(Job.id == Chunk.job_id, Job.state != JobState.CANCELLED),
     )
     if connection.execute(own.values(**({"fence": claim.fence} | values))).rowcount == 0:
         raise LeaseLost(
@@ -422,6 +425,13 @@ def _insert_captions(
     insert_or_ignore(connection, CaptionRow, sorted(rows, key=lambda row: row["image_id"]))
 
 
+def _require_captions(connection: Connection, claim: Claim, reused: Sequence[Outcome]) -> None:
+    """Raise CaptioningError when a caption that a batch reuses was removed meanwhile: its image is to be decoded."""
+    sha256s = {o.content.sha256 for o in reused if o.content is not None}
+    if sha256s and not sha256s <= _captioned_digests(connection, claim, sha256s):
+        raise CaptioningError("a caption was removed by `producer forget` while a copy of its image was captioned")
+
+
 def _update_files(
     connection: Connection, outcomes: Sequence[Outcome], image_ids: dict[str, int], capability: DecodeCapability
 ) -> None:
@@ -441,7 +451,7 @@ def _update_files(
         if o.reason is not None:
             reason = {"failed_reason": o.reason, "failed_detail": o.detail}
             failed.append(read | reason | {"failed_capability_id": capability_id if o.is_permanent else None})
-        elif o.content is not None and o.content.sha256 in image_ids:  # `producer forget` may have removed it
+        elif o.content is not None:
             succeeded.append(read | {"image_id": image_ids[o.content.sha256]} | NO_FAILURE)
     if succeeded:
         connection.execute(sa.update(File).where(*unchanged), succeeded)

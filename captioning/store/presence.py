@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Row
 
 from captioning.mounts import Mounts
-from captioning.paths import hash_of, is_below
+from captioning.paths import hash_of, is_below, unicode_forms
 from captioning.store.database import Database, now
-from captioning.store.files import RootPath, roots
+from captioning.store.files import RootPath, at_or_below, roots
 from captioning.store.schema import File, Mount
 
 PAGE_SIZE = 10_000  # rows that are compared with the disk between two transactions
+_MAX_CONDITIONS = 100  # paths in one query; of more, this process finds the files below them
+_NOT_THERE = (FileNotFoundError, NotADirectoryError)
 
 
 class FileIdSet:
@@ -40,47 +42,81 @@ class Absent:
     """Files of the store that are not found on disk."""
 
     missing: int = 0  # files that are gone, and are marked so from now on
-    unreachable: int = 0  # files that may be on a disk that is not mounted now; they stay as they are
-    mounts: set[str] = field(default_factory=set)  # identities of the mounts on which the unreachable files were seen
+    # Files that may still exist; they stay as they are:
+    unmounted: int = 0  # another disk is mounted there now than when they were last seen, or none
+    unrecorded: int = 0  # on which disk they were is not known
+    unreadable: int = 0  # the disk does not answer, or does not let this user look
+    mounts: set[str] = field(default_factory=set)  # identities of the mounts on which the unmounted files were seen
+    error: str = ""  # of the first unreadable file
+
+    @property
+    def unreachable(self) -> int:
+        """The number of files that are neither found nor known to be gone."""
+        return self.unmounted + self.unrecorded + self.unreadable
 
     def __add__(self, other: "Absent") -> "Absent":
-        return Absent(self.missing + other.missing, self.unreachable + other.unreachable, self.mounts | other.mounts)
+        return Absent(
+            self.missing + other.missing,
+            self.unmounted + other.unmounted,
+            self.unrecorded + other.unrecorded,
+            self.unreadable + other.unreadable,
+            self.mounts | other.mounts,
+            self.error or other.error,
+        )
 
 
-def mark_missing(db: Database, path: bytes, seen: FileIdSet, page_size: int = PAGE_SIZE) -> Absent:
-    """Mark the files at or below a path that are gone; return how many, and how many are only out of reach.
+def mark_missing(db: Database, paths: Sequence[bytes], seen: FileIdSet, page_size: int = PAGE_SIZE) -> Absent:
+    """Mark the files at or below some paths that are gone; return how many, and how many are only out of reach.
 
     A file is gone when it does not exist and the nearest folder above it that does lies on the mount on which the file
     was last seen. Otherwise its disk may be unmounted, so nothing is marked. `seen` are files that the caller has just
     found. Others may exist too: a walk skips what its filters exclude, hidden files, links and folders that it may not
-    read. So they are looked up, in pages of `page_size` rows.
+    read. So they are looked up, in pages of `page_size` rows. The paths are absolute.
     """
     absent, mounts = Absent(), Mounts()
     for root in roots(db):
-        if not (is_below(root.path, path) or is_below(path, root.path)):
-            continue
-        for page in _pages(db, _files_below(root, path), page_size):
-            unseen = ((os.path.join(root.path, row.path_bytes), row) for row in page if row.id not in seen)
-            _mark(db, mounts, unseen, absent)
+        inside = [path for path in paths if is_below(path, root.path) or is_below(root.path, path)]
+        conditions = [at_or_below(root, path) for path in inside] if len(inside) <= _MAX_CONDITIONS else [sa.true()]
+        query = _files_of(root).where(File.missing_since.is_(None), sa.or_(sa.false(), *conditions))
+        named = set(inside)
+        for page in _pages(db, query, page_size) if inside else ():
+            files = ((os.path.join(root.path, row.path_bytes), row) for row in page if row.id not in seen)
+            _mark(db, mounts, ((path, row) for path, row in files if _is_inside(path, named)), absent)
     return absent
 
 
-def mark_files_missing(db: Database, paths: Sequence[bytes], page_size: int = 1000) -> Absent:
-    """Mark the files at exactly these paths that are gone, as `mark_missing` does. The paths are absolute."""
+def _is_inside(path: bytes, named: Collection[bytes]) -> bool:
+    """Return whether an absolute path is one of the named paths, or below one."""
+    while path not in named:
+        if path == (path := os.path.dirname(path)):
+            return False
+    return True
+
+
+def mark_files_missing(db: Database, paths: Sequence[bytes], page_size: int = 1000) -> tuple[Absent, list[bytes]]:
+    """Mark the files at exactly these paths that are gone, as `mark_missing` does.
+
+    Also returns the paths at which the store knows no file: it may know files below them. All are absolute. A path may
+    be given in another Unicode form than the store has.
+    """
     absent, mounts = Absent(), Mounts()
+    unknown = dict.fromkeys(form for path in paths for form in unicode_forms(path))
     for root in roots(db) if paths else ():
-        below = [path[len(root.path.rstrip(b"/")) + 1 :] for path in paths if is_below(path, root.path)]
-        for start in range(0, len(below), page_size):
-            hashes = [hash_of(path) for path in below[start : start + page_size]]
+        inside = [path for path in unknown if is_below(path, root.path)]
+        for start in range(0, len(inside), page_size):
+            by_hash = {hash_of(root.relative(path)): path for path in inside[start : start + page_size]}
             with db.reading() as connection:
-                page = connection.execute(_files_below(root, root.path).where(File.path_hash.in_(hashes))).all()
-            _mark(db, mounts, [(os.path.join(root.path, row.path_bytes), row) for row in page], absent)
-    return absent
+                page = connection.execute(_files_of(root).where(File.path_hash.in_(list(by_hash)))).all()
+            known = [(by_hash[row.path_hash], row) for row in page if row.missing_since is None]
+            _mark(db, mounts, known, absent)
+            for row in page:
+                del unknown[by_hash[row.path_hash]]
+    return absent, list(unknown)
 
 
 def _mark(db: Database, mounts: Mounts, files: Iterable[tuple[bytes, Row[Any]]], absent: Absent) -> None:
-    """Mark those of some files that are gone, and count them and the unreachable ones in `absent`."""
-    missing = _split(mounts, [(path, row) for path, row in files if _exists(path) is not True], absent)
+    """Mark those of some files that are gone, and count all that are not found in `absent`."""
+    missing = _split(mounts, [(path, row) for path, row in files if _lookup_error(path)], absent)
 
     def mark() -> None:
         with db.writing() as connection:
@@ -98,47 +134,39 @@ def _split(mounts: Mounts, not_found: Sequence[tuple[bytes, Row[Any]]], absent: 
     missing: list[int] = []
     for folder, group in folders.items():
         before = mounts.of_nearest(folder)
-        still = [(row, _exists(path)) for path, row in group]
+        errors = [(row, _lookup_error(path)) for path, row in group]
         changing = before is None or before != mounts.of_nearest(folder)  # something is mounted at this moment
-        for row, exists in still:
-            if exists is False and not changing and row.mount == before:
+        for row, error in errors:
+            if error is None:
+                continue
+            if not isinstance(error, _NOT_THERE):
+                absent.unreadable += 1
+                absent.error = absent.error or os.strerror(error.errno or 0)
+            elif row.mount is None or before is None:
+                absent.unrecorded += 1
+            elif changing or row.mount != before:
+                absent.unmounted += 1
+                absent.mounts.add(row.mount)
+            else:
                 missing.append(row.id)
-            elif not exists:
-                absent.unreachable += 1
-                absent.mounts.update([row.mount] if row.mount else [])
     absent.missing += len(missing)
     return missing
 
 
-def _exists(path: bytes) -> bool | None:
-    """Return whether there is anything at a path; None when that is not known."""
+def _lookup_error(path: bytes) -> OSError | None:
+    """Return the error of a look at a path: one of `_NOT_THERE` when nothing is there, None when something is."""
     try:
         os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (OSError, ValueError):  # no permission, a dead server, a name that is too long
-        return None
-    return True
+    except OSError as error:  # no permission, or a dead server, for example
+        return error
+    return None
 
 
-def _files_below(root: RootPath, path: bytes) -> sa.Select[Any]:
-    """Return the query for the files of a root at or below a path that are not missing, with their mounts."""
-    columns: tuple[Any, ...] = (File.id, File.path_bytes, File.path_hash, Mount.identity.label("mount"))
-    query = sa.select(*columns).select_from(File).outerjoin(Mount, Mount.id == File.mount_id)
-    return query.where(File.missing_since.is_(None), *at_or_below(root, path))
-
-
-def at_or_below(root: RootPath, path: bytes, file: Any = File) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions for a file to be in a root and at or below a path, which is absolute.
-
-    `file` is `File` or an alias of it.
-    """
-    conditions: list[sa.ColumnElement[bool]] = [file.root_id == root.id]
-    if is_below(path, root.path) and path != root.path:
-        below = path[len(root.path.rstrip(b"/")) + 1 :]
-        inside = sa.and_(file.path_bytes > below + b"/", file.path_bytes < below + b"0")  # '0' follows '/'
-        conditions.append(sa.or_(file.path_bytes == below, inside))
-    return conditions
+def _files_of(root: RootPath) -> sa.Select[Any]:
+    """Return the query for the files of a root, with their mounts."""
+    columns: tuple[Any, ...] = (File.id, File.path_bytes, File.path_hash, File.missing_since)
+    query = sa.select(*columns, Mount.identity.label("mount")).select_from(File)
+    return query.outerjoin(Mount, Mount.id == File.mount_id).where(File.root_id == root.id)
 
 
 def _pages(db: Database, query: sa.Select[Any], size: int) -> Iterator[Sequence[Row[Any]]]:

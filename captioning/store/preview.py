@@ -9,7 +9,15 @@ from sqlalchemy.engine import Connection
 
 from captioning.paths import hash_of, is_below
 from captioning.store.database import Database
-from captioning.store.files import FoundFile, ReusePolicy, RootPath, counts_as_captioned, find_hopeless, roots
+from captioning.store.files import (
+    FoundFile,
+    ReusePolicy,
+    RootPath,
+    counts_as_captioned,
+    has_changed,
+    permanently_failed,
+    roots,
+)
 from captioning.store.schema import Caption, File, Image, Model
 from captioning.values import Source
 
@@ -40,7 +48,8 @@ def preview(db: Database, found: Sequence[FoundFile], policy: ReusePolicy, optio
     with db.reading() as connection:
         unchanged = _unchanged(connection, all_roots, found)
         with_options = {} if policy.force else _captioned(connection, list(unchanged), policy, options_digest)
-        failed = find_hopeless(connection, [file_id for file_id in unchanged if file_id not in with_options], policy)
+        without_caption = [file_id for file_id in unchanged if file_id not in with_options]
+        failed = permanently_failed(connection, without_caption, policy)
     no_work = {unchanged[file_id] for file_id in (*with_options, *failed)}
     new = [file for file in found if file.path not in no_work]
     total.new += len(new)
@@ -78,15 +87,14 @@ def _unchanged(connection: Connection, all_roots: Sequence[RootPath], found: Seq
     for file in found:
         root = next((root for root in all_roots if is_below(file.path, root.path)), None)
         if root is not None:
-            path = file.path[len(root.path.rstrip(b"/")) + 1 :]
-            below.setdefault(root.id, {})[hash_of(path)] = file
+            below.setdefault(root.id, {})[hash_of(root.relative(file.path))] = file
     for root_id, files in below.items():
-        columns = (File.id, File.path_hash, File.size, File.mtime_ns)
+        columns = (File.id, File.path_hash, File.size, File.mtime_ns, File.ctime_ns, File.image_id)
         for row in connection.execute(
             sa.select(*columns).where(File.root_id == root_id, File.path_hash.in_(list(files)))
         ):
             file = files[row.path_hash]
-            if (file.size, file.mtime_ns) == (row.size, row.mtime_ns):
+            if not has_changed(file, row):
                 unchanged[row.id] = file.path
     return unchanged
 

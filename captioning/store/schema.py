@@ -156,6 +156,13 @@ class Job(Base):
     failed_before: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # files not tried: they would fail
 
 
+class ForgottenJob(Base):
+    """The number of a job that was removed. It is not given to another job."""
+
+    __tablename__ = "forgotten_jobs"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+
+
 class Chunk(Base):
     """The unit that a worker claims: some items of a job, all below one root."""
 

@@ -67,6 +67,11 @@ def upgrade() -> None:
             sa.PrimaryKeyConstraint("id", name=op.f(f"pk_{table}")),
             sa.UniqueConstraint(column, name=op.f(f"uq_{table}_{column}")),
         )
+    op.create_table(
+        "forgotten_jobs",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_forgotten_jobs")),
+    )
     for statement in _COLUMNS:
         op.execute(statement)
     failed = "failed_reason IS NOT NULL"
@@ -88,6 +93,7 @@ def downgrade() -> None:
         ("files", "ctime_ns"),
     ):
         op.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+    op.drop_table("forgotten_jobs")
     op.drop_table("capabilities")
     op.drop_table("mounts")
 

@@ -26,6 +26,7 @@ class ImageFinder:
         self._filters = filters
         self._skips = Skips(report.skipped, sources.skipped)
         self._mounts = Mounts()
+        self._folder: tuple[bytes, str | None] = (b"", None)  # of the last named file, with its mount
         self.unmatched: tuple[str, ...] = ()
 
     @property
@@ -52,6 +53,12 @@ class ImageFinder:
             self._skips.add(path, unreachable("image", error))
             return
         if stat.S_ISREG(status.st_mode):
-            yield found_file(path, status, self._mounts.of_nearest(path))
+            yield found_file(path, status, self._mount_of(path))
         else:
             self._skips.add(path, "special file")
+
+    def _mount_of(self, path: bytes) -> str | None:
+        folder = os.path.dirname(path)
+        if folder != self._folder[0]:  # once for each folder: the kernel takes as long as for a stat
+            self._folder = folder, self._mounts.of_nearest(folder)
+        return self._mounts.of_file(path, self._folder[1])

@@ -118,7 +118,7 @@ def test_files_of_an_unmounted_bind_mount_stay_and_deleted_ones_go(world: World,
     world.mark_fault()
     output = world.run_producer("submit", str(world.images), "--wait").stdout
     world.mark_recovery()
-    assert "18 files cannot be found, but the disk" in output
+    assert "18 files are not found, but the disk" in output
     assert listed(world) == before - {Path("0002.png")}
     namespace.bind(away, below)
     world.run_producer("submit", str(world.images), "--wait")
@@ -137,7 +137,7 @@ def test_files_stay_when_their_mount_point_vanishes(world: World, namespace: Mou
     world.mark_fault()
     output = world.run_producer("submit", str(world.images), code=2).stderr
     world.mark_recovery()
-    assert "40 files cannot be found, but the disk" in output
+    assert "40 files are not found, but the disk" in output
     assert listed(world) == before
     world.images.mkdir()
     namespace.bind(away, world.images)

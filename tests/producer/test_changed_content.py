@@ -177,21 +177,23 @@ def test_a_failed_file_is_tried_again_when_it_changes_or_on_request(library: Lib
 
 
 @pytest.mark.parametrize(
-    ("now", "is_tried"),
+    ("reason", "now", "is_tried"),
     [
-        (CAN, False),
-        (replace(CAN, formats=("JPEG",)), False),
-        (replace(CAN, formats=("AVIF", "JPEG")), True),
-        (replace(CAN, max_pixels=2000), True),
-        (replace(CAN, version=2), True),
+        (Reason.UNSUPPORTED, CAN, False),
+        (Reason.UNSUPPORTED, replace(CAN, formats=("JPEG",)), False),
+        (Reason.UNSUPPORTED, replace(CAN, formats=("AVIF", "JPEG")), True),
+        (Reason.UNSUPPORTED, replace(CAN, max_pixels=2000), False),
+        (Reason.TOO_LARGE, replace(CAN, max_pixels=2000), True),
+        (Reason.TOO_LARGE, replace(CAN, formats=("AVIF", "JPEG")), False),
+        (Reason.TRUNCATED, replace(CAN, version=2), True),
     ],
 )
 def test_a_failed_file_is_tried_again_once_a_worker_can_decode_more(
-    library: Library, now: DecodeCapability, is_tried: bool
+    library: Library, reason: Reason, now: DecodeCapability, is_tried: bool
 ) -> None:
     library.write("a.jpg", "1")
     library.submit()
-    library.work()
+    library.work(reason=reason)
     workers.heartbeat(library.store, WorkerInfo("w", "host", (LSTM.digest,), "torch", now), [])
     assert library.submit().queued == int(is_tried)
 

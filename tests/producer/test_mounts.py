@@ -71,7 +71,7 @@ def test_files_of_a_disk_below_the_folder_stay_when_it_is_unmounted(library: Lib
     library.remove("a.jpg")
     output = library.submit()
     assert library.listed() == {"b.jpg", "disk/c.jpg", "disk/d/e.jpg"}
-    assert f"2 files cannot be found, but the disk on which the store last saw them ({disk}) is not mounted" in output
+    assert f"2 files are not found, but the disk that was mounted at {disk} is not mounted there now" in output
     assert "1 file that is gone from there is marked as missing" in output
 
 
@@ -80,9 +80,9 @@ def test_files_stay_when_the_folder_itself_was_a_mount_point_that_vanished(libra
     library.write("a.jpg", "b/c.jpg")
     library.submit()
     library.namespace.unmount(library.folder)
-    assert "2 files cannot be found" in library.submit()  # the mount point is empty
+    assert "2 files are not found" in library.submit()  # the mount point is empty
     library.folder.rmdir()
-    assert f"{library.folder}: no such file or folder. 2 files cannot be found" in library.submit()
+    assert f"{library.folder}: no such file or folder. 2 files are not found" in library.submit()
     assert library.listed() == {"a.jpg", "b/c.jpg"}
 
 

@@ -83,7 +83,7 @@ def test_deleted_files_are_looked_for_page_by_page(store: Database, settings: Se
     for page_size in (1, 3, 4):
         with store.writing() as connection:
             connection.exec_driver_sql("UPDATE files SET missing_since = NULL")
-        assert mark_missing(store, os.fsencode(folder), FileIdSet(), page_size).missing == 2
+        assert mark_missing(store, [os.fsencode(folder)], FileIdSet(), page_size).missing == 2
         assert names(store) == ["a.jpg", "c.jpg"]
 
 

@@ -1,14 +1,17 @@
 """Forgetting files and jobs: which rows go, and which captions stay."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from captioning.errors import LeaseLost, UsageError
+from captioning.errors import CaptioningError, LeaseLost, UsageError
 from captioning.store import captions, forget, jobs, leases
 from captioning.store.database import Database
 from captioning.store.files import FoundFile
-from captioning.values import JobState, Source
+from captioning.store.leases import Content, Outcome
+from captioning.values import ItemState, JobState, Source
 from tests.store.helpers import StoreDriver, captioned, sha256_of
 from tests.support.rows import row_counts
 
@@ -100,12 +103,14 @@ def test_a_forgotten_job_takes_the_files_that_no_other_job_lists(driver: StoreDr
     assert driver.progress(other).total == 1
 
 
-def test_a_worker_with_a_chunk_of_a_forgotten_job_loses_it_even_when_the_numbers_are_used_again(db: Database) -> None:
+def test_a_worker_with_a_chunk_of_a_forgotten_job_loses_it_even_if_the_numbers_are_used_again(
+    db: Database,
+) -> None:
     driver = StoreDriver(db)
     job = driver.submit(4, "a")
     claim = driver.claim()
     forget.forget(db, forget.scope_of_job(db, job))
-    driver.submit(4, "b")
+    assert driver.submit(4, "b") == job + 1  # a number that somebody has noted never means another job
     driver.claim()  # on SQLite this is the same chunk number with the same fence
     with pytest.raises(LeaseLost):
         driver.commit_batch(claim, [captioned(item) for item in claim.items])
@@ -131,6 +136,44 @@ def test_a_job_with_nothing_left_to_do_is_done(db: Database) -> None:
     forget_path(db, "/photos")
     assert driver.progress(job).state == JobState.DONE
     assert leases.count_claimable(db, [], None, 10) == 0
+
+
+def test_a_copy_is_not_reused_from_a_caption_that_is_forgotten_meanwhile(driver: StoreDriver) -> None:
+    of_b = next(row.sha256 for row in captions.export_rows(driver.db) if row.path.endswith("b.jpg"))
+    job = driver.open_job("copy")
+    driver.register(job, found("copy.jpg"))
+    claim = driver.claim()
+    reused = Outcome(claim.items[0], ItemState.REUSED, Content(of_b or "", 1, None))
+    forget_path(driver.db, "/photos/sub", captions=True)
+    with pytest.raises(CaptioningError, match="removed by `producer forget`"):
+        driver.commit_batch(claim, [reused])
+    leases.release(driver.db, claim)
+    driver.process_chunk(driver.claim())
+    assert driver.progress(job).captioned == 1
+
+
+def test_a_file_that_is_listed_by_a_second_job_meanwhile_stays(driver: StoreDriver) -> None:
+    scope = forget.scope_of_job(driver.db, 1)
+
+    def list_again(files: int) -> None:
+        driver.register(driver.open_job("b", force=True), found("a.jpg", "sub/b.jpg", "sub/c.jpg"), force=True)
+
+    forget.forget(driver.db, scope, list_again, page_size=1)
+    assert len(names(driver.db)) == 3
+
+
+def test_the_path_as_it_is_named_goes_before_the_one_that_its_links_lead_to(db: Database, tmp_path: Path) -> None:
+    driver = StoreDriver(db, os.fsencode(tmp_path))
+    driver.register(driver.open_job(), found("new/a.jpg", "album/a.jpg", "b.jpg"))
+    (tmp_path / "new").mkdir()
+    (tmp_path / "album").symlink_to("new")  # a folder was moved, and a link was left in its place
+    (tmp_path / "link.jpg").symlink_to("b.jpg")
+    forget_path(db, f"{tmp_path}/album/a.jpg")
+    forget_path(db, f"{tmp_path}/link.jpg")
+    assert [row.path for row in captions.export_rows(db)] == [f"{tmp_path}/new/a.jpg"]
+    assert captions.show(db, os.fsencode(tmp_path / "album" / "a.jpg")) is not None  # through the link
+    forget_path(db, f"{tmp_path}/album")
+    assert list(captions.export_rows(db)) == []
 
 
 def test_a_path_that_the_store_does_not_know_is_named(driver: StoreDriver) -> None:

@@ -2,14 +2,12 @@
 
 import os
 import tempfile
-from pathlib import Path
 
 from captioning.mounts import Mounts
 from captioning.store import captions, files, jobs, leases
 from captioning.store.database import Database
 from captioning.store.files import FoundFile
 from captioning.store.leases import Content, Outcome
-from captioning.store.presence import Absent, FileIdSet, mark_missing
 from captioning.values import ItemState, JobState
 from tests.store.helpers import GRU, LSTM, StoreDriver, captioned, failed
 from tests.support.rows import row_counts
@@ -65,24 +63,6 @@ def test_files_of_one_size_share_a_chunk(db: Database) -> None:
     driver.register(driver.open_job(), [FoundFile(b"%d" % i, size, 1) for i, size in enumerate(sizes)], chunk_size=2)
     for claim in driver.claim_all():
         assert len({item.size for item in claim.items}) == 1
-
-
-def test_a_deleted_file_is_missing_until_it_is_found_again(db: Database, tmp_path: Path) -> None:
-    folder = os.fsencode(tmp_path)
-    driver = StoreDriver(db, folder)
-    (tmp_path / "sub").mkdir()
-    for i in range(3):
-        (tmp_path / f"{i}.jpg").touch()
-    registered = driver.register(driver.open_job(), found_files(5))
-    seen = FileIdSet()
-    for file_id in registered.file_ids[:2]:
-        seen.add(file_id)
-    assert mark_missing(db, folder + b"/sub", seen) == Absent()
-    assert mark_missing(db, folder, seen) == Absent(missing=2)  # the walk did not see the third file, but it exists
-    assert mark_missing(db, folder, seen) == Absent()
-    assert len(list(captions.export_rows(db))) == 3
-    driver.register(driver.open_job(), found_files(5))
-    assert len(list(captions.export_rows(db))) == 5
 
 
 def test_a_folder_below_a_root_belongs_to_it_and_other_folders_become_roots(db: Database) -> None:

@@ -205,7 +205,7 @@ class StoreMachine(RuleBasedStateMachine):
                 known += self._register(job, root, walk[start : start + FILES_PER_TRANSACTION], chunk_size, seen)
                 yield
         for root, walk in walks.items():
-            missing = mark_missing(self.db, self.roots[root], seen).missing
+            missing = mark_missing(self.db, [self.roots[root]], seen).missing
             assert missing == self.model.mark_missing(root, {found.path for found in walk})
         yield
         if self.model.jobs.get(job.id) is not job:
