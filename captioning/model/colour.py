@@ -1,4 +1,4 @@
-"""Colours as they are meant: from an image's colour profile, or what a PNG says instead of one, to sRGB.
+"""Colours as they are meant: from an image's colour profile, or what a file says instead of one, to sRGB.
 
 lcms (PIL.ImageCms) does the arithmetic. A profile that is damaged, does not fit the image or makes one shade of
 everything is not applied: the image is then taken as sRGB, like an image without a profile.
@@ -7,15 +7,16 @@ everything is not applied: the image is then taken as sRGB, like an image withou
 import io
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageChops, ImageCms
 
-from captioning.model.containers import bmp_profile, png_chunk
+from captioning.model.containers import bmp_profile, gif_profile, jpeg_profile, png_chunk
 
-_MAX_PROFILE = 8_000_000  # bytes; profiles of presses have two million
+MAX_PROFILE = 8_000_000  # bytes; profiles of presses have two million
 _CACHED = 8  # transforms; a CMYK one takes 50 ms to build and up to 10 MB
 _SAME = 2  # levels of 255 by which a profile may differ from sRGB and still be called sRGB
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # Pillow's modes by the colour spaces of ICC profiles
@@ -33,12 +34,19 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     colours = image.convert(image.mode[:-1]) if alpha is not None else image
     if colours.mode == "L" and transform.mode == "RGB":
         colours = colours.convert("RGB")
+    elif colours.mode == "RGB" and transform.mode == "L" and _is_grey(colours):  # as frames and deep samples are read
+        colours = colours.getchannel(0)
     if colours.mode != transform.mode:
         return image
     converted = transform.apply(colours)
     if alpha is not None:
         converted.putalpha(alpha)
     return converted
+
+
+def _is_grey(image: Image.Image) -> bool:
+    red, green, blue = image.split()
+    return all(ImageChops.difference(red, other).getbbox() is None for other in (green, blue))
 
 
 class _Transform(NamedTuple):
@@ -49,7 +57,7 @@ class _Transform(NamedTuple):
 @lru_cache(maxsize=_CACHED)
 def _transform(profile: bytes) -> _Transform | None:
     """Return how to get from a profile to sRGB, None for sRGB itself and for a profile that cannot be used."""
-    if len(profile) > _MAX_PROFILE:
+    if len(profile) > MAX_PROFILE:
         return None
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -79,10 +87,12 @@ def _probe(mode: str) -> Image.Image:
 
 
 def profile_of(image: Image.Image, data: bytes) -> bytes | None:
-    """Return the ICC profile of an opened image: its own, or one made from what a PNG says about its colours."""
+    """Return the ICC profile of an opened image: its own, or one made from what it says about its colours."""
     embedded = image.info.get("icc_profile")
-    if image.format == "BMP":
-        embedded = bmp_profile(data)
+    if image.format in ("JPEG", "MPO"):
+        return embedded or jpeg_profile(data) or _camera_profile(image)
+    if image.format in _PROFILES:
+        return _PROFILES[image.format](data)
     if image.format != "PNG":
         return embedded or None
     if (coding := png_chunk(data, b"cICP")) is not None and (profile := _coded(coding)) is not None:
@@ -92,10 +102,26 @@ def profile_of(image: Image.Image, data: bytes) -> bytes | None:
     return _measured(image.info.get("gamma"), image.info.get("chromaticity"))
 
 
+_PROFILES = {"BMP": bmp_profile, "GIF": gif_profile}  # Pillow reads neither
+
+
+def _camera_profile(image: Image.Image) -> bytes | None:
+    """Return Adobe RGB for a photograph whose Exif data names it; cameras embed no profile then."""
+    if b"R03\0" not in image.info.get("exif", b""):
+        return None
+    with suppress(Exception):  # a good image with damaged metadata is not lost
+        exif = image.getexif()
+        is_srgb = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace) == 1
+        if not is_srgb and exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex) == "R03":
+            return _profile(_ADOBE_RGB, _D65, _power(563 / 256))
+    return None
+
+
 # -- profiles of RGB spaces --
 
 _D65 = (0.3127, 0.3290)
 _REC709 = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
+_ADOBE_RGB = ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06))
 _PRIMARIES = {  # xy of red, green and blue, and of white, by the numbers of ITU-T H.273
     1: (_REC709, _D65),
     4: (((0.67, 0.33), (0.21, 0.71), (0.14, 0.08)), (0.310, 0.316)),

@@ -160,6 +160,38 @@ def png_chunk(data: bytes, wanted: bytes) -> bytes | None:
     return None
 
 
+def jpeg_profile(data: bytes) -> bytes | None:
+    """Return the ICC profile of a JPEG, in whatever order its parts are; None if there is none or a part is missing.
+
+    A part may be there twice.
+    """
+    parts: dict[int, bytes] = {}
+    total = 0
+    for marker, segment in jpeg_segments(data):
+        if marker in _JPEG_PROFILES and segment[4:16] == b"ICC_PROFILE\0" and len(segment) > 18:
+            total = segment[17]
+            parts.setdefault(segment[16], segment[18:])
+    numbers = range(1, total + 1)
+    return b"".join(parts[n] for n in numbers) if total and set(numbers) <= set(parts) else None
+
+
+def gif_profile(data: bytes) -> bytes | None:
+    """Return the ICC profile that a GIF contains before its first frame; else None."""
+    for start, end in gif_blocks(data):
+        if data[start] == ord(","):
+            break
+        if data[start + 1] == 0xFF and data[start + 3 : start + 14] == b"ICCRGBG1012":
+            return b"".join(_sub_blocks(data[start + 14 : end])) or None
+    return None
+
+
+def _sub_blocks(data: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(data) and (length := data[at]):
+        yield data[at + 1 : at + 1 + length]
+        at += 1 + length
+
+
 def bmp_profile(data: bytes) -> bytes | None:
     """Return the ICC profile that a BMP with the fifth header contains; else None."""
     if len(data) < 138 or int.from_bytes(data[14:18], "little") < 124 or data[70:74] != b"DEBM":

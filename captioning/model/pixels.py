@@ -13,11 +13,11 @@ from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from captioning.errors import ImageError
 from captioning.model.animation import ANIMATED, covers_canvas, shown_frames
-from captioning.model.colour import profile_of, to_srgb
+from captioning.model.colour import MAX_PROFILE, profile_of, to_srgb
 from captioning.model.containers import (
     gif_frames,
     jpeg_scans,
@@ -29,7 +29,7 @@ from captioning.model.containers import (
 )
 from captioning.model.depth import grey8, with_alpha
 from captioning.model.orientation import SIDEWAYS, orientation_of, upright
-from captioning.model.signatures import identify, rare_jpeg
+from captioning.model.signatures import identify, rare_coding
 from captioning.values import PREPROCESSING_VERSION, ImageInfo, Reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -37,6 +37,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 codecs have a long history of vulnerabilities."""
 
 Image.MAX_IMAGE_PIXELS = None  # `Limits` applies instead, after reduced-scale decoding is set up
+PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE  # Pillow's limit on texts is one on profiles too, and refuses the image
 
 _SOUGHT = 100  # frames of an animation among which the first that shows something is sought
 _ONE_COLOUR = 12  # levels of 255 between the colours of a frame that is called blank; lossy codecs add noise
@@ -206,7 +207,7 @@ def _too_large(found: str, limit: str, setting: str) -> ImageError:
 def _image_errors(data: bytes) -> Iterator[None]:
     """Turn every exception that Pillow raises for a bad file into an ImageError with a reason."""
     if not data:
-        raise ImageError(Reason.UNREADABLE, "the file is empty")
+        raise ImageError(Reason.UNREADABLE, "the file is empty; copy or fetch it again")
     try:
         yield
     except ImageError:
@@ -217,7 +218,7 @@ def _image_errors(data: bytes) -> Iterator[None]:
         raise ImageError(Reason.TOO_LARGE, "decoding needs more memory than one image may use") from None
     except OSError as error:
         cut = "truncated" in str(error).lower() or "unexpected end" in str(error).lower() or webp_is_cut(data)
-        if not cut and (kind := rare_jpeg(data)) is not None:  # libjpeg is not always built for it
+        if not cut and (kind := rare_coding(data)) is not None:  # not every decoder knows it
             raise ImageError(kind.reason, kind.message) from None
         raise ImageError(Reason.TRUNCATED if cut else Reason.UNREADABLE, str(error)) from None
     except Exception as error:  # zlib.error, struct.error, IndexError and more: no list of them would be complete

@@ -4,11 +4,11 @@ import os
 import re
 
 IMAGES = frozenset(
-    b"jpg jpeg jpe jfif jfi jif pjpeg pjp mpo jps insp"  # JPEG, also of stereo and panorama cameras
+    b"jpg jpeg jpe jfif jfi jif pjpeg pjp jpg_large mpo jps insp"  # JPEG, also as web pages and stereo cameras save it
     b" png apng webp gif bmp dib"
     b" heic heif hif heics heifs avci avcs avif avifs"  # phones; Canon and Sony write .hif
     b" tif tiff jxl jp2 j2k j2c jpc jpf jpx jpm jph jxr wdp hdp"
-    b" psd psb xcf tga pcx ppm pgm pbm pnm pam exr hdr fpx"  # image editors and scanners
+    b" psd psb xcf tga pcx ppm pgm pbm pnm pam exr hdr fpx pcd"  # image editors and scanners
     b" dng gpr raw"  # RAW of several makers, then by maker: Canon, Nikon, Sony, Fujifilm, Olympus, Panasonic
     b" cr2 cr3 crw nef nrw arw arq sr2 srf raf orf ori rw2 rwl"
     b" pef srw x3f x3i 3fr fff iiq eip mos mef mrw mdc erf bay kdc dcr dcs k25 kc2 rwz pxn drf sti cs1".split()

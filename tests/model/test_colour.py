@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from captioning.model import colour
 from captioning.model.pixels import Pixels, open_image
 from captioning.values import PREPROCESSING_VERSION
-from scripts.hostile_images import bases, saved, scene, with_chunks
+from scripts.hostile_images import bases, png, saved, scene, with_chunks
 from scripts.sample_images import copy_samples
 
 SIZE = 224
@@ -71,15 +71,70 @@ def test_transparency_is_kept_beside_a_profile() -> None:
     assert difference(seen[:, 120:], pixels(saved(scene(), "PNG"))[:, 120:]) < 2
 
 
-def test_grey_is_converted_by_a_grey_profile_and_by_an_rgb_one() -> None:
-    grey = Image.new("L", (64, 64), 55)  # 0.216 of the light is 128 in sRGB
+def grey_profile() -> bytes:
     curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, 256) + b"\0\0"
     tags = {b"wtpt": b"XYZ \0\0\0\0" + colour._fixed(*colour._D50), b"kTRC": curve}
-    profile_of_grey = colour._icc(tags).replace(b"RGB XYZ ", b"GRAYXYZ ", 1)
-    for icc in (profile_of_grey, WIDE["linear"]):
+    return colour._icc(tags).replace(b"RGB XYZ ", b"GRAYXYZ ", 1)
+
+
+def test_grey_is_converted_by_a_grey_profile_and_by_an_rgb_one() -> None:
+    grey = Image.new("L", (64, 64), 55)  # 0.216 of the light is 128 in sRGB
+    for icc in (grey_profile(), WIDE["linear"]):
         for form in ("PNG", "JPEG"):
             assert abs(int(pixels(saved(grey, form, icc_profile=icc))[100, 100, 0]) - 128) <= 1
         assert abs(int(pixels(saved(grey.convert("LA"), "PNG", icc_profile=icc))[100, 100, 0]) - 128) <= 1
+
+
+def test_a_grey_profile_is_applied_to_grey_in_every_form_in_which_it_is_read() -> None:
+    grey = Image.new("L", (64, 64), 55)
+    label = (b"iCCP", b"x\0\0" + zlib.compress(grey_profile()))
+    spotted = grey.copy()
+    spotted.paste(200, (0, 0, 9, 9))
+    deep = png(2, 2, 16, 4, (b"\0" + struct.pack(">2H", 55 * 257, 65_535) * 2) * 2)
+    keyed = with_chunks(saved(grey, "PNG"), (b"tRNS", b"\0\7"))
+    frames = saved(Image.new("L", (64, 64)), "PNG", save_all=True, append_images=[spotted])
+    for data in (deep, keyed, frames):
+        assert abs(int(pixels(with_chunks(data, label))[100, 100, 0]) - 128) <= 1
+
+
+def jpeg_with_parts(jpeg: bytes, icc: bytes, order: tuple[int, ...], at: bytes = b"\xff\xdb") -> bytes:
+    """Return a JPEG with a profile in four parts in this order, before this marker."""
+    size = len(icc) // 4 + 1
+    bodies = (b"ICC_PROFILE\0" + bytes((n, 4)) + icc[(n - 1) * size : n * size] for n in order)
+    parts = b"".join(b"\xff\xe2" + struct.pack(">H", len(body) + 2) + body for body in bodies)
+    start = jpeg.index(at)
+    return jpeg[:start] + parts + jpeg[start:]
+
+
+def test_the_parts_of_a_jpeg_profile_may_lie_anywhere_and_a_missing_one_leaves_the_image() -> None:
+    plain = saved(stored(scene(), WIDE["linear"]), "JPEG", quality=95)
+    managed = pixels(saved(stored(scene(), WIDE["linear"]), "JPEG", quality=95, icc_profile=WIDE["linear"]))
+    for order, at in (((4, 2, 1, 3), b"\xff\xdb"), ((1, 2, 2, 3, 4), b"\xff\xdb"), ((1, 2, 3, 4), b"\xff\xda")):
+        assert (pixels(jpeg_with_parts(plain, WIDE["linear"], order, at)) == managed).all()
+    assert (pixels(jpeg_with_parts(plain, WIDE["linear"], (1, 2, 4))) == pixels(plain)).all()
+
+
+def test_a_profile_in_a_gif_is_applied() -> None:
+    whole = saved(stored(scene(), WIDE["linear"]).quantize(256), "GIF")
+    icc, start = WIDE["linear"], 13 + (3 << ((whole[10] & 7) + 1))
+    blocks = b"".join(bytes([len(icc[i : i + 255])]) + icc[i : i + 255] for i in range(0, len(icc), 255))
+    labelled = whole[:start] + b"!\xff\x0bICCRGBG1012" + blocks + b"\0" + whole[start:]
+    assert difference(pixels(labelled), pixels(saved(scene(), "PNG"))) < 3
+
+
+def test_a_large_profile_in_a_png_is_applied() -> None:
+    large = WIDE["linear"] + bytes(2_000_000)
+    labelled = saved(stored(scene(), WIDE["linear"]), "PNG", icc_profile=large)
+    assert difference(pixels(labelled), pixels(saved(scene(), "PNG"))) < 2
+
+
+@pytest.mark.parametrize(("index", "space", "is_wide"), [("R03", 65_535, True), ("R98", 1, False), ("R03", 1, False)])
+def test_a_camera_may_name_adobe_rgb_in_its_exif_data_alone(index: str, space: int, is_wide: bool) -> None:
+    exif = Image.Exif()
+    exif[0x8769] = {0xA001: space, 0xA005: {1: index}}
+    adobe = profile(colour._ADOBE_RGB, colour._D65, colour._power(2.2))
+    image = stored(scene(), adobe) if is_wide else scene()
+    assert difference(pixels(saved(image, "JPEG", quality=95, exif=exif)), pixels(saved(scene(), "PNG"))) < 3
 
 
 def cmyk_profile() -> bytes:

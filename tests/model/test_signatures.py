@@ -1,5 +1,6 @@
 """A file that is not decoded is named by its content, with one remedy, whatever its name is."""
 
+import gzip
 import io
 import struct
 import zipfile
@@ -10,7 +11,7 @@ from captioning.errors import ImageError
 from captioning.model.pixels import open_image
 from captioning.values import Reason
 from producer.sources.kinds import IMAGES as EXTENSIONS
-from scripts.hostile_images import saved, scene
+from scripts.hostile_images import bmp, saved, scene
 
 
 def refusal(data: bytes) -> ImageError:
@@ -101,12 +102,23 @@ IMAGES = {
     "FlashPix": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600) + FLASHPIX_CLASS,
     "PNM": b"Pf\n8 8\n-1.0\n",
     "HEIF (AVCI)": media(b"avci", b"mif1"),
-    "PDF": b"%PDF-1.7\n",
     "EPS": b"\xc5\xd0\xd3\xc6\x20\0\0\0",
     "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
     "SVG ": b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- x > y -->\n<!DOCTYPE svg PUBLIC '-//W3C' 'x.dtd'>\n<svg>",
     "SVG  ": b"<?xml version='1.0'?><!DOCTYPE svg [<!ENTITY a 'b>c'>]><!-- a --><svg:svg xmlns:svg='x'>",
     "SVG   ": "\ufeff<?xml version='1.0' encoding='utf-16'?><svg/>".encode("utf-16-le"),
+    "SVG    ": "<?xml version='1.0' encoding='utf-16'?><svg/>".encode("utf-16-be"),
+    "SVG     ": b"<!--" + b" Generator: Adobe Illustrator" * 4000 + b"--><svg>",
+    "SVGZ": gzip.compress(b"<?xml version='1.0'?><svg/>"),
+    "JPEG XS": b"\xff\x10\xff\x50",
+    "AVIF   ": media(b"mif3", b"avif"),
+    "Olympus": tiff(b"OM Digital Solutions", (330, 400)),
+    "XBM": b"/* made by hand */\n#define im_width 16\n",
+    "PICT": bytes(522) + b"\0\x11\x02\xff",
+    "PCD": bytes(2047) + b"\1PCD_IPI",
+    "DICOM": bytes(128) + b"DICM",
+    "EMF": b"\1\0\0\0" + bytes(36) + b" EMF",
+    "Amiga IFF": b"FORM\0\0\0\0ILBM",
 }
 
 
@@ -130,6 +142,7 @@ def archive() -> bytes:
 
 
 OTHERS = {
+    "PDF": b"\n%PDF-1.7\n",
     "QuickTime": media(b"qt  "),
     "QuickTime ": b"\0\0\0\x08wide\0\0\1\0mdat",
     "MP4": media(b"isom", b"avc1"),
@@ -138,6 +151,9 @@ OTHERS = {
     "Matroska": b"\x1a\x45\xdf\xa3\x01",
     "ZIP": archive(),
     "AppleDouble": b"\0\5\x16\7\0\2\0\0",
+    "AVCHD": (bytes(4) + b"G" + bytes(187)) * 3,
+    "AIFF": b"FORM\0\0\0\0AIFF",
+    "gzip": gzip.compress(archive()),
 }
 
 
@@ -160,7 +176,14 @@ def test_what_is_no_image_is_named(name: str) -> None:
         (b'{"error": "not found"}', "a JSON text"),
         (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "XML"),
         (bytes(5000), "zeros"),
-        (b"", "the file is empty"),
+        (b"", "the file is empty; copy or fetch it again"),
+        (b"\xff", "a file of 1 byte, too short for an image"),
+        (b" \n", "a file of 2 bytes, too short for an image"),
+        (b"[InternetShortcut]\r\nURL=https://example.com/", "a text"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + saved(scene(), "JPEG"), "the answer of a web server"),
+        (b"\xef\xbb\xbf\n" + saved(scene(), "JPEG"), "a damaged JPEG, other bytes stand before it"),
+        (saved(scene(), "JPEG").decode("utf-8", "replace").encode(), "a damaged JPEG, a program copied it as text"),
+        (saved(scene(), "PNG").decode("latin-1").encode(), "a damaged PNG, a program copied it as text"),
     ],
 )
 def test_what_was_fetched_instead_of_an_image_is_unreadable_and_named(data: bytes, named: str) -> None:
@@ -174,7 +197,7 @@ def raw(make: bytes) -> bytes:
 
 
 DECODED = {
-    "JPEG": "jpg jpeg jpe jfif jfi jif pjpeg pjp mpo jps insp",
+    "JPEG": "jpg jpeg jpe jfif jfi jif pjpeg pjp jpg_large mpo jps insp",
     "PNG": "png apng",
     "WEBP": "webp",
     "GIF": "gif",
@@ -199,6 +222,7 @@ REFUSED = {
     "OpenEXR": ("exr", b"v/1\x01\2\0\0\0"),
     "Radiance HDR": ("hdr", b"#?RADIANCE\n"),
     "FlashPix": ("fpx", IMAGES["FlashPix"]),
+    "PCD": ("pcd", IMAGES["PCD"]),
     "DNG": ("dng gpr", RAW["DNG"]),
     "Panasonic or Leica": ("raw rw2 rwl", RAW["Panasonic"]),
     "Canon RAW (CR2)": ("cr2", RAW["Canon RAW (CR2)"]),
@@ -264,6 +288,24 @@ def test_a_jpeg_that_is_coded_in_a_rare_way_is_unsupported_and_not_damaged(marke
     error = refusal(JPEG[: FRAME + 1] + bytes([marker, 0, JPEG[FRAME + 3], bits]) + JPEG[FRAME + 5 :])
     assert error.reason is Reason.UNSUPPORTED
     assert error.detail.startswith(f"{named} images are not supported; open the picture")
+
+
+@pytest.mark.parametrize(
+    ("bits", "compression", "masks"),
+    [
+        (16, 3, (0xF00, 0xF0, 0xF, 0xF000)),
+        (32, 3, (0x3FF00000, 0xFFC00, 0x3FF, 0)),
+        (32, 6, (0xFF0000, 0xFF00, 0xFF, 0)),
+    ],
+)
+def test_a_bmp_with_rare_bit_masks_is_unsupported_and_not_damaged(
+    bits: int, compression: int, masks: tuple[int, ...]
+) -> None:
+    head = bmp(8, 8, bits, struct.pack("<4I", *masks) + bytes(256), compression=compression, offset=70)
+    error = refusal(head)
+    assert error.reason is Reason.UNSUPPORTED
+    assert error.detail.startswith("BMP (with ")
+    assert "open the picture" in error.detail
 
 
 def test_a_jpeg_with_an_invalid_header_is_damaged() -> None:
