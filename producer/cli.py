@@ -324,7 +324,8 @@ def show(
     db, name = _open_database(), os.fsencode(path)
     found = captions.show(db, name)
     if found is None:
-        _list_folder(path, captions.files_below(db, name, limit + 1), limit, as_json=as_json)
+        rows = captions.files_below(db, name, limit + 1) or captions.files_below(db, name, limit + 1, missing=True)
+        _list_folder(path, rows, limit, as_json=as_json)
         return
     file, details = found
     if as_json:
@@ -364,7 +365,8 @@ def export(
             named(model, bundles)
     rows = captions.export_rows(db, job, model, min_confidence, missing=missing)
     number = exporting.export(rows, format_.value, output)
-    render.print_exported(number, output, progress, min_confidence)
+    others = () if number else captions.export_rows(db, job, model, min_confidence, missing=True)
+    render.print_exported(number, output, progress, min_confidence, missing=any(others))
 
 
 @app.command(epilog="Example: producer forget ./old-photos --dry-run")

@@ -174,7 +174,9 @@ def print_files(rows: Sequence[FileRow], *, strip: str = "") -> None:
 
 
 def _caption_or_status(row: FileRow) -> str:
-    return row.caption if row.caption is not None else f"({row.error or row.status})"
+    if row.caption is None:
+        return f"({row.error or row.status})"
+    return f"{row.caption} (missing)" if row.status == "missing" else row.caption
 
 
 def print_folder(folder: str, rows: Sequence[FileRow], *, is_all: bool) -> None:
@@ -232,8 +234,13 @@ def failure_rows(rows: Sequence[Failure]) -> Iterable[tuple[object, ...]]:
     return ((row.job, row.path, row.reason, row.detail) for row in rows)
 
 
-def print_exported(rows: int, output: str, job: Progress | None, min_confidence: float | None) -> None:
-    """Print, on standard error, how many rows an export wrote to a file, and what an export of a job left out."""
+def print_exported(
+    rows: int, output: str, job: Progress | None, min_confidence: float | None, *, missing: bool
+) -> None:
+    """Print, on standard error, how many rows an export wrote to a file, and what an export of a job left out.
+
+    `missing`: whether there would be rows with the files that are gone.
+    """
     if output != "-":
         print(f"{count(rows, 'row')} in {printable(output)}", file=sys.stderr)
     if job is not None and job.known:
@@ -244,6 +251,7 @@ def print_exported(rows: int, output: str, job: Progress | None, min_confidence:
         )
     elif not rows:
         reason = "no caption is that certain" if min_confidence else "no files are registered"
+        reason = "all files are gone from the disk; --missing shows them" if missing else reason
         print(f"nothing to export: {reason}", file=sys.stderr)
 
 

@@ -198,12 +198,12 @@ def show(db: Database, path: bytes) -> tuple[FileRow, list[CaptionDetails]] | No
     return None
 
 
-def files_below(db: Database, folder: bytes, count: int) -> list[FileRow]:
-    """Return up to `count` files at or below a path that are not missing, in the order in which walks found them."""
+def files_below(db: Database, folder: bytes, count: int, *, missing: bool = False) -> list[FileRow]:
+    """Return up to `count` files at or below a path that are missing, or are not, in the order in which they came."""
     known_roots = roots(db)
     for candidate in possible_paths(folder):
         inside = sa.or_(sa.false(), *(at_or_below(root, candidate) for root in known_roots))
-        query = select_file_rows(None).where(inside, File.missing_since.is_(None))
+        query = select_file_rows(None).where(inside, File.missing_since.is_not(None) == missing)
         with db.reading() as connection:
             rows = connection.execute(query.order_by(File.id).limit(count)).all()
         if rows:

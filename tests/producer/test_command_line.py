@@ -11,6 +11,7 @@ import pytest
 
 from captioning.bundles import BUILT_IN
 from captioning.store.captions import EXPORT_FIELDS
+from captioning.store.database import Database
 from tests.journeys.cli_runner import CliRunner
 from tests.support.cli_server import cli_server
 
@@ -189,6 +190,24 @@ def test_an_export_says_what_it_left_out(captioned_cli: CliRunner, photographs: 
 
 def test_an_empty_database_has_nothing_to_export(cli: CliRunner) -> None:
     assert cli.producer("export").err == "nothing to export: no files are registered\n"
+
+
+def test_files_that_are_gone_are_left_out_until_they_are_asked_for(
+    captioned_cli: CliRunner, captioned_store: Database, photographs: Path
+) -> None:
+    with captioned_store.writing() as connection:
+        connection.exec_driver_sql("UPDATE files SET missing_since = 1.0 WHERE path = 'coffee.png'")
+    for verb in (["export"], ["search", "dogs"]):
+        assert "coffee.png" not in captioned_cli.producer(*verb).out
+        assert "coffee.png" in captioned_cli.producer(*verb, "--missing").out
+    assert "coffee.png" not in captioned_cli.producer("show", str(photographs)).out
+    with captioned_store.writing() as connection:
+        connection.exec_driver_sql("UPDATE files SET missing_since = 1.0")
+    nothing = captioned_cli.producer("export")
+    assert (nothing.out, nothing.err) == (
+        "", "nothing to export: all files are gone from the disk; --missing shows them\n",
+    )  # fmt: skip
+    assert captioned_cli.producer("show", str(photographs)).out.count("(missing)") == 10
 
 
 def test_show_lists_the_images_of_a_folder(captioned_cli: CliRunner, photographs: Path, tmp_path: Path) -> None:
