@@ -1,10 +1,27 @@
-"""The entry points. They make Python find our packages beside this file, whatever is on PYTHONPATH.
+"""The entry points. They make Python find our packages and libraries, whatever is on PYTHONPATH.
 
 `producer`, `worker`, `training` and `migrations` are everyday names, and others have packages of these names too. This
 module has the name of the distribution, so the console scripts can rely on it; child processes run it by its path.
 """
 
+# ruff: noqa: E402, PTH120, what is imported before the search path is in order may be another module of that name
+
+import os
 import sys
+
+
+def _put_installed_modules_first() -> None:
+    """Move what stands before Python's own modules in the search path, which is PYTHONPATH, to its end.
+
+    A person's `queue.py` or `redis.py` there would take the place of the module that we or our libraries mean.
+    """
+    own = os.path.dirname(os.__file__)
+    first = sys.path.index(own) if own in sys.path else 0
+    sys.path[:] = [*sys.path[first:], *sys.path[:first]]
+
+
+_put_installed_modules_first()
+
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path

@@ -16,6 +16,7 @@ import platformdirs
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from captioning.allowed_values import fault
 from captioning.environment import PREFIX, take_unknown_settings
 from captioning.errors import UsageError
 
@@ -28,6 +29,11 @@ def _user_data_dir() -> Path:
     if not folder.is_absolute():
         raise UsageError(f"this user has no home folder: set {PREFIX}DATA_DIR to a folder for the data.")
     return folder
+
+
+def is_device(name: str) -> bool:
+    """Return whether a name is that of a device: auto, cpu, cuda or cuda:N."""
+    return re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", name) is not None
 
 
 class Settings(BaseSettings):
@@ -113,7 +119,7 @@ class Settings(BaseSettings):
 
     # -- how this process runs --
     runtime: Literal["auto", "torch", "openvino"] = Field("auto", description="Library that computes the encoder.")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     log: Literal["console", "json"] = Field(
         "console", description="Format of the worker's log on standard error: for people, or one JSON object per line."
     )
@@ -190,6 +196,13 @@ class Settings(BaseSettings):
             raise ValueError("the database after the host is a number: redis://host:6379/0")
         if parts.query:  # for example ?ssl_cert_reqs=none
             raise ValueError("options after a question mark are not supported")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not is_device(value):
+            raise ValueError("write auto, cpu, cuda or cuda:N")
         return value
 
     @field_validator("broker_password_file", "broker_ca", "broker_certificate", "broker_key", "database_password_file")
@@ -278,7 +291,7 @@ def read_settings(**given: object) -> Settings:
         first = error.errors()[0]
         name = PREFIX + str(first["loc"][0]).upper()
         value = "***" if name.endswith("_URL") else first.get("input")  # URLs hold passwords
-        raise UsageError(f"{name}={value!s}: {first['msg'].removeprefix('Value error, ')}.") from None
+        raise UsageError(f"{name}={value!s}: {fault(error, Settings.model_fields)}.") from None
     _check_combinations(settings)
     return settings
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from captioning.environment import drop_foreign_variables
+from captioning.environment import drop_foreign_variables, set_for_children
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 _ENTRY = Path(__file__).parents[1] / "captionmill.py"
@@ -26,6 +26,8 @@ def run_main(module: str) -> None:
         signal.signal(signal.SIGINT, interrupt)
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the last moment, when Python calls no handler
     drop_foreign_variables()
+    search_path = [path for path in sys.path if Path(path).is_absolute()]  # in the order of `captionmill`
+    set_for_children("PYTHONPATH", os.pathsep.join(search_path))
     importlib.import_module(module).main()
 
 

@@ -18,6 +18,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
+from captioning.allowed_values import fault
 from captioning.errors import UsageError
 from captioning.model.decoder import KINDS, DecoderConfig
 from captioning.values import Cell
@@ -100,8 +101,9 @@ class TrainConfig:
             return validate(values)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            message = first["msg"].removeprefix("Value error, ")
-            raise UsageError(f"{first['loc'][0]}={first['input']}: {message[:1].lower()}{message[1:]}.") from None
+            raise UsageError(
+                f"{first['loc'][0]}={first['input']}: {fault(error, vars(cls)['__pydantic_fields__'])}."
+            ) from None
 
     def __post_init__(self) -> None:
         if not self.cells or len(set(self.cells)) < len(self.cells):

@@ -15,7 +15,7 @@ from captioning.command_tree import new_app
 from captioning.environment import PREFIX, set_for_children
 from captioning.errors import BrokerRefused, BrokerUnavailable, CaptioningError, StoreUnavailable
 from captioning.locks import require_semaphores
-from captioning.settings import MAX_BATCH_SIZE, Settings, describe_lease, read_settings
+from captioning.settings import MAX_BATCH_SIZE, Settings, describe_lease, is_device, read_settings
 from captioning.store.database import Database
 
 log = structlog.get_logger(__name__)
@@ -26,7 +26,7 @@ app = new_app(
 
 
 def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+    if not is_device(value):
         raise typer.BadParameter(f"{value!r} is not one of auto, cpu, cuda and cuda:N.")
     return value
 

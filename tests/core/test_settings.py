@@ -51,10 +51,32 @@ def test_a_variable_that_is_set_for_children_is_in_their_environment(monkeypatch
     assert read_settings().model == "new"
 
 
-def test_a_setting_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CAPTIONING_LEASE_SECONDS", "soon")
-    with pytest.raises(UsageError, match="CAPTIONING_LEASE_SECONDS=soon: "):
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("LEASE_SECONDS", "soon", "write a number above 0, at most 86400"),
+        ("LEASE_SECONDS", "nan", "write a number above 0, at most 86400"),
+        ("BATCH_SIZE", "abc", "write a whole number from 1 to 1024"),
+        ("BATCH_SIZE", "1.5", "write a whole number from 1 to 1024"),
+        ("BATCH_SIZE", "1e99", "write a whole number from 1 to 1024"),
+        ("BATCH_SIZE", "-1", "write a whole number from 1 to 1024"),
+        ("DEBUG", "perhaps", "write true or false"),
+        ("RUNTIME", "onnx", "write auto, torch or openvino"),
+        ("DEVICE", "gpu", "write auto, cpu, cuda or cuda:N"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named_with_what_it_may_be(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, remedy: str
+) -> None:
+    monkeypatch.setenv(f"CAPTIONING_{name}", value)
+    with pytest.raises(UsageError) as raised:
         read_settings()
+    assert str(raised.value) == f"CAPTIONING_{name}={value}: {remedy}."
+
+
+def test_an_empty_setting_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTIONING_BATCH_SIZE", "")
+    assert read_settings().batch_size == 32
 
 
 @pytest.mark.parametrize("url", ["postgres://u@host/db", "postgresql://u@host/db", "POSTGRES://u@host/db"])

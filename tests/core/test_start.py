@@ -21,8 +21,8 @@ PROGRAMS = Path(sys.executable).parent
 
 @pytest.fixture
 def strangers(tmp_path: Path) -> Path:
-    """A folder for PYTHONPATH in which every package of ours exists too, and is somebody else's."""
-    for name in PACKAGES:
+    """A folder for PYTHONPATH in which packages of ours, of libraries and of Python exist too, as somebody else's."""
+    for name in (*PACKAGES, "celery", "logging", "platform", "pydantic", "queue", "redis", "sqlalchemy", "typer"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"print('the stranger {name}')\n")
     return tmp_path
@@ -46,8 +46,10 @@ def test_a_program_finds_its_packages_although_pythonpath_has_others(program: st
 def test_a_child_finds_our_packages_and_ignores_libraries_variables(strangers: Path, tmp_path: Path) -> None:
     """A module of the test's own is the child: it shows what a child of ours sees."""
     (strangers / "probe.py").write_text(
-        "import os\nimport training, migrations\n"
-        "def main(): print('CELERY_BROKER_URL' in os.environ, training.__doc__, migrations.__name__)\n"
+        "import os, subprocess, sys\nimport training, migrations\n"
+        "def main():\n"
+        "    print('CELERY_BROKER_URL' in os.environ, training.__doc__, migrations.__name__, flush=True)\n"
+        "    subprocess.run([sys.executable, '-c', 'import queue, redis'], check=True)\n"  # as billiard does
     )
     run = environment(tmp_path, PYTHONPATH=str(strangers), CELERY_BROKER_URL="redis://stranger")
     child = subprocess.run(child_command("probe"), env=run, capture_output=True, text=True, check=True)
