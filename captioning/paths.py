@@ -2,8 +2,11 @@
 
 import codecs
 import hashlib
+import itertools
 import os
 import unicodedata
+
+_MAX_FORMS = 16  # of one path
 
 
 def _percent(error: UnicodeError) -> tuple[str, int]:
@@ -52,13 +55,23 @@ def is_below(path: bytes, folder: bytes) -> bool:
 
 
 def unicode_forms(path: bytes) -> tuple[bytes, ...]:
-    """Return the forms under which a path may be known: as it is, composed (NFC) and decomposed (NFD).
+    """Return the forms under which a path may be known: as it is, composed (NFC), decomposed (NFD), and part by part.
 
-    macOS writes decomposed names, most other systems composed ones; both look the same.
+    macOS writes decomposed names, most other systems composed ones; both look the same. A folder and a file in it can
+    come from two systems. At most `_MAX_FORMS` mixed forms are returned.
     """
-    try:
-        text = path.decode()
-    except UnicodeDecodeError:
+    if path.isascii():
         return (path,)
-    forms = (path, *(unicodedata.normalize(form, text).encode() for form in ("NFC", "NFD")))
-    return tuple(dict.fromkeys(forms))
+    parts = [_forms_of_part(part) for part in path.split(b"/")]
+    uniform = (b"/".join(forms[i] for forms in parts) for i in range(3))
+    mixed = itertools.product(*(dict.fromkeys(forms) for forms in parts))
+    return tuple(dict.fromkeys((*uniform, *(b"/".join(form) for form in itertools.islice(mixed, _MAX_FORMS)))))
+
+
+def _forms_of_part(part: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return the name of a file or folder as it is, composed and decomposed; three times as it is if it is no UTF-8."""
+    try:
+        text = part.decode()
+    except UnicodeDecodeError:
+        return part, part, part
+    return part, unicodedata.normalize("NFC", text).encode(), unicodedata.normalize("NFD", text).encode()

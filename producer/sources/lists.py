@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ _MARKS = (  # UTF-32 first: its mark begins like that of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16-le"),  # PowerShell writes it
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_UTF16_ASCII = re.compile(rb"(?:[^\0]\0){4}")  # paths of one character, separated by NUL, are nobody's list
 
 
 def read_list(name: str, *, null: bool) -> Iterator[bytes]:
@@ -28,12 +30,15 @@ def read_list(name: str, *, null: bool) -> Iterator[bytes]:
     Raises UsageError when the list cannot be read or is separated in the other way.
     """
     data = _without_mark(_read(name))
-    separator, other = (b"\0", b"\n") if null else (b"\n", b"\0")
-    if other == b"\0" and other in data:
-        raise UsageError(f"the list {name} contains NUL, which no path does; read a list separated by NUL with -0.")
-    if separator == b"\0" and separator not in data and data.count(b"\n") > 1:
-        raise UsageError(f"the list {name} contains no NUL: read a list of lines without -0.")
-    return _split(data, separator)
+    if null:
+        if b"\0" not in data and data.count(b"\n") > 1:
+            raise UsageError(f"the list {name} contains no NUL: read a list of lines without -0.")
+        return _split(data, b"\0")
+    data = _utf16_as_utf8(data) if b"\0" in data else data
+    if data.count(b"\0") > data.count(b"\n"):  # fewer make some lines useless, and those are counted as such
+        advice = "read a list separated by NUL with -0, and name an image without --from-file"
+        raise UsageError(f"the list {name} contains NUL, which no path does; {advice}.")
+    return _split(data, b"\n" if b"\n" in data else b"\r")  # old programs for the Mac write CR alone
 
 
 def _read(name: str) -> bytes:
@@ -62,6 +67,18 @@ def _without_mark(data: bytes) -> bytes:
             text = data[len(mark) :]
             return text if encoding == "utf-8" else text.decode(encoding, "replace").encode()
     return data
+
+
+def _utf16_as_utf8(data: bytes) -> bytes:
+    """Return a list in UTF-16 without a byte order mark as UTF-8, any other as it is."""
+    if _UTF16_ASCII.search(data) is None:
+        return data
+    order = "utf-16-le" if data[1::2].count(0) > data[::2].count(0) else "utf-16-be"
+    try:
+        text = data.decode(order)
+    except UnicodeDecodeError:
+        return data
+    return data if "\0" in text else text.encode()
 
 
 def _split(data: bytes, separator: bytes) -> Iterator[bytes]:

@@ -19,6 +19,8 @@ from producer.sources.walk import unreachable
 
 _SHOWN_PROBLEMS = 3
 _GONE = "path that does not exist"
+_SHOWN_CHARACTERS = 300  # of a path in a message
+_WEB_ADDRESS = re.compile(rb"(?:https?|ftps?|sftp|s3|gs|smb|data|blob):(?://|image/)", re.IGNORECASE)
 _FILE_URL = re.compile(rb"file://(?:localhost)?(?=/)", re.IGNORECASE)
 _WINDOWS_PATH = re.compile(rb"([A-Za-z]):[\\/]")
 
@@ -112,15 +114,15 @@ class _Locator:
 
     def __call__(self, path: bytes) -> _Usable | _Unusable:
         """Look up a path, relative to the current folder or absolute."""
-        name = text_of(path)
+        name = _shortened(text_of(path))
         if not path:
             return _Unusable("path that is empty", "an empty path was given; the current folder is `.`")
         if b"\0" in path:
-            return _Unusable("path with NUL", f"{name[:200]}: a path cannot contain NUL")
+            return _Unusable("path with NUL", f"{name}: a path cannot contain NUL")
         try:
             full, status = self._stat_as_meant(path)
         except (FileNotFoundError, NotADirectoryError):
-            return _Unusable(_GONE, f"{name}: no such file or folder")
+            return _absent(path, name)
         except OSError as error:
             return _Unusable(unreachable("path", error), f"{name}: {error.strerror}")
         return _judge(full, status, name)
@@ -153,6 +155,18 @@ class _Locator:
         return full, status
 
 
+def _shortened(name: str) -> str:
+    return name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}..."
+
+
+def _absent(path: bytes, name: str) -> _Unusable:
+    """Return what to tell about a path at which there is nothing."""
+    if _WEB_ADDRESS.match(path.strip()):
+        return _Unusable("path with a web address", f"{name} is a web address: download the image first")
+    hint = "; patterns belong to --include" if re.search(rb"[*?]", path) else ""
+    return _Unusable(_GONE, f"{name}: no such file or folder{hint}")
+
+
 def _judge(full: bytes, status: os.stat_result, name: str) -> _Usable | _Unusable:
     if stat.S_ISDIR(status.st_mode):
         return _Usable(full, is_folder=True)
@@ -164,7 +178,10 @@ def _judge(full: bytes, status: os.stat_result, name: str) -> _Usable | _Unusabl
 
 
 def _other_spellings(path: bytes) -> Iterator[bytes]:
-    """Yield what else a line may mean: without blanks and quotes, a file URL, ~, a Windows drive as WSL shows it."""
+    """Yield what else a line may mean: without blanks and quotes, a file URL, ~, a Windows drive as WSL shows it.
+
+    Also bytes that are not UTF-8 as they are printed (%E9), and UTF-8 names in a list of an old Windows program.
+    """
     word = path.strip()
     if len(word) > 2 and word[:1] == word[-1:] and word[:1] in (b'"', b"'"):
         word = word[1:-1]
@@ -178,6 +195,10 @@ def _other_spellings(path: bytes) -> Iterator[bytes]:
         yield os.path.expanduser(word)
     if drive := _WINDOWS_PATH.match(word):
         yield b"/mnt/" + drive[1].lower() + b"/" + word[3:].replace(b"\\", b"/")
+    if b"%" in word:
+        yield unquote_to_bytes(word)
+    if not word.isascii():
+        yield word.decode("cp1252", "replace").encode()
 
 
 def _folder_on_disk(folder: bytes) -> bytes | None:

@@ -16,6 +16,7 @@ from captioning.errors import UsageError
 from captioning.paths import absolute, is_below, text_of
 
 _MAX_ALTERNATIVES = 1000  # of one pattern with braces
+_SHOWN_CHARACTERS = 300  # of a pattern in a message
 _BRACES = re.compile(r"\{([^{},]*(?:,[^{},]*)+)\}")
 _SPECIAL = re.compile(r"([\\*?\[\]!# ])")
 
@@ -46,7 +47,7 @@ class Pattern:
 
     def __init__(self, option: str, text: str, folder: bytes) -> None:
         self.option, self.text = option, text
-        forms = [form for word in _expand(text) for form in (word, *_below(word, folder))]
+        forms = [form for word in _expand(text) for form in (word, word.strip(), *_below(word, folder))]
         lines = dict.fromkeys(line for form in forms for line in _gitignore_lines(_normal(os.fsencode(form))))
         self._regexes = list(_compile(lines))
 
@@ -93,7 +94,7 @@ def unmatched(filters: Filters, matched: set[tuple[str, str]]) -> Iterator[str]:
         if (option, text) not in matched:
             hint = "; write / between folders" if "\\" in text else ""
             nothing = "no image" if option == "--include" else "no image and no folder"
-            yield f"{option} {text_of(os.fsencode(text))!r} matched {nothing}{hint}"
+            yield f"{option} {text_of(os.fsencode(text))[:_SHOWN_CHARACTERS]!r} matched {nothing}{hint}"
 
 
 def _expand(text: str) -> list[str]:

@@ -11,12 +11,13 @@ _NAMES = {
     "recycle bin": "$recycle.bin|recycler|recycled|#recycle|@recycle|@recycle_bin|trashbox|network trash folder"
     "|files_trashbin",
     "snapshot folder": "#snapshot|~snapshot|@recently-snapshot|@snapshot|@sharesnap|backups.backupdb|files_versions",
-    "thumbnail folder": "@eadir|thmbnl",  # Synology; Sony's cards
-    "system folder": "system volume information|lost+found|lost.dir|found.000|__macosx|@tmp|temporary items",
+    "thumbnail folder": "@eadir|@__thumb|thmbnl",  # Synology; QNAP; Sony's cards
+    "system folder": "system volume information|lost+found|lost.dir|__macosx|@tmp|temporary items",
 }
 _BY_NAME = {name.encode(): category for category, names in _NAMES.items() for name in names.split("|")}
 _BY_START = {
     b"@gmt-": "snapshot folder",  # Samba's previous versions
+    b"found.00": "system folder",  # what Windows rescued from a damaged disk
     b"appdata_oc": "system folder",  # Nextcloud's previews
 }
 _LIBRARIES = (b".photoslibrary", b".photolibrary", b".migratedphotolibrary", b".aplibrary", b"iphoto library")
@@ -25,6 +26,7 @@ _BY_PARENT = {  # the end of the parent's name, the folder's name
     (b"captureone", b"cache"): "preview folder",
     (b".cocatalog", b"cache"): "preview folder",
     (b"cache", b"thumbnails"): "thumbnail folder",  # PhotoPrism, desktops
+    **{(b"google photos", name): "recycle bin" for name in (b"trash", b"bin")},  # Takeout
 }
 _MOBILE_ORIGINALS = b"mobile downloads.lrdata"  # the only *.lrdata that is not derived
 

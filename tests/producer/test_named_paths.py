@@ -74,15 +74,23 @@ def test_a_list_read_with_the_wrong_separator_is_answered_with_the_right_one(tmp
         read_list(str(tmp_path / "lines"), null=True)
 
 
+def test_a_line_with_nul_loses_only_itself(tmp_path: Path) -> None:
+    create(tmp_path, "a.jpg", "c.jpg")
+    folder = os.fsencode(tmp_path)
+    sources = read_lines(tmp_path, b"%b/a.jpg\n%b/b\0.jpg\n%b/c.jpg\n" % (folder, folder, folder))
+    assert names(sources) == ["a.jpg", "c.jpg"]
+    assert sources.skipped == {"path with NUL": 1}
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 def test_a_list_may_be_in_the_encodings_in_which_systems_write_one(
     tmp_path: Path, encoding: str, line_end: str
 ) -> None:
     create(tmp_path, "ä 1.jpg", "b.jpg")
     text = line_end.join([str(tmp_path / "ä 1.jpg"), "", str(tmp_path / "b.jpg"), ""])
-    mark = "\ufeff" if encoding.endswith(("-le", "-be")) else ""
-    assert names(read_lines(tmp_path, (mark + text).encode(encoding))) == ["ä 1.jpg", "b.jpg"]
+    for mark in ("\ufeff", "") if encoding.endswith(("-le", "-be")) else ("",):
+        assert names(read_lines(tmp_path, (mark + text).encode(encoding))) == ["ä 1.jpg", "b.jpg"]
 
 
 def test_what_is_there_of_a_list_is_taken_and_the_rest_counted_and_told(tmp_path: Path) -> None:
@@ -119,6 +127,26 @@ def test_a_list_with_nothing_usable_is_refused_in_one_line(tmp_path: Path) -> No
 def test_a_line_may_be_quoted_or_a_file_url(tmp_path: Path, line: str) -> None:
     create(tmp_path, "my image.jpg")
     assert names(read_lines(tmp_path, line.format(folder=tmp_path).encode())) == ["my image.jpg"]
+
+
+def test_a_name_is_found_as_it_is_printed_and_in_a_list_of_an_old_windows_program(tmp_path: Path) -> None:
+    create(tmp_path, os.fsdecode(b"caf\xe9.jpg"), "\u00fc.jpg")
+    found = read_lines(tmp_path, b"%b/caf%%E9.jpg\n%b/\xfc.jpg\n" % ((os.fsencode(tmp_path),) * 2))
+    assert names(found) == [os.fsdecode(b"caf\xe9.jpg"), "\u00fc.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (b"https://example.com/a.jpg", "is a web address: download the image first"),
+        (b"none/*.jpg", "no such file or folder; patterns belong to --include"),
+        (b"x" * 9999, "xxx\\.\\.\\.: File name too long"),
+    ],
+)
+def test_a_path_that_cannot_be_found_gets_the_advice_that_fits(path: bytes, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        read_sources([path])
+    assert len(str(caught.value)) < 400
 
 
 def test_a_name_with_quotes_is_taken_as_it_is_before_anything_else(

@@ -33,6 +33,7 @@ def left_out(folder: Path, pattern: str) -> set[str]:
     ("pattern", "matched"),
     [
         ("*.jpg", {"a.JPG", "sub/c.jpg", "x/sub/e.jpg", "x/f.jpg"}),
+        (" *.jpg ", {"a.JPG", "sub/c.jpg", "x/sub/e.jpg", "x/f.jpg"}),
         ("*.JPG", {"a.JPG", "sub/c.jpg", "x/sub/e.jpg", "x/f.jpg"}),
         ("*.{jpg,tif}", {"a.JPG", "sub/c.jpg", "x/sub/e.jpg", "x/f.jpg"}),
         ("/*.jpg", {"a.JPG"}),
@@ -118,6 +119,7 @@ def test_names_that_are_not_text_match_by_their_bytes_and_as_they_are_printed(tm
             ("--exclude 'x\\\\f.jpg' matched no image and no folder; write / between folders",),
         ),
         ({"include": ("*.jpg", "a.*"), "exclude": ("sub",)}, ()),
+        ({"include": ("*.jpg", "z" * 9999)}, (f"--include '{'z' * 300}' matched no image",)),
     ],
 )
 def test_a_pattern_that_matched_nothing_is_told(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioning.paths import hash_of, is_below, text_of
+from captioning.paths import hash_of, is_below, text_of, unicode_forms
 from producer.sources import Filters, describe_skipped
 from producer.sources.skips import Skips
 from producer.sources.walk import Walk
@@ -127,10 +127,10 @@ def test_what_cameras_phones_and_editors_have_written_is_taken(tmp_path: Path, e
 
 
 PRIVATE = {
-    "recycle bin": "$RECYCLE.BIN $Recycle.Bin RECYCLER #recycle @Recycle files_trashbin",
+    "recycle bin": "$RECYCLE.BIN $Recycle.Bin RECYCLER #recycle @Recycle files_trashbin Google_Photos/Trash",
     "snapshot folder": "#snapshot ~snapshot @Recently-Snapshot @GMT-2024.01.31-00.00.00 files_versions",
     "thumbnail folder": "@eaDir @EADIR M4ROOT/THMBNL cache/thumbnails",
-    "system folder": "System_Volume_Information lost+found LOST.DIR __MACOSX appdata_oc1a2b3c4d5e",
+    "system folder": "System_Volume_Information lost+found LOST.DIR FOUND.001 __MACOSX appdata_oc1a2b3c4d5e",
     "preview folder": "My_Previews.lrdata My_Smart_Previews.lrdata CaptureOne/Cache A.cocatalog/Cache"
     " P.photoslibrary/resources P.photoslibrary/database P.photoslibrary/private P.PhotosLibrary/scopes"
     " P.photolibrary/Thumbnails Aperture.aplibrary/Previews iPhoto_Library/Data",
@@ -144,7 +144,7 @@ PRIVATE = {
 def test_private_folders_of_systems_and_programs_are_passed_over_unless_they_are_named(
     tmp_path: Path, category: str, path: str
 ) -> None:
-    private = path.replace("_", " ") if path.startswith(("System", "My", "iPhoto")) else path
+    private = path.replace("_", " ") if path.startswith(("System", "My", "iPhoto", "Google")) else path
     create(tmp_path, "a.jpg", f"{private}/x/b.jpg")
     assert walk(tmp_path) == (["a.jpg"], {category: 1})
     assert walk(tmp_path / private) == (["x/b.jpg"], {})
@@ -207,6 +207,13 @@ def test_every_path_has_a_text_that_any_database_accepts(path: bytes) -> None:
         assert text == path.decode("utf-8")
     except UnicodeDecodeError:
         assert "%" in text
+
+
+def test_a_path_has_a_unicode_form_for_each_mixture_of_its_parts() -> None:
+    composed, decomposed = "\u00e9".encode(), "e\u0301".encode()
+    forms = {b"/".join((one, b"\xff", two)) for one in (composed, decomposed) for two in (composed, decomposed)}
+    assert set(unicode_forms(composed + b"/\xff/" + decomposed)) == forms
+    assert len(unicode_forms(b"/".join([composed] * 50))) < 20
 
 
 @given(PATHS, PATHS)
