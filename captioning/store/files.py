@@ -185,9 +185,9 @@ def _upsert(connection: Connection, root_id: int, found: Sequence[FoundFile], *,
             refreshed.append(seen)
     for rows in (changed, refreshed):
         if rows:
-            connection.execute(
-                sa.update(File).where(File.id == sa.bindparam("row")), [row | {"missing_since": None} for row in rows]
-            )
+            in_order = sorted(rows, key=lambda row: row["row"])  # as workers update them, or both wait in a circle
+            found_again = [row | {"missing_since": None} for row in in_order]
+            connection.execute(sa.update(File).where(File.id == sa.bindparam("row")), found_again)
     if any(f.path not in stored for f in found):
         stored = _stored_files(connection, root_id, found)
     if any(f.path not in stored for f in found):
