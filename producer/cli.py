@@ -32,7 +32,7 @@ from producer import submit as submitting
 from producer.advice import next_commands
 from producer.diagnosis import diagnose, other_waiting_job
 from producer.dispatch import Dispatcher, ExternalBackend
-from producer.doctor import run_checks
+from producer.doctor import database_name, run_checks
 from producer.dry_run import dry_run
 from producer.progress import ProgressDisplay, explained_interrupt, progress_display, wait_for_job
 from producer.sources import Filters, Sources, read_list, read_sources
@@ -522,12 +522,11 @@ def _finish(
     elif not progress.is_finished:
         render.print_queued(progress)
     else:
-        store = db.url if settings.database_url else str(settings.sqlite_file)
         reasons, made = jobs.reasons(db, progress.job), captions.samples(db, progress.job, 50)
         shown = made[:: max(1, -(-len(made) // 5))]
         path = _exact_text(submitted.first_path) if submitted else ""
         commands = next_commands(progress, reasons, [row.caption or "" for row in made], path)
-        render.print_finished(progress, seconds, reasons, shown, store, commands)
+        render.print_finished(progress, seconds, reasons, shown, database_name(db), commands)
     if not as_json:
         for sentence in submitting.describe_absent(absent):
             render.print_text(sentence)

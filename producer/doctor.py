@@ -99,9 +99,14 @@ def _check_database(settings: Settings) -> str:
         _writable(db.folder, "CAPTIONING_DATABASE_URL")
     revision = migrations.current(db)
     if revision is None:
-        return "empty; the first submit creates its tables"
+        return f"{database_name(db)}, empty; the first submit creates its tables"
     migrations.refuse_other(db)
-    return f"{db.url}, revision {revision}"
+    return f"{database_name(db)}, revision {revision}"
+
+
+def database_name(db: Database) -> str:
+    """Return the path of an SQLite file, or the URL of a server without its password."""
+    return str(db.engine.url.database) if db.is_sqlite else db.url
 
 
 def _check_broker(settings: Settings) -> str:

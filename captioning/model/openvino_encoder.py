@@ -1,6 +1,7 @@
 """The encoder in OpenVINO, on a CPU. The only module that imports OpenVINO: without its telemetry."""
 
 import logging
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,17 +60,34 @@ def _cached(core: Any, load: Callable[[], PixelsToGrid], size: int, cache: Path)
     """Return the converted network from its folder; convert it and create the folder when it is not there."""
     openvino = import_openvino()
     folder = cache.with_name(f"{cache.name}-{size}-{openvino.__version__.partition('-')[0]}")
-    graph = None
+    file = folder / "encoder.xml"
+    if file.exists():
+        try:
+            return core.read_model(file)
+        except (OSError, RuntimeError):  # OpenVINO's own is a RuntimeError that names no cause
+            log.warning("the converted model in %s cannot be read, so each start takes longer: delete it", folder)
+            return _converted(load(), size)
+    graph = _converted(load(), size)
     try:
-        if not (folder / "encoder.xml").exists():
-            graph = _converted(load(), size)
-            with atomic.new_folder(folder) as unfinished:  # two workers may do this at once
-                openvino.save_model(graph, unfinished / "encoder.xml")
-        return core.read_model(folder / "encoder.xml")
-    except (OSError, RuntimeError) as error:  # OpenVINO's own is a RuntimeError: the disk is full or read-only
-        reason = " ".join(str(error).split())[-200:]
-        log.warning("cannot keep the converted model in %s, so each start takes longer: %s", folder, reason)
-        return _converted(load(), size) if graph is None else graph
+        with atomic.new_folder(folder) as unfinished:  # two workers may do this at once
+            openvino.save_model(graph, unfinished / file.name)
+        return core.read_model(file)
+    except (OSError, RuntimeError) as error:
+        message = (
+            "the converted model cannot be kept in %s (%s): the worker goes on without it and each start takes longer"
+        )
+        log.warning(message, folder, why_not_written(error, folder.parent))
+        return graph
+
+
+def why_not_written(error: Exception, folder: Path) -> str:
+    """Return the system's reason, or the free space where OpenVINO has only said that its stream has an error."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB free on its disk"
+    except OSError as unknown:
+        return unknown.strerror or type(unknown).__name__
 
 
 def _converted(network: PixelsToGrid, size: int) -> Any:

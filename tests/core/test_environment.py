@@ -112,13 +112,25 @@ def test_unknown_settings_are_found_in_any_case_and_removed(monkeypatch: pytest.
     assert {"CAPTIONING_MODEL", "captioning_device", "CAPTION_MODEL"} <= os.environ.keys()
 
 
-def test_only_one_module_imports_openvino() -> None:
-    """It imports it without its telemetry, which would speak to Google and write into the home folder."""
+@pytest.mark.parametrize(
+    ("library", "module"),
+    [("openvino", "captioning/model/openvino_encoder.py"), ("matplotlib", "training/drawing.py")],
+)
+def test_only_one_module_imports_a_library_that_writes_into_the_home_folder(library: str, module: str) -> None:
+    """It stops the library from that, and OpenVINO from speaking to Google."""
     importers = {
         path
         for path, tree in modules()
-        for node in ast.walk(tree)
-        if (isinstance(node, ast.Import) and any(a.name.partition(".")[0] == "openvino" for a in node.names))
-        or (isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "openvino")
+        for node in statements_that_run(tree)
+        if (isinstance(node, ast.Import) and any(a.name.partition(".")[0] == library for a in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == library)
     }
-    assert importers == {"captioning/model/openvino_encoder.py"}
+    assert importers == {module}
+
+
+def statements_that_run(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield all nodes but those of `if TYPE_CHECKING`."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            yield from statements_that_run(node)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.journeys.cli_runner import CliRunner
+from tests.support.cli_server import cli_server
 
 RECORDER = """
 import os, sys
@@ -54,21 +55,33 @@ def test_no_program_speaks_to_the_network_or_writes_into_the_home_folder(
     images.mkdir()
     for path in sorted(photographs.iterdir())[:2]:
         (images / path.name).write_bytes(path.read_bytes())
-    lines = [f"{path.name},A photograph .\n" for path in images.iterdir()]
-    (images / "captions.txt").write_text("image,caption\n" + "".join(lines))
+    names = [path.name for path in images.iterdir()]
+    (images / "captions.txt").write_text("image,caption\n" + "".join(f"{name},A photograph .\n" for name in names))
     commands: list[tuple[str, ...]] = [
         ("producer", "submit", str(images)),
         ("producer", "doctor"),
         ("producer", "export", "-o", str(tmp_path / "captions.jsonl")),
         ("worker", "doctor"),
-        ("training", "evaluate", "flickr8k-lstm", "--data", str(images), "--cache", str(tmp_path / "cache")),
     ]
     for command in commands:
         result = recording.run(*command)
         assert result.code == 0, result
+    (images / "Flickr_8k.trainImages.txt").write_text(names[0])
+    (images / "Flickr_8k.devImages.txt").write_text(names[1])
+    corpus = ("--data", str(images), "--cache", str(tmp_path / "cache"))
+    run = ("--run", str(tmp_path / "run"), "--encoder", "flickr8k-lstm")
+    small = ("--epochs", "1", "--set", "hidden_size=64", "--set", "memory_size=64", "--set", "min_count=1")
+    with cli_server(PYTHONPATH=recording.env["PYTHONPATH"], RECORD=recording.env["RECORD"]) as server:
+        for words in (
+            ("evaluate", "flickr8k-lstm", *corpus),
+            ("train", *run, *corpus, *small),
+            ("export", *run, *corpus[2:], "--name", "mine", "-o", str(tmp_path / "bundles")),
+        ):
+            code, _, errors = server.run("training", words, recording.env)
+            assert code == 0, errors
     record = tmp_path / "record"
     assert not record.exists(), record.read_text()
     processes = (tmp_path / "record.processes").read_text()
-    for program in ("supervisor", "billiard", "worker", "training"):  # the recorder was in all of them
+    for program in ("supervisor", "billiard", "worker", "-m"):  # the recorder was in all of them
         assert program in processes
     assert not list((tmp_path / "home").iterdir())

@@ -1,7 +1,9 @@
 """The real models on real photographs."""
 
+import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 
 from captioning.bundles import BUILT_IN, Bundle, find_bundles, read_bundle
 from captioning.model.captioner import load_encoder
+from captioning.model.openvino_encoder import why_not_written
 from captioning.model.pixels import Limits, Pixels, Preprocessing, open_image
 from captioning.model.runtime import choose_runtime, load_captioner, make_grid_encoder
 from captioning.values import Caption, DecodeOptions
@@ -121,4 +124,11 @@ def test_a_model_that_cannot_be_kept_on_disk_captions_all_the_same(
     images = list(pixels.values())[:2]
     made = captions(find_bundles()["flickr8k-lstm"], "openvino", images, Path("/dev/null/runtime"))
     assert all(len(caption.text.split()) >= 4 for caption in made)
-    assert "cannot keep the converted model in /dev/null/runtime" in caplog.text
+    assert "the converted model cannot be kept in /dev/null/runtime" in caplog.text
+    assert "(Not a directory): the worker goes on without it" in caplog.text
+
+
+def test_a_stream_error_of_openvino_is_explained_by_the_free_space(tmp_path: Path) -> None:
+    words = why_not_written(RuntimeError("basic_ios::clear: iostream error"), tmp_path)
+    assert re.fullmatch(r"[0-9,]+\.[0-9] MB free on its disk", words)
+    assert why_not_written(OSError(errno.ENOSPC, "No space left on device"), tmp_path) == "No space left on device"

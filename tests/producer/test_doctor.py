@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import migrations
 from captioning.settings import Settings, read_settings
 from captioning.store import workers
 from captioning.store.database import Database
@@ -58,6 +59,16 @@ def test_a_missing_worker_and_an_unreachable_broker_are_reported(store: Database
     broker = check(with_broker, "broker")
     assert not broker.ok
     assert broker.message.startswith("the broker does not answer")
+
+
+@pytest.mark.parametrize("url", ["", "sqlite:///{}"])
+def test_the_sqlite_file_has_the_same_name_before_and_after_it_exists(tmp_path: Path, url: str) -> None:
+    file = tmp_path / "captions.sqlite"
+    settings = read_settings(data_dir=tmp_path, database_url=url.format(file))
+    before = check(settings, "database").message
+    migrations.upgrade(Database.open(settings))
+    after = check(settings, "database").message
+    assert {before.split()[0].rstrip(","), after.split()[0].rstrip(",")} == {str(file)}
 
 
 def test_a_data_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:

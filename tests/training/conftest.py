@@ -1,6 +1,7 @@
 """A corpus of four freely licensed photographs, and the encoder of the built-in models."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ MEMORISING = TrainConfig(
     label_smoothing=0.0,
     captions_per_image=2,
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what Matplotlib caches out of the home folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CAPTIONING_DATA_DIR", str(tmp_path_factory.mktemp("data")))
+        yield
 
 
 @pytest.fixture(scope="session")

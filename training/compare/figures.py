@@ -4,11 +4,10 @@ import base64
 import io
 from collections.abc import Callable, Mapping
 from statistics import mean
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -20,6 +19,7 @@ from captioning.values import DecodeOptions
 from training.compare.executor import FinishedRun, captions_of_run
 from training.compare.plan import LSTM, PLAIN_GRU, PLAIN_LSTM, SAME_BUDGET, SAME_WIDTH
 from training.compare.study import Comparison
+from training.drawing import new_figure
 from training.evaluate.fit_calibration import (
     Graded,
     cross_validated,
@@ -27,6 +27,9 @@ from training.evaluate.fit_calibration import (
     grade,
     reliability_bins,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = {
     LSTM: "#3b6fb6",
@@ -41,7 +44,7 @@ _HIDDEN_SHARE = 20  # a twentieth of the images, where the risk-coverage curve i
 
 def curves(comparison: Comparison) -> str:
     """Draw training loss and val CIDEr-D by epoch, a line for each run."""
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = new_figure(10, 3.8)
     left, right = figure.subplots(1, 2)
     for arm, runs in comparison.runs.items():
         for i, run in enumerate(runs):
@@ -61,7 +64,7 @@ def curves(comparison: Comparison) -> str:
 
 def spread(comparison: Comparison) -> str:
     """Draw the CIDEr-D of every run as a dot."""
-    figure = Figure(figsize=(7, 2.2), layout="constrained")
+    figure = new_figure(7, 2.2)
     axes = figure.subplots()
     arms = list(comparison.runs)
     for y, arm in enumerate(arms):
@@ -75,7 +78,7 @@ def spread(comparison: Comparison) -> str:
 
 def reliability(comparison: Comparison) -> str:
     """Draw reliability and risk-coverage (El-Yaniv & Wiener 2010) of one LSTM and one GRU."""
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = new_figure(10, 3.6)
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
     for arm in (LSTM, SAME_WIDTH):
@@ -123,7 +126,7 @@ def attention_maps(models: Mapping[str, Captioner], grid: torch.Tensor, image: P
             weights = cast("AttentionDecoder", model.decoder).attention(grid, ids)[0]  # (T, N)
             rows.append((arm, words, weights.numpy()))
     columns = max(len(words) for _, words, _ in rows)
-    figure = Figure(figsize=(1.15 * columns, 1.45 * len(rows)), layout="constrained")
+    figure = new_figure(1.15 * columns, 1.45 * len(rows))
     for row, (arm, words, attention) in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
         for i, axes in enumerate(row):
             axes.axis("off")
@@ -145,11 +148,11 @@ def jpeg(image: Pixels) -> str:
     return _data_url(lambda out: Image.fromarray(image).save(out, "JPEG", quality=80), "jpeg")
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: "Figure") -> str:
     return _data_url(lambda out: figure.savefig(out, format="svg", metadata={"Date": None}), "svg+xml")
 
 
-def _rasterized(figure: Figure) -> str:
+def _rasterized(figure: "Figure") -> str:
     """Return a figure as a JPEG: with images in it, an SVG would be large."""
 
     def save(out: io.BytesIO) -> None:

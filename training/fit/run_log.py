@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data.corpus import Corpus
+from training.drawing import new_figure
 
 LOG, TABLE, SAMPLES, CURVES = "log.jsonl", "log.csv", "samples.md", "curves.png"
 _SHOWN = 12  # val images in the samples
@@ -37,9 +38,7 @@ class RunLog:
 
     def draw_curves(self, log: Sequence[LogEntry]) -> None:
         """Draw the training loss and the val CIDEr-D."""
-        from matplotlib.figure import Figure  # takes half a second to import
-
-        figure = Figure(figsize=(9, 3.5), layout="constrained")
+        figure = new_figure(9, 3.5)
         left, right = figure.subplots(1, 2)
         first_phase = [entry for entry in log if entry["phase"] == "cross_entropy"]
         left.plot([entry["epoch"] for entry in first_phase], [entry["loss"] for entry in first_phase], marker=".")
