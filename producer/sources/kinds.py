@@ -8,10 +8,11 @@ IMAGES = frozenset(
     b" png apng webp gif bmp dib"
     b" heic heif hif heics heifs avci avcs avif avifs"  # phones; Canon and Sony write .hif
     b" tif tiff jxl jp2 j2k j2c jpc jpf jpx jpm jph jxr wdp hdp"
-    b" psd psb xcf tga pcx ppm pgm pbm pnm pam exr hdr fpx pcd"  # image editors and scanners
+    b" psd psb xcf tga targa pcx ppm pgm pbm pnm pam exr hdr fpx pcd"  # image editors and scanners
     b" dng gpr raw"  # RAW of several makers, then by maker: Canon, Nikon, Sony, Fujifilm, Olympus, Panasonic
     b" cr2 cr3 crw nef nrw arw arq sr2 srf raf orf ori rw2 rwl"
-    b" pef srw x3f x3i 3fr fff iiq eip mos mef mrw mdc erf bay kdc dcr dcs k25 kc2 rwz pxn drf sti cs1".split()
+    b" pef ptx srw x3f x3i 3fr fff iiq cap eip mos mef mrw mdc erf bay kdc dcr dcs k25 kc2 rwz"
+    b" pxn drf sti cs1 ari".split()
 )
 """Extensions that cameras, phones, scanners and image editors give to a photograph, in upper or lower case.
 

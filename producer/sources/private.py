@@ -17,7 +17,7 @@ _NAMES = {
 _BY_NAME = {name.encode(): category for category, names in _NAMES.items() for name in names.split("|")}
 _BY_START = {
     b"@gmt-": "snapshot folder",  # Samba's previous versions
-    b"found.00": "system folder",  # what Windows rescued from a damaged disk
+    b"found.0": "system folder",  # what Windows rescued from a damaged disk
     b"appdata_oc": "system folder",  # Nextcloud's previews
 }
 _LIBRARIES = (b".photoslibrary", b".photolibrary", b".migratedphotolibrary", b".aplibrary", b"iphoto library")
@@ -27,6 +27,7 @@ _BY_PARENT = {  # the end of the parent's name, the folder's name
     (b".cocatalog", b"cache"): "preview folder",
     (b"cache", b"thumbnails"): "thumbnail folder",  # PhotoPrism, desktops
     **{(b"google photos", name): "recycle bin" for name in (b"trash", b"bin")},  # Takeout
+    (b"google fotos", b"papierkorb"): "recycle bin",
 }
 _MOBILE_ORIGINALS = b"mobile downloads.lrdata"  # the only *.lrdata that is not derived
 
