@@ -71,7 +71,8 @@ def main() -> None:
             send(sink, {"reason": error.reason, "detail": error.detail})
             continue
         except MemoryError:
-            send(sink, {"reason": Reason.TOO_LARGE, "detail": "decoding needs more memory than one image may use"})
+            detail = "decoding needs more memory than one image may use; save it smaller"
+            send(sink, {"reason": Reason.TOO_LARGE, "detail": detail})
             continue
         send(sink, {"width": info.width, "height": info.height, "format": info.format}, pixels.tobytes())
 

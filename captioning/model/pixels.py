@@ -30,6 +30,7 @@ from captioning.model.containers import (
 from captioning.model.depth import grey8, with_alpha
 from captioning.model.orientation import SIDEWAYS, orientation_of, upright
 from captioning.model.signatures import identify, rare_coding
+from captioning.model.signatures.kind import COPY
 from captioning.values import PREPROCESSING_VERSION, ImageInfo, Reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -207,7 +208,7 @@ def _too_large(found: str, limit: str, setting: str) -> ImageError:
 def _image_errors(data: bytes) -> Iterator[None]:
     """Turn every exception that Pillow raises for a bad file into an ImageError with a reason."""
     if not data:
-        raise ImageError(Reason.UNREADABLE, "the file is empty; copy or fetch it again")
+        raise ImageError(Reason.UNREADABLE, f"the file is empty; {COPY}")
     try:
         yield
     except ImageError:
@@ -215,14 +216,17 @@ def _image_errors(data: bytes) -> Iterator[None]:
     except UnidentifiedImageError:
         raise _unidentified(data) from None
     except MemoryError:
-        raise ImageError(Reason.TOO_LARGE, "decoding needs more memory than one image may use") from None
+        raise ImageError(
+            Reason.TOO_LARGE, "decoding needs more memory than one image may use; save it smaller"
+        ) from None
     except OSError as error:
         cut = "truncated" in str(error).lower() or "unexpected end" in str(error).lower() or webp_is_cut(data)
         if not cut and (kind := rare_coding(data)) is not None:  # not every decoder knows it
             raise ImageError(kind.reason, kind.message) from None
-        raise ImageError(Reason.TRUNCATED if cut else Reason.UNREADABLE, str(error)) from None
+        reason, finding = (Reason.TRUNCATED, "cut short") if cut else (Reason.UNREADABLE, "damaged")
+        raise ImageError(reason, f"{finding}: {error}; {COPY}") from None
     except Exception as error:  # zlib.error, struct.error, IndexError and more: no list of them would be complete
-        raise ImageError(Reason.UNREADABLE, f"damaged: {error}") from None
+        raise ImageError(Reason.UNREADABLE, f"damaged: {error}; {COPY}") from None
 
 
 def _unidentified(data: bytes) -> ImageError:

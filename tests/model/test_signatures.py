@@ -176,7 +176,7 @@ def test_what_is_no_image_is_named(name: str) -> None:
         (b'{"error": "not found"}', "a JSON text"),
         (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "XML"),
         (bytes(5000), "zeros"),
-        (b"", "the file is empty; copy or fetch it again"),
+        (b"", "the file is empty; copy or fetch the file again"),
         (b"\xff", "a file of 1 byte, too short for an image"),
         (b" \n", "a file of 2 bytes, too short for an image"),
         (b"[InternetShortcut]\r\nURL=https://example.com/", "a text"),
@@ -307,6 +307,13 @@ def test_a_bmp_with_rare_bit_masks_is_unsupported_and_not_damaged(
     assert error.reason is Reason.UNSUPPORTED
     assert error.detail.startswith("BMP (with ")
     assert "open the picture" in error.detail
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_what_is_cut_short_is_to_be_copied_again(form: str) -> None:
+    error = refusal(saved(scene(), form)[:-60])
+    assert error.reason is Reason.TRUNCATED
+    assert error.detail.endswith("; copy or fetch the file again")
 
 
 def test_a_jpeg_with_an_invalid_header_is_damaged() -> None:
