@@ -118,13 +118,21 @@ def _load(**_: Any) -> None:
         get_runner()
     except Exception as error:  # of any kind: this process must not take tasks
         expected = isinstance(error, CaptioningError)
-        reason = " ".join((str(error) if expected else f"{type(error).__name__}: {error}").split())
+        reason = " ".join((str(error) if expected else load_error(error)).split())
         is_final = isinstance(error, UsageError)  # a wrong setting, which another attempt does not change
         write_load_failures(folder, [*earlier, *[reason] * (MAX_LOAD_FAILURES if is_final else 1)])
         log.error("model_load_failed", reason=reason, exc_info=not expected)
         _stop_parent_after_too_many(folder)
         os._exit(1)
     write_load_failures(folder, [])
+
+
+def load_error(error: Exception) -> str:
+    """Return why a model could not be loaded, for an error that is not one of ours."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError) or "failed to map segment" in text:
+        return f"{text}; this process may not use more memory: raise `ulimit -v` or give the machine more"
+    return text
 
 
 @signals.worker_process_shutdown.connect  # type: ignore[untyped-decorator]

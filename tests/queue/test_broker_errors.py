@@ -26,6 +26,10 @@ from tests.support.polling import free_port, wait_until
         (exceptions.ReadOnlyError("You can't write against a read only replica."), "Name the primary"),
         (exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'."), "Raise its maxmemory"),
         (exceptions.BusyLoadingError("Redis is loading the dataset in memory"), "still loading"),
+        (
+            exceptions.ResponseError("unknown command 'EXEC', with args beginning with:"),
+            "a Redis Sentinel, for example",
+        ),
         (exceptions.ResponseError("MISCONF Redis is configured to save RDB snapshots"), "Free its disk"),
         (exceptions.ConnectionError("max number of clients reached"), "Raise its maxclients"),
         (exceptions.ClusterDownError("The cluster is down"), "`cluster info`"),

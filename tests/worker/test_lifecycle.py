@@ -11,7 +11,7 @@ from celery import signals
 from captioning.settings import read_settings
 from worker import lifecycle
 from worker.environment import stop_requested, worker_name
-from worker.lifecycle import ParentProcess, load_failures, request_stop, write_load_failures
+from worker.lifecycle import ParentProcess, load_error, load_failures, request_stop, write_load_failures
 
 
 def test_a_stop_request_reaches_the_pool_process(tmp_path: Path) -> None:
@@ -100,3 +100,9 @@ def test_a_stop_request_that_cannot_be_written_stops_the_parent_all_the_same(
     parent.state_dir = tmp_path / "no" / "such" / "folder"
     signals.worker_shutting_down.send(sender="w", sig="SIGTERM", how="Warm", exitcode=0)
     assert parent.stop_requested.is_set()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ImportError("libtorch_cpu.so: failed to map segment from shared")])
+def test_a_limit_of_memory_is_named_when_the_model_does_not_load(error: Exception) -> None:
+    assert "raise `ulimit -v`" in load_error(error)
+    assert load_error(ValueError("x")) == "ValueError: x"
