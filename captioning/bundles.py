@@ -171,7 +171,7 @@ class Bundles(dict[str, Bundle]):
     def report_outdated(self) -> None:
         """Report the models that cannot caption on standard error."""
         for error in self.outdated.values():
-            _tell_left_out(error)
+            _report_left_out(error)
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -249,11 +249,11 @@ def find_bundles(folders: Iterable[Path] = ()) -> Bundles:
                 if (path / "bundle.json").exists():
                     found.add(read_bundle(path))
             except (BundleError, PermissionError) as error:
-                _tell_left_out(error)
+                _report_left_out(error)
     return found
 
 
-def _tell_left_out(error: Exception) -> None:
+def _report_left_out(error: Exception) -> None:
     print(f"left out: {printable(str(error))}", file=sys.stderr)
 
 

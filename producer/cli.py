@@ -307,11 +307,14 @@ def search(
 
     Other endings of a word match too: dog finds dogs. Put -- before a first word that begins with -.
     """
-    total, rows = caption_search.search(_open_database(), " ".join(text), limit, missing=missing)
+    db = _open_database()
+    total, rows = caption_search.search(db, " ".join(text), limit, missing=missing)
     if as_json:
         render.print_json([row.as_export() for row in rows])
     else:
         render.print_search(total, rows, caption_search.MAX_COUNTED)
+    if not rows and not jobs.progress(db, limit=1):
+        render.print_warning("nothing is captioned yet: `producer submit FOLDER` captions the images of a folder.")
 
 
 @app.command(epilog="Example: producer show images/beach.jpg")

@@ -7,7 +7,7 @@ class SourceReport(Protocol):
     """Receives, while images are looked for, what is not taken."""
 
     def skipped(self, path: bytes, category: str) -> None:
-        """Take note of a path that is skipped."""
+        """Report a path that is skipped."""
 
     def warn(self, message: str) -> None:
         """Show a person one line."""

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -13,6 +14,10 @@ import psutil
 import pytest
 from PIL import Image
 
+import migrations
+from captioning.settings import read_settings
+from captioning.store.database import Database
+from producer.embedded.client import EmbeddedClient
 from tests.journeys.cli_runner import CliRunner
 from tests.journeys.helpers import make_images
 from tests.model.test_pixels import png
@@ -38,8 +43,23 @@ def count_captions(runner: CliRunner) -> int:
         return 0
 
 
-def test_a_folder_is_captioned_once_and_then_known(photographs: Path, tmp_path: Path) -> None:
-    runner = CliRunner(tmp_path / "data")  # the only test that compiles the model
+@pytest.fixture
+def kept_worker(runner: CliRunner) -> Iterator[EmbeddedClient]:
+    """The embedded worker of a runner, which stays from one submit to the next: starting one takes ten seconds."""
+    settings = read_settings(data_dir=runner.data)
+    with closing(Database.open(settings)) as db:
+        migrations.upgrade(db)
+    client = EmbeddedClient(settings)
+    client.attach()
+    yield client
+    client.close()
+    assert client._supervisor is not None
+    client._supervisor.wait(15)
+
+
+def test_a_folder_is_captioned_once_and_then_known(
+    runner: CliRunner, kept_worker: EmbeddedClient, photographs: Path, tmp_path: Path
+) -> None:
     images = tmp_path / "images"
     shutil.copytree(photographs, images)
     first = runner.submit(str(images))
@@ -73,6 +93,7 @@ def test_a_folder_is_captioned_once_and_then_known(photographs: Path, tmp_path: 
     word = rows[0]["caption"].split()[-1]
     found = runner.producer("search", word, "--json").json
     assert rows[0]["path"] in [row["path"] for row in found]
+    assert kept_worker.log.read_text().count("model_loaded") == 2  # one worker loaded each model once
 
 
 @pytest.mark.slow

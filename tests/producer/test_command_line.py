@@ -56,6 +56,12 @@ def test_search_finds_other_endings_and_prints_export_lines_as_json(captioned_cl
     assert (nothing.code, nothing.out, nothing.err) == (0, "", "nothing found\n")
 
 
+def test_a_search_before_the_first_submit_says_so(cli: CliRunner) -> None:
+    nothing = cli.producer("search", "zebra")
+    assert nothing.code == 0
+    assert nothing.err.endswith("nothing is captioned yet: `producer submit FOLDER` captions the images of a folder.\n")
+
+
 def test_a_dry_run_counts_and_writes_nothing(cli: CliRunner, photographs: Path) -> None:
     result = cli.producer("submit", "--dry-run", "--json", str(photographs))
     counts = {
