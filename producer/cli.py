@@ -397,11 +397,10 @@ def forget(
         scope = forgetting.scope_of_job(db, min(int(target), UNLIMITED))
     else:
         scope = forgetting.scope_of_path(db, os.fsencode(target))
-        target = text_of(scope.path)
     scope = replace(scope, captions=with_captions, human=human)
     expected = forgetting.count(db, scope)
     if not (yes or dry_run):
-        _confirm(render.forget_question(target, scope, expected))
+        _confirm(render.forget_question(scope, expected))
     done = expected
     if not dry_run:
         with progress_display() as display:
@@ -409,7 +408,7 @@ def forget(
     if as_json:
         render.print_json(render.forgotten_json(done, expected))
     else:
-        render.print_forgotten(target, scope, done, expected, dry_run=dry_run)
+        render.print_forgotten(scope, done, expected, dry_run=dry_run)
 
 
 def _confirm(question: str) -> None:
@@ -475,6 +474,8 @@ def current() -> None:
 def _open_database(settings: Settings | None = None, *, create: bool = False) -> Database:
     """Open the database. Only with `create` are its file and its tables created or upgraded, where that is allowed."""
     settings = settings or read_settings()
+    if not settings.database_url and settings.data_dir.exists() and not settings.data_dir.is_dir():
+        raise UsageError(f"CAPTIONING_DATA_DIR={settings.data_dir} is not a folder: set it to one.")
     db = Database.open(settings)
     if create:
         migrations.ensure_schema(db)
@@ -520,6 +521,8 @@ def _finish(
     """
     seconds = time.monotonic() - started
     absent = submitted.absent if submitted else Absent()
+    for sentence in () if as_json else submitting.describe_absent(absent):
+        render.print_text(sentence)
     if as_json:
         render.print_json(render.submit_json(progress, absent, seconds))
     elif not progress.is_finished:
@@ -530,9 +533,6 @@ def _finish(
         path = _exact_text(submitted.first_path) if submitted else ""
         commands = next_commands(progress, reasons, [row.caption or "" for row in made], path)
         render.print_finished(progress, seconds, reasons, shown, database_name(db), commands)
-    if not as_json:
-        for sentence in submitting.describe_absent(absent):
-            render.print_text(sentence)
     if jobs.has_failures_since(db, progress.job, began_at):
         raise SystemExit(FAILED_SOME)
 

@@ -127,7 +127,8 @@ def _check_broker(settings: Settings) -> str:
 def _check_workers(settings: Settings) -> str:
     if settings.embedded:
         return _EMBEDDED
-    live = workers.live_workers(Database.open(settings))
+    db = Database.open(settings)
+    live = workers.live_workers(db) if migrations.current(db) else []  # without tables there was no worker yet
     if not live:
         raise CaptioningError(
             f"no worker has sent a heartbeat in the last {ALIVE_SECONDS:.0f} s: start one with `worker`."

@@ -130,10 +130,10 @@ def _text_column() -> TextColumn:
 class _Bar:
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
-        self._task = bar.add_task("looking for images", total=None)
+        self._task = bar.add_task("", total=None, visible=False)
 
     def update(self, text: str, done: int, total: int) -> None:
-        self._bar.update(self._task, description=text, completed=done, total=total)
+        self._bar.update(self._task, description=text, completed=done, total=total, visible=True)
 
     def print_line(self, message: str) -> None:
         self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)

@@ -271,7 +271,9 @@ def print_dry_run(result: DryRun, *, as_json: bool) -> None:
     if preview is not None and result.scanned:
         numbers = ((preview.new, "new"), (preview.known, "already captioned"), (preview.failed_before, "failed before"))
         parts = ": " + ", ".join(f"{number} {what}" for number, what in numbers if number)
-    print_text(f"{count(result.scanned, 'image')} would be submitted{parts}{_skipped_text(result.skipped)}")
+    nothing_to_do = preview is not None and result.scanned and not preview.new
+    verb = "found, nothing to do" if nothing_to_do else "would be submitted"
+    print_text(f"{count(result.scanned, 'image')} {verb}{parts}{_skipped_text(result.skipped)}")
     if result.possible_copies:
         copies = count(result.possible_copies, "new image has", "new images have")
         print_text(f"{copies} the size of a captioned image: a copy is not captioned again")
@@ -408,26 +410,29 @@ def print_requeued(job: int, number: int) -> None:
 # -- forgetting --
 
 
-def forget_question(target: str, scope: Scope, expected: Forgotten) -> str:
+def forget_question(scope: Scope, expected: Forgotten) -> str:
     """Return the question before a forget."""
-    return f"Remove {_forgotten_text(target, scope, expected)}?"
+    return f"Remove {_forgotten_text(scope, expected)}?"
 
 
-def print_forgotten(target: str, scope: Scope, done: Forgotten, expected: Forgotten, *, dry_run: bool) -> None:
+def print_forgotten(scope: Scope, done: Forgotten, expected: Forgotten, *, dry_run: bool) -> None:
     """Print what a forget removed, or would remove, and which captions stay."""
-    print_text(f"{'would remove' if dry_run else 'removed'} {_forgotten_text(target, scope, done)}")
+    print_text(f"{'would remove' if dry_run else 'removed'} {_forgotten_text(scope, done)}")
     if expected.kept_captions:
         hint = "--captions --human" if scope.captions else "--captions"
         kept = count(expected.kept_captions, "caption of their content stays", "captions of their content stay")
         print_text(f"{kept} ({hint} removes them)")
 
 
-def _forgotten_text(target: str, scope: Scope, removed: Forgotten) -> str:
+def _forgotten_text(scope: Scope, removed: Forgotten) -> str:
     files, items = count(removed.files, "file"), count(removed.items, "item")
     captions = f" and {count(removed.captions, 'caption')}" if scope.captions else ""
     if scope.job is not None:
-        return f"job {scope.job} with its {items}, {files} that no other job lists{captions}"
-    return f"{files} at or below {printable(target)}, their {items} in {count(removed.jobs, 'job')}{captions}"
+        until = " (out of search and export until the next submit)" if removed.files else ""
+        return f"job {scope.job} with its {items}, {files} that no other job lists{until}{captions}"
+    path = printable(text_of(scope.path))
+    what = f"the file {path}, its" if scope.is_file else f"{files} below {path}, their"
+    return f"{what} {items} in {count(removed.jobs, 'job')}{captions}"
 
 
 def forgotten_json(done: Forgotten, expected: Forgotten) -> dict[str, Any]:

@@ -203,6 +203,8 @@ def _refuse_empty(db: Database, request: SubmitRequest) -> None:
 
 def hint_without_images(skipped: Mapping[str, int]) -> str:
     """Return what a person can do when no images were found."""
+    if skipped.get("filtered"):
+        return "Check --include and --exclude."
     if any(category.endswith(" archive") for category in skipped):
         return "Unpack archives first."
     if skipped:

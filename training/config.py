@@ -1,5 +1,6 @@
 """The hyper-parameters of a training run. They are saved with its checkpoints and in its bundles."""
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Annotated, Any, Literal, get_args
@@ -121,7 +122,11 @@ def with_settings(config: TrainConfig, settings: Iterable[str]) -> TrainConfig:
     changes: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
-        if not equals or name not in known:
+        if not equals:
             raise UsageError(f"--set takes name=value, not {setting!r}; names are {', '.join(known)}.")
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"names are {', '.join(known)}."
+            raise UsageError(f"--set {setting}: there is no setting {name}; {hint}")
         changes[name] = value
     return replace(config, **changes)

@@ -33,6 +33,7 @@ class Scope:
 
     condition: Callable[[Any], sa.ColumnElement[bool]]  # on `File` or an alias of it
     path: bytes = b""  # as the store knows it; empty for a job
+    is_file: bool = False  # whether the path is that of a file
     job: int | None = None
     captions: bool = False  # also the captions of content that no other file has
     human: bool = False  # also those that people wrote or imported
@@ -62,7 +63,7 @@ def scope_of_path(db: Database, path: bytes) -> Scope:
     for candidate in candidates:
         file_id = find_file(db, candidate)
         if file_id is not None:
-            return Scope(functools.partial(_is_file, file_id), candidate)
+            return Scope(functools.partial(_is_file, file_id), candidate, is_file=True)
     known_roots = roots(db)
     for candidate in candidates:
         scope = Scope(functools.partial(_is_below, known_roots, candidate), candidate)

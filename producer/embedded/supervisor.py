@@ -214,6 +214,7 @@ class Supervisor:
             "CAPTIONING_BROKER_URL": self.broker_url,
             "CAPTIONING_WORKER_NAME": self.settings.embedded_worker_name,
             "CAPTIONING_ROOTS": "",  # a mapping is for workers on other machines; here all paths are as submitted
+            "TMPDIR": str(self.private_folder),  # what a worker leaves that is killed goes with the folder
         }
         self.worker = subprocess.Popen(
             [*child_command("worker.cli"), "--until-eof"],

@@ -86,6 +86,8 @@ def test_a_dry_run_tells_new_images_from_known_ones(
     paths = [str(photographs), str(tmp_path / "new.jpg")]
     result = captioned_cli.producer("submit", "--dry-run", *paths)
     assert result.out == "11 images would be submitted: 1 new, 10 already captioned\n"
+    nothing = captioned_cli.producer("submit", "--dry-run", str(photographs))
+    assert nothing.out == "10 images found, nothing to do: 10 already captioned\n"
     others = captioned_cli.producer("submit", "--dry-run", *paths, "--beam-size", "1")
     assert others.out.endswith("\n10 images have captions made with other options; --force redoes them\n")
     forced = captioned_cli.producer("submit", "--dry-run", *paths, "--force").out

@@ -10,7 +10,9 @@ from captioning.store import workers
 from captioning.store.database import Database
 from captioning.store.workers import WorkerInfo
 from producer.doctor import Check, run_checks
+from tests.journeys.cli_runner import CliRunner
 from tests.store.helpers import LSTM
+from tests.support.postgres import Postgres
 
 
 def check(settings: Settings, name: str) -> Check:
@@ -71,8 +73,26 @@ def test_the_sqlite_file_has_the_same_name_before_and_after_it_exists(tmp_path: 
     assert {before.split()[0].rstrip(","), after.split()[0].rstrip(",")} == {str(file)}
 
 
+def test_a_database_without_tables_has_no_worker_yet(cli: CliRunner, postgres_server: Postgres) -> None:
+    cli.environment |= {
+        "CAPTIONING_DATABASE_URL": postgres_server.fresh(),
+        "CAPTIONING_BROKER_URL": "redis://127.0.0.1:9/0",
+    }
+    messages = {check["name"]: check["message"] for check in cli.producer("doctor", "--json").json}
+    assert messages["database"].endswith("empty; the first submit creates its tables")
+    assert messages["workers"].startswith("no worker has sent a heartbeat")
+
+
 def test_a_data_folder_that_is_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     folder = check(read_settings(data_dir=tmp_path / "file" / "data"), "data folder")
     assert not folder.ok
     assert "is not a folder: set CAPTIONING_DATA_DIR" in folder.message
+
+
+def test_a_command_that_reads_reports_a_data_folder_that_is_a_file(cli: CliRunner, tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    result = cli.producer("jobs")
+    assert (result.code, result.err) == (
+        2, f"producer: CAPTIONING_DATA_DIR={tmp_path / 'data'} is not a folder: set it to one.\n",
+    )  # fmt: skip

@@ -49,7 +49,7 @@ def test_a_submit_that_finds_nothing_lists_what_it_skipped_too(cli: CliRunner, f
     assert result.code == 2
     assert f"{folder}/a.jpg\tfiltered image\n" in result.out
     assert result.err.startswith("producer: no images found (skipped: 2 filtered images,")
-    assert "--include '*.tif' matched no image. " in result.err
+    assert "--include '*.tif' matched no image. Check --include and --exclude.\n" in result.err
     assert result.err.count("\n") == 1
 
 

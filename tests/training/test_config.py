@@ -10,8 +10,9 @@ from training.config import TrainConfig, with_settings
 
 WRONG = [
     ("min_count", "--set takes name=value, not 'min_count'"),
-    ("colour=1", "--set takes name=value, not 'colour=1'; names are kind"),
-    ("cells=gru", "--set takes name=value, not 'cells=gru'"),
+    ("colour=1", "--set colour=1: there is no setting colour; names are kind"),
+    ("cells=gru", "--set cells=gru: there is no setting cells"),
+    ("embed_dims=3", "did you mean"),
     ("views=9", "views=9: write a whole number from 1 to 4"),
     ("temperature=0", "temperature=0: write a number above 0"),
     ("encoder_learning_rate=-1", "encoder_learning_rate=-1: write a number from 0 up"),
