@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,14 +95,14 @@ def _check_model(settings: Settings) -> str:
 def _check_database(settings: Settings) -> str:
     if settings.store_url.startswith("sqlite") and not settings.database_url and not settings.sqlite_file.exists():
         return f"{settings.sqlite_file} (the first submit creates it)"
-    db = Database.open(settings)
-    if db.folder and db.folder.is_dir() and db.folder != settings.data_dir:
-        _writable(db.folder, "CAPTIONING_DATABASE_URL")
-    revision = migrations.current(db)
-    if revision is None:
-        return f"{database_name(db)}, empty; the first submit creates its tables"
-    migrations.refuse_other(db)
-    return f"{database_name(db)}, revision {revision}"
+    with closing(Database.open(settings)) as db:
+        if db.folder and db.folder.is_dir() and db.folder != settings.data_dir:
+            _writable(db.folder, "CAPTIONING_DATABASE_URL")
+        revision = migrations.current(db)
+        if revision is None:
+            return f"{database_name(db)}, empty; the first submit creates its tables"
+        migrations.refuse_other(db)
+        return f"{database_name(db)}, revision {revision}"
 
 
 def database_name(db: Database) -> str:
@@ -127,8 +128,8 @@ def _check_broker(settings: Settings) -> str:
 def _check_workers(settings: Settings) -> str:
     if settings.embedded:
         return _EMBEDDED
-    db = Database.open(settings)
-    live = workers.live_workers(db) if migrations.current(db) else []  # without tables there was no worker yet
+    with closing(Database.open(settings)) as db:
+        live = workers.live_workers(db) if migrations.current(db) else []  # without tables there was no worker yet
     if not live:
         raise CaptioningError(
             f"no worker has sent a heartbeat in the last {ALIVE_SECONDS:.0f} s: start one with `worker`."
