@@ -4,7 +4,7 @@
 module has the name of the distribution, so the console scripts can rely on it; child processes run it by its path.
 """
 
-# ruff: noqa: E402, PTH120, what is imported before the search path is in order may be another module of that name
+# ruff: noqa: E402, PTH119, PTH120, what is imported before the search path is in order may be another module of that name
 
 import os
 import sys
@@ -20,7 +20,23 @@ def _put_installed_modules_first() -> None:
     sys.path[:] = [*sys.path[first:], *sys.path[:first]]
 
 
+def _end_at_ctrl_c() -> None:
+    """Let Ctrl-C end a program at once until `captioning.start` and the program itself handle it."""
+    import signal
+
+    program = os.path.basename(sys.argv[0])
+
+    def end(*_: object) -> None:
+        os.write(2, f"{program}: interrupted\n".encode())
+        os._exit(130)
+
+    is_ours = program in ("producer", "worker", "training")  # otherwise somebody imports this module
+    if is_ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end)
+
+
 _put_installed_modules_first()
+_end_at_ctrl_c()
 
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder

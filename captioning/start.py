@@ -22,7 +22,7 @@ def run_main(module: str) -> None:
         os.write(2, line)
         os._exit(INTERRUPTED)
 
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # otherwise it is ignored, as for `command &`
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # it is ignored for `command &`
         signal.signal(signal.SIGINT, interrupt)
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the last moment, when Python calls no handler
     drop_foreign_variables()
