@@ -2,7 +2,9 @@
 
 import os
 import pty
+import select
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -22,12 +24,22 @@ def interrupt(cli: CliRunner, *arguments: str) -> tuple[int, str]:
         written += os.read(master, 4096)
     process.send_signal(signal.SIGINT)
     try:
-        while part := os.read(master, 4096):
+        while part := _read_or_interrupt(process, master):
             written += part
     except OSError:  # EIO, on Linux: the process has closed the terminal
         pass
     os.close(master)
     return process.wait(), written.decode().split("\n")[-2].strip().rpartition("producer: ")[2]
+
+
+def _read_or_interrupt(process: "subprocess.Popen[str]", terminal: int) -> bytes:
+    """Read; press Ctrl-C again, as a person does, when nothing comes for ten seconds.
+
+    Python drops the KeyboardInterrupt of a signal that arrives while it runs a finalizer.
+    """
+    while not select.select([terminal], [], [], 10)[0]:
+        process.send_signal(signal.SIGINT)
+    return os.read(terminal, 4096)
 
 
 def test_a_ctrl_c_tells_what_becomes_of_the_work(cli: CliRunner, photographs: Path) -> None:
