@@ -166,7 +166,7 @@ def _capabilities(db: Database, settings: Settings) -> tuple[DecodeCapability, .
 def _register(
     db: Database, job_id: int, root: RootPath, group: list[FoundFile], policy: ReusePolicy, chunk_size: int
 ) -> Iterator[Registered]:
-    """Register files. Those whose content must be compared first are read, and registered bit by bit."""
+    """Register files. Where the content must be compared first, they are read, and registered bit by bit."""
     registered = db.retry(lambda: files.register(db, job_id, root.id, group, policy, chunk_size))
     yield registered
     unverified = iter(registered.unverified)

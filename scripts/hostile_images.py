@@ -435,7 +435,7 @@ def _as_seen() -> Made:
         for form, extension in (("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")):
             yield f"good {form} with {what}", extension, saved(plain, form, icc_profile=profile)
     yield "good CMYK JPEG with an RGB profile", "jpg", saved(plain.convert("CMYK"), "JPEG", icc_profile=srgb)
-    yield "good BMP whose alpha is 0", "bmp", bmp(80, 8, 32, b"\1\2\3\0" * 640)
+    yield "good BMP with alpha 0", "bmp", bmp(80, 8, 32, b"\1\2\3\0" * 640)
     blank = Image.new("RGB", plain.size)
     for form in ("GIF", "PNG", "WEBP"):
         whole = saved(blank, form, save_all=True, append_images=[plain, scene(2)], duration=50)

@@ -106,7 +106,7 @@ _PROFILES = {"BMP": bmp_profile, "GIF": gif_profile}  # Pillow reads neither
 
 
 def _camera_profile(image: Image.Image) -> bytes | None:
-    """Return Adobe RGB for a photograph whose Exif data names it; cameras embed no profile then."""
+    """Return Adobe RGB if the Exif data names it; cameras embed no profile then."""
     if b"R03\0" not in image.info.get("exif", b""):
         return None
     with suppress(Exception):  # a good image with damaged metadata is not lost

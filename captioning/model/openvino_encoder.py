@@ -81,7 +81,7 @@ def _cached(core: Any, load: Callable[[], PixelsToGrid], size: int, cache: Path)
 
 
 def why_not_written(error: Exception, folder: Path) -> str:
-    """Return the system's reason, or the free space where OpenVINO has only said that its stream has an error."""
+    """Return the system's reason, or the free space where OpenVINO only reports an error of its stream."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     try:

@@ -1,4 +1,4 @@
-"""Files of a decoded format whose coding is so rare that the decoder does not know it."""
+"""Files of a format that is decoded, in a coding so rare that the decoder does not know it."""
 
 from captioning.model.containers import jpeg_segments
 from captioning.model.signatures.kind import SAVE, Kind, image
@@ -18,7 +18,7 @@ _BMPS = {  # by the number of their compression
 
 
 def rare_coding(data: bytes) -> Kind | None:
-    """Return what a JPEG or BMP is whose coding not every decoder knows; None for all other files."""
+    """Return what a JPEG or BMP in a coding that not every decoder knows is; None for all other files."""
     return _rare_jpeg(data) or _rare_bmp(data)
 
 

@@ -134,7 +134,7 @@ _DIB_HEADERS = tuple(struct.pack("<I", size) for size in (40, 52, 56, 64, 108, 1
 
 
 def find(data: bytes) -> Kind | None:
-    """Return the kind of a file whose bytes have a signature, None for all others."""
+    """Return the kind of a file that has a known signature, None for all others."""
     if not data.strip(b"\0"):
         return Kind(Reason.UNREADABLE, "nothing but zeros: the file was never written completely; copy it again")
     if (special := _flashpix(data) or _eip(data) or _tga(data)) is not None:
