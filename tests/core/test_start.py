@@ -15,6 +15,7 @@ from captioning.settings import read_settings
 from captioning.start import child_command
 from captionmill import PACKAGES
 from producer.embedded.client import EmbeddedClient
+from tests.support.ctrl_c import accept_ctrl_c
 
 PROGRAMS = Path(sys.executable).parent
 
@@ -72,6 +73,7 @@ def test_ctrl_c_at_any_moment_is_one_line(program: str, words: list[str], tmp_pa
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=accept_ctrl_c,  # noqa: PLW1509, the tests have no threads of their own
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"

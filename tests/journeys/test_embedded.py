@@ -21,6 +21,7 @@ from producer.embedded.client import EmbeddedClient
 from tests.journeys.cli_runner import CliRunner
 from tests.journeys.helpers import make_images
 from tests.model.test_pixels import png
+from tests.support.ctrl_c import accept_ctrl_c
 from tests.support.polling import wait_until
 
 
@@ -157,10 +158,6 @@ def test_the_same_submit_continues_the_job_of_one_that_was_killed(
 
 def test_ctrl_c_is_reported_and_loses_nothing(slow_runner: CliRunner, photographs: Path, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", photographs, 60)
-
-    def accept_ctrl_c() -> None:  # the background processes of a shell, which tests may be, ignore it
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     submit = slow_runner.start("producer", "submit", str(images), preexec_fn=accept_ctrl_c, **streams)
     wait_until(lambda: count_captions(slow_runner) > 0, 120, "the first captions")

@@ -2,14 +2,13 @@
 
 import os
 import pty
-import select
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.journeys.cli_runner import CliRunner
+from tests.support.ctrl_c import accept_ctrl_c
 
 pytestmark = pytest.mark.processes
 
@@ -17,29 +16,21 @@ pytestmark = pytest.mark.processes
 def interrupt(cli: CliRunner, *arguments: str) -> tuple[int, str]:
     """Run a command in a terminal, press Ctrl-C when it waits for a worker; return its exit code and last line."""
     master, terminal = pty.openpty()
-    process = cli.start("producer", *arguments, stdin=terminal, stdout=terminal, stderr=terminal)
+    process = cli.start(
+        "producer", *arguments, stdin=terminal, stdout=terminal, stderr=terminal, preexec_fn=accept_ctrl_c
+    )
     os.close(terminal)
     written = b""
     while b"waiting for a worker" not in written:
         written += os.read(master, 4096)
     process.send_signal(signal.SIGINT)
     try:
-        while part := _read_or_interrupt(process, master):
+        while part := os.read(master, 4096):
             written += part
     except OSError:  # EIO, on Linux: the process has closed the terminal
         pass
     os.close(master)
     return process.wait(), written.decode().split("\n")[-2].strip().rpartition("producer: ")[2]
-
-
-def _read_or_interrupt(process: "subprocess.Popen[str]", terminal: int) -> bytes:
-    """Read; press Ctrl-C again, as a person does, when nothing comes for ten seconds.
-
-    Python drops the KeyboardInterrupt of a signal that arrives while it runs a finalizer.
-    """
-    while not select.select([terminal], [], [], 10)[0]:
-        process.send_signal(signal.SIGINT)
-    return os.read(terminal, 4096)
 
 
 def test_a_ctrl_c_tells_what_becomes_of_the_work(cli: CliRunner, photographs: Path) -> None:
