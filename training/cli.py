@@ -4,10 +4,11 @@ They are imported inside the commands, because torch and the scorers take second
 """
 
 import json
+import shlex
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,13 +20,28 @@ from captioning.settings import read_settings
 from captioning.values import Cell, DecodeOptions
 from training.progress import progress
 
+if TYPE_CHECKING:
+    from training.data.data_sets import DataFolder
+
 app = new_app(help="Train and evaluate caption models on captioned images: Flickr8k, or a folder of the same form.")
 
 Stride = Literal["1x1", "3x3"]
 Split = Literal["train", "val", "test"]
 
 Data = Annotated[
-    Path, typer.Option(help="Folder with captions (captions.txt, Flickr8k.token.txt or dataset*.json) and Images/.")
+    list[str],
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder with captions (captions.txt, Flickr8k.token.txt or dataset*.json) and Images/; may be repeated.",
+    ),
+]
+WeightedData = Annotated[
+    list[str],
+    typer.Option(
+        metavar="FOLDER[=WEIGHT]",
+        help="Folder with captions (captions.txt, Flickr8k.token.txt or dataset*.json) and Images/; may be repeated."
+        " The weight is how often an epoch draws each image; default: 1.",
+    ),
 ]
 Run = Annotated[Path, typer.Option(help="Folder of the run: checkpoints, log and results.")]
 Encoder = Annotated[
@@ -68,7 +84,7 @@ def fetch(
 
 @app.command(epilog="Example: training train --data flickr8k --encoder runs/encoder --cell gru --run runs/gru")
 def train(
-    data: Data,
+    data: WeightedData,
     encoder: Encoder,
     run: Run,
     stride: EncoderStride = None,
@@ -87,11 +103,22 @@ def train(
     scst_epochs: Annotated[int, typer.Option(min=0, help="Epochs of self-critical training (SCST) after it.")] = 0,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate of the decoder.")] = 1e-3,
     tune_encoder: Annotated[
-        float, typer.Option(help="Peak learning rate of the encoder's stage 5, for example 1e-4; 0: frozen.")
+        float, typer.Option(help="Peak learning rate of the encoder, for example 1e-4; 0: it is frozen.")
     ] = 0.0,
+    tune_from: Annotated[
+        Literal["layer1", "layer2", "layer3", "layer4"] | None,
+        typer.Option(
+            help="First stage of the encoder that learns, with augmented images. Without it, layer4 learns from cached"
+            " maps: faster on a CPU, less accurate."
+        ),
+    ] = None,
     patience: Annotated[int, typer.Option(min=0, help="Epochs without a better CIDEr that end a phase; 0: never.")] = 4,
     start: Annotated[
         str | None, typer.Option(help="Run or model; its decoders and vocabulary are trained further.")
+    ] = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(help="File of captions without images, one a line, plain or gzip; may be repeated."),
     ] = None,
     devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes without a GPU, that share each batch.")] = 1,
     settings: Setting = None,
@@ -99,27 +126,27 @@ def train(
 ) -> None:
     """Train one or more decoders on an encoder, which is frozen or trained with them."""
     from training.config import TrainConfig, with_settings
-    from training.data.corpus import require_corpus
+    from training.data.data_sets import parse_data
     from training.data.encoders import open_encoder
     from training.fit.train import run_training
 
     cells: tuple[Cell, ...] = ("lstm", "gru") if cell == "lstm,gru" else (cell,)
     config = TrainConfig(
         cells=cells, kind=kind, hidden_size=hidden, epochs=epochs, scst_epochs=scst_epochs,
-        learning_rate=learning_rate, encoder_learning_rate=tune_encoder, seed=seed, threads=threads,
+        learning_rate=learning_rate, encoder_learning_rate=tune_encoder, tune_from=tune_from, seed=seed,
+        threads=threads,
         patience=patience, start=_start_folder(start),
     )  # fmt: skip
     config = with_settings(config, settings or ())
-    require_corpus(data)
+    folders = parse_data(data)
     file = open_encoder(encoder, stride, cache, _bundle_folders(), origin)
-    about = run_training(data, file, config, run, cache, resume=resume, devices=devices)
+    about = run_training(folders, file, config, run, cache, resume=resume, texts=text or (), devices=devices)
     if about:
         print_values({"best_epoch": about["best_epoch"], **about["val"]}, as_json=as_json)
         options = "" if config.encoder_learning_rate else f" --encoder {file.name}"
         options += " --cell " + " or ".join(config.cells) if len(config.cells) > 1 else ""
-        typer.echo(
-            f"next: training export --run {run}{options} --name NAME -o FOLDER --data {data} --cache {cache}", err=True
-        )
+        options += f" --name NAME -o FOLDER {_data_options(folders)} --cache {cache}"
+        typer.echo(f"next: training export --run {run}{options}", err=True)
 
 
 @app.command(epilog="Example: training tune --data flickr8k --encoder runs/encoder --run runs/tune --trials 30")
@@ -140,14 +167,14 @@ def tune(
 ) -> None:
     """Search learning rate, optimizer and sizes with Optuna. The same command with more --trials continues."""
     from training.config import TrainConfig, with_settings
-    from training.data.corpus import require_corpus
+    from training.data.data_sets import parse_data
     from training.data.encoders import open_encoder
     from training.fit.tune import search
 
     config = TrainConfig(cells=(cell,), kind=kind, epochs=epochs, seed=seed, threads=threads)
     config = with_settings(config, settings or ())
-    require_corpus(data)
-    best = search(data, open_encoder(encoder, stride, cache, _bundle_folders()), config, run, cache, trials)
+    folders = parse_data(data)
+    best = search(folders, open_encoder(encoder, stride, cache, _bundle_folders()), config, run, cache, trials)
     print_values(best, as_json=as_json)
 
 
@@ -165,20 +192,20 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Print the scores of a model: BLEU, METEOR (with Java), ROUGE-L, CIDEr-D, diversity and calibration."""
-    from training.data.corpus import open_corpus, require_corpus
+    from training.data.data_sets import open_data, parse_data
     from training.evaluate.fit_calibration import reliability
     from training.evaluate.metrics import check_spice
     from training.evaluate.score_bundle import diversity_of, evaluate_bundle
 
     bundle = _open_bundle(model)
     bundle.require_current()
-    require_corpus(data)
+    folders = parse_data(data)
     if spice:
         check_spice()
-    corpus = open_corpus(data, cache)
+    corpus, sets = open_data(folders, cache)
     options = DecodeOptions(beam_size=beam_size)
     with progress("captioning") as tick:
-        scores, captions = evaluate_bundle(bundle, corpus, split, options, cache=cache, spice=spice, tick=tick)
+        scores, captions = evaluate_bundle(bundle, corpus, sets, split, options, cache=cache, spice=spice, tick=tick)
     if output is not None:
         rows = [{"image": name, "caption": c.text, "confidence": c.confidence} for name, c in captions.items()]
         output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -209,15 +236,15 @@ def compare(
     from training.compare.plan import QUICK, Plan
     from training.compare.report import images_in, write_report
     from training.compare.study import compare as run_comparison
-    from training.data.corpus import require_corpus
+    from training.data.data_sets import parse_data
     from training.data.encoders import open_encoder
 
-    require_corpus(data)
+    folders = parse_data(data)
     if show is not None:
         images_in(show)  # fail before hours of training
     plan = QUICK if quick else Plan(seeds=seeds, epochs=epochs)
     file = open_encoder(encoder, stride, cache, _bundle_folders())
-    comparison = run_comparison(data, file, run, cache, plan, jobs)
+    comparison = run_comparison(folders, file, run, cache, plan, jobs)
     path = write_report(comparison, output or run / "report.html", show)
     typer.echo(f"{comparison.answer}\nreport: {path}")
 
@@ -233,18 +260,20 @@ def export(
     cell: Annotated[Cell | None, typer.Option(help="Decoder to export, if the run has two.")] = None,
     stride: EncoderStride = None,
     cache: Cache = Path("cache"),
-    data: Annotated[Path | None, typer.Option(help="Corpus to score and calibrate the bundle on.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FOLDER", help="Corpus to score and calibrate the bundle on; may be repeated."),
+    ] = None,
 ) -> None:
     """Export a bundle from a finished run: int8 weights, digests, calibration and a model card."""
-    from training.data.corpus import require_corpus
+    from training.data.data_sets import parse_data
     from training.data.encoders import open_encoder
     from training.export.write_bundle import export_bundle
 
-    if data is not None:
-        require_corpus(data)
+    folders = parse_data(data or ())
     file = open_encoder(encoder or run, stride, cache, _bundle_folders())
     with progress("captioning") as tick:
-        bundle = export_bundle(run, file, name, output, cell=cell, data=data, cache=cache, tick=tick)
+        bundle = export_bundle(run, file, name, output, cell=cell, data=folders, cache=cache, tick=tick)
     _print_bundle(bundle)
 
 
@@ -253,13 +282,15 @@ def calibrate(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")], data: Data, cache: Cache = Path("cache")
 ) -> None:
     """Score a bundle on a corpus and calibrate its confidences there. The bundle gets a new digest."""
+    from training.data.data_sets import parse_data
     from training.export.write_bundle import calibrate_bundle
 
+    folders = parse_data(data)
     opened = read_bundle(bundle)
     opened.require_current()
     opened.verify()
     with progress("captioning") as tick:
-        calibrated = calibrate_bundle(bundle, data, cache, tick)
+        calibrated = calibrate_bundle(bundle, folders, cache, tick)
     _print_bundle(calibrated)
 
 
@@ -286,6 +317,10 @@ def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str,
             yield from _flat(value, f"{prefix}{key}.")
         elif not isinstance(value, list):  # the words and bins behind a number are in the JSON only
             yield f"{prefix}{key}", value
+
+
+def _data_options(folders: "Sequence[DataFolder]") -> str:
+    return " ".join(f"--data {shlex.quote(str(data.folder))}" for data in folders)
 
 
 def _print_bundle(bundle: Bundle) -> None:

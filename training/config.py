@@ -35,6 +35,10 @@ def _known_kind(kind: str) -> str:
 
 
 Kind = Annotated[str, AfterValidator(_known_kind)]
+Stage = Literal["layer1", "layer2", "layer3", "layer4"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+"""The encoder's stages by torchvision's names; the paper calls them 2 to 5 (He et al. 2015, arXiv:1512.03385)."""
+
 Size = Annotated[int, Field(ge=1, lt=1_000_000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 DropoutFactor = Annotated[float, Field(ge=0, le=1.9)]  # times the usual dropout, which is 0.5 at most
@@ -62,14 +66,25 @@ class TrainConfig:
     max_length: PositiveInt = 18  # words; longer training captions are truncated, 5 % of Flickr8k's
     views: Annotated[int, Field(ge=1, le=4)] = 2  # of an image: whole, mirrored, cropped, cropped and mirrored
     min_count: PositiveInt = 4  # times a word must occur in the training captions to enter the vocabulary
-    limit: NonNegativeInt = 0  # training images that are used, from the first; 0: all
+    limit: NonNegativeInt = 0  # training images that are used of each data set, from the first; 0: all
     val_limit: NonNegativeInt = 0  # val images that are scored after each epoch, from the first; 0: all
+
+    # -- augmentation, of training from pixels --
+    train_size: Annotated[int, Field(ge=0, le=1024)] = 0  # side of the crops in pixels; 0: that of captioned images
+    smallest_crop: Annotated[float, Field(gt=0, le=1)] = 0.6  # of the image's area; 1: always the whole image
+    mirrored: Fraction = 0.5  # share of images that are mirrored
+    light: Annotated[float, Field(ge=0, lt=1)] = 0.25  # most by which contrast and brightness change; 1 is all
+
+    # -- captions without images, in cross-entropy training --
+    text_captions: PositiveInt = 160  # in a step, when there are any
+    text_weight: NonNegativeFloat = 0.3  # of their loss, beside that of captions with images
 
     # -- cross-entropy training --
     epochs: NonNegativeInt = 10
     learning_rate: NonNegativeFloat = 1e-3  # peak, for decoders
-    encoder_learning_rate: NonNegativeFloat = 0.0  # peak, for stage 5 of the encoder; 0: the encoder is frozen
-    encoder_freeze_epochs: NonNegativeInt = 0  # epochs before stage 5 starts to learn
+    encoder_learning_rate: NonNegativeFloat = 0.0  # peak, for the encoder; 0: it is frozen
+    tune_from: Stage | None = None  # first stage that learns, from pixels; None: layer4, from cached maps before it
+    encoder_freeze_epochs: NonNegativeInt = 0  # epochs before the encoder starts to learn
     label_smoothing: Fraction = 0.1
 
     # -- self-critical training (SCST), after it --
@@ -79,12 +94,14 @@ class TrainConfig:
     scst_dropout: DropoutFactor = 0.0  # as `dropout`; 0 because captions are sampled without dropout
     samples: Annotated[int, Field(ge=2)] = 5  # captions sampled for an image; each is compared with the others
     temperature: PositiveFloat = 1.0  # of the softmax that captions are sampled from and that is trained
+    entropy_weight: NonNegativeFloat = 0.0  # of the mean entropy of the next word, in nats, which is rewarded
+    repeat_penalty: NonNegativeFloat = 0.0  # reward that a content word loses when it occurs again
 
     # -- optimization, of both --
     optimizer: OptimizerName = "adamw"
     weight_decay: NonNegativeFloat = 1e-4
     # The learning rate is its peak, times the linear warm-up, times a cosine that falls from 1 at the first step of the
-    # phase to 0.01 at its end. The warm-up of stage 5 begins after encoder_freeze_epochs.
+    # phase to 0.01 at its end. The warm-up of the encoder begins after encoder_freeze_epochs.
     warmup_steps: NonNegativeInt = 200  # steps of linear warm-up, a quarter in SCST; times a cosine over the phase
     clip_norm: NonNegativeFloat = 5.0  # norm to which the whole gradient is clipped
     ema_decay: Fraction = 0.999  # of the moving average of the weights, which is evaluated and exported
@@ -94,6 +111,7 @@ class TrainConfig:
     # -- the run --
     seed: int = 1
     threads: NonNegativeInt = 0  # CPU threads of torch; 0: torch decides
+    reward_processes: NonNegativeInt | None = None  # that compute rewards; None: one a core beside a GPU, else 0
 
     @model_validator(mode="wrap")
     @classmethod
@@ -111,6 +129,8 @@ class TrainConfig:
             raise UsageError(f"cells={','.join(self.cells)}: give lstm, gru or both, each once.")
         if self.epochs + self.scst_epochs < 1:
             raise UsageError("epochs and scst_epochs are both 0: there is nothing to train.")
+        if self.tune_from and not self.encoder_learning_rate:
+            raise UsageError(f"tune_from={self.tune_from}: give the encoder a learning rate too, --tune-encoder 1e-4.")
         if self.memory_size % DecoderConfig.heads:
             heads = DecoderConfig.heads
             raise UsageError(f"memory_size={self.memory_size}: give a multiple of {heads}, the number of heads.")

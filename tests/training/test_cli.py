@@ -23,6 +23,7 @@ from tests.journeys.cli_runner import CliRunner
 from tests.training.conftest import CAPTIONS, VAL
 from training.cli import app, print_values
 from training.config import TrainConfig
+from training.data.data_sets import DataFolder
 from training.data.download import Source, fetch
 from training.data.encoders import EncoderFile
 from training.fit.tune import STUDY, search
@@ -101,19 +102,19 @@ def test_a_search_continues_and_counts_its_earlier_trials(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
     config = TrainConfig(epochs=1, min_count=1, warmup_steps=1)
-    search(corpus, encoder, config, tmp_path, cache, 2)
-    best = search(corpus, encoder, config, tmp_path, cache, 3)
+    search([DataFolder(corpus)], encoder, config, tmp_path, cache, 2)
+    best = search([DataFolder(corpus)], encoder, config, tmp_path, cache, 3)
     assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"trial-0", "trial-1", "trial-2"}
     assert Path(best["run"]).parent == tmp_path
     assert {"cider", "learning_rate", "optimizer", "hidden_size"} <= set(best)
     configs = [json.loads((tmp_path / f"trial-{i}" / "config.json").read_text())["config"] for i in range(3)]
     assert len({config["learning_rate"] for config in configs}) == 3
-    assert search(corpus, encoder, config, tmp_path, cache, 3) == best
+    assert search([DataFolder(corpus)], encoder, config, tmp_path, cache, 3) == best
     study = optuna.load_study(study_name="captionmill", storage=f"sqlite:///{tmp_path / STUDY}")
     base = study.user_attrs["base"]
     del base["temperature"]  # as if this setting were newer than the study
     study.set_user_attr("base", base)
-    assert search(corpus, encoder, config, tmp_path, cache, 3) == best
+    assert search([DataFolder(corpus)], encoder, config, tmp_path, cache, 3) == best
 
 
 @pytest.fixture

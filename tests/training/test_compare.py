@@ -15,6 +15,7 @@ from training.compare.report import write_report
 from training.compare.significance import difference
 from training.compare.study import compare
 from training.config import TrainConfig
+from training.data.data_sets import DataFolder
 from training.data.encoders import EncoderFile
 
 PLAN = Plan(seeds=2, epochs=2, rates=(1e-3,), tuning_epochs=1, size=64, min_count=1, val_limit=4)
@@ -25,7 +26,7 @@ PLAN = Plan(seeds=2, epochs=2, rates=(1e-3,), tuning_epochs=1, size=64, min_coun
 def test_a_comparison_trains_every_run_once_and_writes_a_report(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
-    found = compare(corpus, encoder, tmp_path, cache, PLAN, jobs=2)
+    found = compare([DataFolder(corpus)], encoder, tmp_path, cache, PLAN, jobs=2)
     assert {arm: len(runs) for arm, runs in found.runs.items()} == {
         LSTM: 2, SAME_WIDTH: 2, SAME_BUDGET: 2, "plain LSTM": 1, PLAIN_GRU: 1,
     }  # fmt: skip
@@ -39,7 +40,7 @@ def test_a_comparison_trains_every_run_once_and_writes_a_report(
     started = json.loads((runs[0] / "config.json").read_text())
     del started["config"]["temperature"]  # as if this setting were newer than the run
     (runs[0] / "config.json").write_text(json.dumps(started))
-    again = compare(corpus, encoder, tmp_path, cache, PLAN)
+    again = compare([DataFolder(corpus)], encoder, tmp_path, cache, PLAN)
     assert again.answer == found.answer
     assert {run.name: (run / "run.json").stat().st_mtime_ns for run in runs} == before
     page = write_report(found, tmp_path / "report.html").read_text()
@@ -50,7 +51,7 @@ def test_a_comparison_trains_every_run_once_and_writes_a_report(
     other = write_report(found, tmp_path / "own.html", corpus / "Images").read_text()
     assert "reference:" not in other
     with pytest.raises(UsageError, match="belongs to a comparison with other settings"):
-        compare(corpus, encoder, tmp_path, cache, replace(PLAN, epochs=3))
+        compare([DataFolder(corpus)], encoder, tmp_path, cache, replace(PLAN, epochs=3))
 
 
 def _check_tags(page: str) -> None:
@@ -74,7 +75,7 @@ def test_a_run_that_fails_is_reported_with_its_reason(
 ) -> None:
     plan = Plan(seeds=2, epochs=1, rates=(1e38,), tuning_epochs=3, size=64, min_count=1)
     with pytest.raises(CaptioningError, match=r"training lstm-rate1e\+38-seed0: the loss is nan at step"):
-        compare(corpus, encoder, tmp_path, cache, plan)
+        compare([DataFolder(corpus)], encoder, tmp_path, cache, plan)
 
 
 @pytest.mark.parametrize("size", [256, 384, 512])

@@ -17,6 +17,7 @@ from tests.training.conftest import CAPTIONS, VAL
 from training.config import TrainConfig
 from training.data.batches import TrainingData, batches, choose_captions, steps_of
 from training.data.corpus import Corpus, open_corpus, read_corpus
+from training.data.data_sets import DataFolder, DataSet, open_data, parse_data
 from training.data.encoders import EncoderFile, open_encoder
 from training.data.features import Features, cached_features, view_of
 from training.data.tokens import tokenize
@@ -167,14 +168,16 @@ def test_a_mirrored_image_gets_no_caption_with_left_or_right() -> None:
         assert not any({"left", "right"} & set(words) for words in chosen)
 
 
-def small_data() -> TrainingData:
+def small_data(weight: float = 1.0) -> TrainingData:
     """Ten images with three captions each and features of two channels; no file exists."""
     names = tuple(f"{i}.jpg" for i in range(10))
     captions = {name: (f"a dog number {i} runs very far", "a dog", "a brown dog") for i, name in enumerate(names)}
     words = [tokenize(caption) for of_image in captions.values() for caption in of_image]
     views = tuple(np.arange(10, dtype=np.float16).reshape(10, 1, 1).repeat(2, 2) + 100 * view for view in range(2))
     features = Features(views, {name: row for row, name in enumerate(names)})
-    return TrainingData(Corpus(Path(), captions, names, ()), Vocabulary.build(words, 1), features, features)
+    corpus = Corpus(Path(), captions, names, ())
+    sets = (DataSet("ten", weight, corpus, corpus.digest),)
+    return TrainingData(corpus, sets, Vocabulary.build(words, 1), features, features)
 
 
 def test_the_batches_of_an_epoch_depend_on_the_seed_and_the_epoch_only() -> None:
@@ -189,11 +192,20 @@ def test_the_batches_of_an_epoch_depend_on_the_seed_and_the_epoch_only() -> None
     assert sorted(name for names, _, _ in first for name in names) == sorted(data.corpus.train)
 
 
+@pytest.mark.parametrize(("weight", "times"), [(1, {1}), (2, {2}), (2.5, {2, 3}), (0.5, {0, 1})])
+def test_an_epoch_draws_an_image_as_often_as_the_weight_of_its_data_set_says(weight: float, times: set[int]) -> None:
+    data, config = small_data(weight), TrainConfig(batch_size=4)
+    names = [name for batch in batches(data, config, 1) for name in batch.names]
+    assert len(names) == 10 * weight
+    assert {names.count(name) for name in data.corpus.train} == times
+    assert len(list(batches(data, config, 1))) == steps_of(data, config)
+
+
 def test_a_batch_has_the_features_of_its_views_and_padded_captions() -> None:
     data, config = small_data(), TrainConfig(batch_size=10, captions_per_image=3, max_length=5)
     (batch,) = batches(data, config, 1)
     expected = [int(name[:-4]) + 100 * view for name, view in zip(batch.names, batch.views, strict=True)]
-    assert batch.features[:, 0, 0].tolist() == torch.tensor(expected, dtype=torch.bfloat16).tolist()
+    assert batch.images[:, 0, 0].tolist() == torch.tensor(expected, dtype=torch.bfloat16).tolist()
     assert batch.words.shape == (30, 1 + 5)
     rows = {" ".join(data.vocabulary.decode(row[1:])): row for row in batch.words.tolist()}
     assert END not in rows["a dog number 3 runs"], "a cut caption has no end"
@@ -225,6 +237,43 @@ def test_a_corpus_without_val_images_is_refused(corpus: Path, tmp_path: Path) ->
         (other / "Images" / name).write_bytes(b"")
     with pytest.raises(UsageError, match="has 4 training and 0 val images"):
         open_corpus(other, tmp_path)
+
+
+def test_several_corpora_become_one_whose_names_are_paths(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(corpus, tmp_path / "cats")
+    text = (other / "captions.txt").read_text()
+    (other / "captions.txt").write_text(text.replace("striped cat", "grey cat"))
+    whole, sets = open_data(parse_data([str(corpus), f"{other}=2"]), cache)
+    assert [(part.name, part.weight) for part in sets] == [(corpus.name, 1.0), ("cats", 2.0)]
+    assert whole.train == sets[0].corpus.train + sets[1].corpus.train
+    assert len(whole.train) == len(set(whole.train)) == 8
+    assert all((whole.image_folder / name).is_file() for name in whole.names)
+    (cat,) = (name for name in sets[1].corpus.train if name.endswith("chelsea.png"))
+    assert whole.captions[cat][0] == "A grey cat looks at something ."
+    alone, (only,) = open_data(parse_data([str(corpus)]), cache)
+    assert only.corpus == alone == open_corpus(corpus, cache)
+    assert sets[0].digest == alone.digest
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{corpus}=0"], "the weight must be a number above 0, at most 1000, not '0'"),
+        (["{corpus}=nan"], "the weight must be a number above 0"),
+        (["{corpus}=many"], "not 'many'"),
+        (["{corpus}", "{corpus}/../{name}=2"], "twice: give it once, with a weight"),
+        (["{corpus}/Images"], r"no captions\.txt, no Flickr8k\.token\.txt"),
+    ],
+)
+def test_a_wrong_data_option_is_refused(words: list[str], message: str, corpus: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_data([word.format(corpus=corpus, name=corpus.name) for word in words])
+
+
+def test_a_folder_whose_name_has_an_equals_sign_is_a_folder(corpus: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(corpus, tmp_path / "x=2")
+    assert parse_data([str(other)]) == (DataFolder(other),)
+    assert parse_data([f"{other}=0.5"]) == (DataFolder(other, 0.5),)
 
 
 def test_several_data_sets_in_one_folder_are_refused(corpus: Path, tmp_path: Path) -> None:

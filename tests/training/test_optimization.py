@@ -10,17 +10,20 @@ from captioning.model.decoder import DecoderConfig, make_decoder
 from training.config import TrainConfig
 from training.fit.network import CaptioningNetwork
 from training.fit.optimization import Phase, make_average, make_optimizer, make_scheduler, phases_of
+from training.fit.trunk import Trunk
 
 STEPS = 10  # per epoch
 
 
 def small_network() -> CaptioningNetwork:
     config = DecoderConfig("gru", 7, feature_size=8, memory_size=8, hidden_size=4, embedding_size=4)
-    return CaptioningNetwork({"gru": make_decoder(config)}, nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)))
+    encoder = nn.Module()
+    encoder.layer4 = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+    return CaptioningNetwork({"gru": make_decoder(config)}, Trunk(encoder, "layer4", None))
 
 
 def rates(network: CaptioningNetwork, phase: Phase, done: int, count: int) -> list[tuple[float, ...]]:
-    """Return the learning rates of decoders and stage 5 at `count` steps after the first `done`."""
+    """Return the learning rates of decoders and encoder at `count` steps after the first `done`."""
     optimizer = make_optimizer(TrainConfig(), network)
     scheduler = make_scheduler(optimizer, phase, STEPS, done)
     found = []
@@ -40,9 +43,9 @@ def test_the_learning_rate_rises_and_then_follows_a_cosine_to_one_percent() -> N
     assert found[40] == pytest.approx(1e-5)
 
 
-def test_stage_5_starts_its_own_warm_up_after_the_epochs_in_which_it_is_frozen() -> None:
+def test_the_encoder_starts_its_own_warm_up_after_the_epochs_in_which_it_is_frozen() -> None:
     phase = Phase("cross_entropy", 4, 1e-3, 1e-4, warmup_steps=5, encoder_freeze_epochs=2)
-    found = [stage5 for _, stage5 in rates(small_network(), phase, 0, 4 * STEPS)]
+    found = [encoder for _, encoder in rates(small_network(), phase, 0, 4 * STEPS)]
     assert set(found[: 2 * STEPS]) == {0.0}
     cosine = 0.01 + 0.99 * (1 + math.cos(math.pi * 20 / 40)) / 2
     assert found[2 * STEPS] == pytest.approx(1e-4 / 5 * cosine)
@@ -64,7 +67,7 @@ def test_the_average_follows_quickly_at_first_and_then_by_its_decay() -> None:
     network = small_network()
     average = make_average(network, 0.5, torch.device("cpu"))
     names = [name for name, value in network.state_dict().items() if value.is_floating_point()]
-    assert "stage5.1.running_var" in names
+    assert "trunk.tuned.layer4.1.running_var" in names
     expected = {name: network.state_dict()[name].clone() for name in names}
     for update in range(1, 13):
         with torch.no_grad():

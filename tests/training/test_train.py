@@ -21,6 +21,7 @@ from tests.journeys.cli_runner import CliRunner
 from tests.training.conftest import MEMORISING
 from training.config import TrainConfig
 from training.data.batches import batches, steps_of
+from training.data.data_sets import DataFolder
 from training.data.encoders import EncoderFile, open_encoder
 from training.export.write_bundle import export_bundle
 from training.fit.checkpoints import BEST, LAST
@@ -42,7 +43,7 @@ def test_the_other_kinds_of_decoder_memorise_four_captions(
     kind: str, corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(MEMORISING, cells=("lstm", "gru"), kind=kind, epochs=120, dropout=0.0)
-    scores = run_training(corpus, encoder, config, tmp_path, cache, resume=False)["val"]
+    scores = run_training([DataFolder(corpus)], encoder, config, tmp_path, cache, resume=False)["val"]
     assert scores["lstm"]["bleu4"] > 0.9
     assert scores["gru"]["bleu4"] > 0.9
 
@@ -63,10 +64,12 @@ def test_the_product_generates_the_captions_that_a_bundle_has_learned(
     config = dataclasses.replace(MEMORISING, cells=(cell,), kind=kind, epochs=30)
     if kind == "plain":  # a decoder that reads the image once learns more slowly
         config = dataclasses.replace(config, epochs=120, dropout=0.0)
-    run_training(corpus, encoder, config, tmp_path / "run", cache, resume=False)
+    run_training([DataFolder(corpus)], encoder, config, tmp_path / "run", cache, resume=False)
     with monkeypatch.context() as path:
         path.setenv("PATH", "/nowhere")  # without Java there is no METEOR, which takes ten seconds
-        bundle = export_bundle(tmp_path / "run", encoder, "four", tmp_path / "bundles", data=corpus, cache=cache)
+        bundle = export_bundle(
+            tmp_path / "run", encoder, "four", tmp_path / "bundles", data=[DataFolder(corpus)], cache=cache
+        )
     bundle.verify()
     assert read_bundle(bundle.folder).description["metrics"]["val"]["bleu4"] > 0.9
     assert bundle.description["provenance"]["images"]["train"] == 4
@@ -81,7 +84,7 @@ def test_self_critical_training_raises_the_reward(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(MEMORISING, epochs=5, scst_epochs=30, scst_learning_rate=3e-3)
-    run_training(corpus, encoder, config, tmp_path, cache, resume=False)
+    run_training([DataFolder(corpus)], encoder, config, tmp_path, cache, resume=False)
     rewards = [entry["reward"] for entry in read_log(tmp_path) if entry["phase"] == "scst"]
     assert len(rewards) == 30
     assert sum(rewards[-5:]) > sum(rewards[:5]) * 1.2
@@ -92,7 +95,7 @@ def test_tuning_changes_stage_5_only_and_for_all_decoders(
 ) -> None:
     config = dataclasses.replace(MEMORISING, epochs=1, scst_epochs=1, cells=("lstm", "gru"), views=4,
                                  encoder_learning_rate=1e-2, scst_encoder_learning_rate=1e-3)  # fmt: skip
-    run_training(corpus, encoder, config, tmp_path, cache, resume=False)
+    run_training([DataFolder(corpus)], encoder, config, tmp_path, cache, resume=False)
     before, after = load_weights(encoder.weights), load_weights(tmp_path / "encoder.safetensors")
     changed = {name for name in before if not torch.allclose(before[name], after[name], rtol=1e-3, atol=1e-6)}
     assert changed
@@ -110,7 +113,7 @@ def test_a_phase_ends_when_the_score_does_not_improve(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(MEMORISING, epochs=50, learning_rate=0.0, patience=3)
-    run_training(corpus, encoder, config, tmp_path, cache, resume=False)
+    run_training([DataFolder(corpus)], encoder, config, tmp_path, cache, resume=False)
     assert len(read_log(tmp_path)) == 4
 
 
@@ -119,7 +122,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(
 ) -> None:
     config = dataclasses.replace(MEMORISING, learning_rate=1e30, warmup_steps=0)
     with pytest.raises(TrainingDiverged, match="try a smaller learning rate"):
-        run_training(corpus, encoder, config, tmp_path, cache, resume=False)
+        run_training([DataFolder(corpus)], encoder, config, tmp_path, cache, resume=False)
 
 
 # -- the folder of a run --
@@ -127,7 +130,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(
 
 def test_a_run_describes_itself_in_its_folder(corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(MEMORISING, epochs=2, cells=("lstm", "gru"))
-    run_training(corpus, encoder, config, tmp_path, cache, resume=False)
+    run_training([DataFolder(corpus)], encoder, config, tmp_path, cache, resume=False)
     rows = (tmp_path / "log.csv").read_text().splitlines()
     assert rows[0].startswith("epoch,phase,loss,cider,seconds,lstm/")
     assert len(rows) == 3
@@ -141,7 +144,7 @@ def test_one_decoder_of_two_is_exported_by_its_cell(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(MEMORISING, epochs=1, cells=("lstm", "gru"))
-    run_training(corpus, encoder, config, tmp_path, cache, resume=False)
+    run_training([DataFolder(corpus)], encoder, config, tmp_path, cache, resume=False)
     with pytest.raises(UsageError, match="lstm and gru: choose one with --cell"):
         export_bundle(tmp_path, encoder, "two", tmp_path / "bundles")
     bundle = export_bundle(tmp_path, encoder, "two", tmp_path / "bundles", cell="gru")
@@ -152,7 +155,9 @@ def test_a_run_of_an_earlier_preprocessing_is_exported_for_the_present_one(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
     """A run does not say how its images were prepared: the weights are right for both, so it is not trained again."""
-    run_training(corpus, encoder, dataclasses.replace(MEMORISING, epochs=1), tmp_path, cache, resume=False)
+    run_training(
+        [DataFolder(corpus)], encoder, dataclasses.replace(MEMORISING, epochs=1), tmp_path, cache, resume=False
+    )
     assert "preprocessing" not in json.loads((tmp_path / "run.json").read_text())
     export_bundle(tmp_path, encoder, "again", tmp_path / "bundles").require_current()
 
@@ -160,7 +165,9 @@ def test_a_run_of_an_earlier_preprocessing_is_exported_for_the_present_one(
 def test_a_bundle_is_exported_next_to_the_bundle_that_provides_its_encoder(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
-    run_training(corpus, encoder, dataclasses.replace(MEMORISING, epochs=1), tmp_path / "run", cache, resume=False)
+    run_training(
+        [DataFolder(corpus)], encoder, dataclasses.replace(MEMORISING, epochs=1), tmp_path / "run", cache, resume=False
+    )
     first = export_bundle(tmp_path / "run", encoder, "first", tmp_path / "bundles")
     same_encoder = open_encoder(first.folder, None, cache)
     export_bundle(tmp_path / "run", same_encoder, "second", tmp_path / "bundles").verify()
@@ -170,15 +177,20 @@ def test_a_bundle_is_exported_next_to_the_bundle_that_provides_its_encoder(
 # -- resuming --
 
 INTERRUPTED: dict[str, Any] = {"epochs": 4, "scst_epochs": 4, "hidden_size": 32, "keep_last": True}
+PIXELS: dict[str, Any] = {
+    "epochs": 2, "scst_epochs": 2, "hidden_size": 32, "keep_last": True, "encoder_learning_rate": 1e-3,
+    "tune_from": "layer4", "train_size": 64, "encoder_freeze_epochs": 1,
+}  # fmt: skip
 KILLED_RUN = """
 import dataclasses, os, signal, sys
 from pathlib import Path
 import torch
 from tests.training.conftest import MEMORISING
-from tests.training.test_train import INTERRUPTED
+from tests.training import test_train
+from training.data.data_sets import DataFolder
 from training.data.encoders import open_encoder
 from training.fit.train import run_training
-corpus, cache, run, epoch = sys.argv[1:]
+corpus, cache, run, epoch, changes = sys.argv[1:]
 save = torch.save
 def save_until_killed(checkpoint, file):
     if len((Path(run) / "log.jsonl").read_text().splitlines()) >= int(epoch):
@@ -186,9 +198,9 @@ def save_until_killed(checkpoint, file):
         os.kill(os.getpid(), signal.SIGKILL)
     save(checkpoint, file)
 torch.save = save_until_killed
-config = dataclasses.replace(MEMORISING, **INTERRUPTED)
+config = dataclasses.replace(MEMORISING, **getattr(test_train, changes))
 encoder = open_encoder(Path("flickr8k-lstm"), None, Path())
-run_training(Path(corpus), encoder, config, Path(run), Path(cache), resume=False)
+run_training([DataFolder(Path(corpus))], encoder, config, Path(run), Path(cache), resume=False)
 """
 
 
@@ -196,7 +208,9 @@ run_training(Path(corpus), encoder, config, Path(run), Path(cache), resume=False
 def complete_run(corpus: Path, encoder: EncoderFile, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was not interrupted."""
     run = tmp_path_factory.mktemp("complete")
-    run_training(corpus, encoder, dataclasses.replace(MEMORISING, **INTERRUPTED), run, cache, resume=False)
+    run_training(
+        [DataFolder(corpus)], encoder, dataclasses.replace(MEMORISING, **INTERRUPTED), run, cache, resume=False
+    )
     return run
 
 
@@ -213,17 +227,71 @@ def test_a_killed_run_ends_with_the_same_weights_as_a_complete_run(
     epoch: int, corpus: Path, encoder: EncoderFile, cache: Path, complete_run: Path, tmp_path: Path
 ) -> None:
     """The kill comes at the worst moment: the epoch's best weights are written, its checkpoint only in part."""
-    words = ["-c", KILLED_RUN, str(corpus), str(cache), str(tmp_path), str(epoch)]
+    kill_run("INTERRUPTED", epoch, corpus, cache, tmp_path)
+    assert len(list(tmp_path.glob(".captionmill-*"))) == 1
+    run_training(
+        [DataFolder(corpus)], encoder, dataclasses.replace(MEMORISING, **INTERRUPTED), tmp_path, cache, resume=True
+    )
+    assert_same_weights(tmp_path, complete_run)
+    assert not list(tmp_path.glob(".captionmill-*")), "a resumed run deletes what the killed one left"
+
+
+def kill_run(changes: str, epoch: int, corpus: Path, cache: Path, run: Path) -> None:
+    words = ["-c", KILLED_RUN, str(corpus), str(cache), str(run), str(epoch), changes]
     killed = subprocess.run([sys.executable, *words], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert len(list(tmp_path.glob(".captionmill-*"))) == 1
-    run_training(corpus, encoder, dataclasses.replace(MEMORISING, **INTERRUPTED), tmp_path, cache, resume=True)
-    last, expected_last = (torch.load(run / LAST, weights_only=True)["network"] for run in (tmp_path, complete_run))
-    best, expected_best = (load_file(run / BEST) for run in (tmp_path, complete_run))
+
+
+def assert_same_weights(run: Path, other: Path) -> None:
+    last, expected_last = (torch.load(folder / LAST, weights_only=True)["network"] for folder in (run, other))
+    best, expected_best = (load_file(folder / BEST) for folder in (run, other))
     assert last.keys() == expected_last.keys()
     assert all(torch.equal(last[name], expected_last[name]) for name in expected_last)
     assert all(torch.equal(best[name], expected_best[name]) for name in expected_best)
-    assert not list(tmp_path.glob(".captionmill-*")), "a resumed run deletes what the killed one left"
+
+
+@pytest.mark.processes
+def test_a_killed_run_from_pixels_ends_with_the_same_weights_as_a_complete_run(
+    corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
+) -> None:
+    config, folders = dataclasses.replace(MEMORISING, **PIXELS), [DataFolder(corpus)]
+    run_training(folders, encoder, config, tmp_path / "complete", cache, resume=False)
+    kill_run("PIXELS", 3, corpus, cache, tmp_path / "killed")
+    run_training(folders, encoder, config, tmp_path / "killed", cache, resume=True)
+    assert_same_weights(tmp_path / "killed", tmp_path / "complete")
+    written = [(tmp_path / run / "encoder.safetensors").read_bytes() for run in ("complete", "killed")]
+    assert written[0] == written[1]
+
+
+@pytest.mark.heavy
+def test_a_step_from_pixels_without_augmentation_equals_one_from_cached_maps(
+    corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
+) -> None:
+    cached = dataclasses.replace(MEMORISING, epochs=1, views=1, dropout=0.0, encoder_learning_rate=1e-3, warmup_steps=1)
+    pixels = dataclasses.replace(cached, tune_from="layer4", smallest_crop=1.0, mirrored=0.0, light=0.0)
+    for name, config in (("cached", cached), ("pixels", pixels)):
+        run_training([DataFolder(corpus)], encoder, config, tmp_path / name, cache, resume=False)
+    assert [len(read_log(tmp_path / name)) for name in ("cached", "pixels")] == [1, 1]
+    one, two = (torch.load(tmp_path / name / LAST, weights_only=True)["network"] for name in ("cached", "pixels"))
+    start = {f"trunk.tuned.{name}": value for name, value in load_weights(encoder.weights).items()}
+    for name in set(one) & set(start):
+        step, other_step = one[name] - start[name], two[name] - start[name]
+        if step.dim() > 1:  # Adam's first step has the sign of the gradient, which is noise where that is tiny
+            assert torch.cosine_similarity(step.flatten(), other_step.flatten(), 0) > 0.95, name
+    losses = [read_log(tmp_path / name)[0]["loss"] for name in ("cached", "pixels")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_tuning_from_pixels_changes_the_given_stages_and_those_after_them(
+    corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(MEMORISING, epochs=1, encoder_learning_rate=1e-2, tune_from="layer3", train_size=64)
+    run_training([DataFolder(corpus)], encoder, config, tmp_path, cache, resume=False)
+    before, after = load_weights(encoder.weights), load_weights(tmp_path / "encoder.safetensors")
+    changed = {name.partition(".")[0] for name in before if not torch.allclose(before[name], after[name], rtol=1e-3)}
+    assert changed == {"layer3", "layer4"}
+    with pytest.raises(UsageError, match="give the encoder a learning rate too, --tune-encoder"):
+        dataclasses.replace(config, encoder_learning_rate=0.0)
 
 
 def test_a_run_that_was_started_before_a_setting_existed_resumes_with_its_default(
@@ -234,9 +302,11 @@ def test_a_run_that_was_started_before_a_setting_existed_resumes_with_its_defaul
     del started["config"]["temperature"]
     (run / CONFIG).write_text(json.dumps(started))
     config = dataclasses.replace(MEMORISING, **INTERRUPTED)
-    run_training(corpus, encoder, config, run, cache, resume=True)
+    run_training([DataFolder(corpus)], encoder, config, run, cache, resume=True)
     with pytest.raises(UsageError, match="was started with other settings"):
-        run_training(corpus, encoder, dataclasses.replace(config, temperature=0.5), run, cache, resume=True)
+        run_training(
+            [DataFolder(corpus)], encoder, dataclasses.replace(config, temperature=0.5), run, cache, resume=True
+        )
 
 
 def test_a_run_resumes_only_when_asked_and_with_its_own_settings(corpus: Path, cache: Path, tmp_path: Path) -> None:
@@ -256,22 +326,22 @@ def test_a_run_resumes_only_with_its_own_captions(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
     config, run = dataclasses.replace(MEMORISING, epochs=1), tmp_path / "run"
-    run_training(corpus, encoder, config, run, cache, resume=False)
+    run_training([DataFolder(corpus)], encoder, config, run, cache, resume=False)
     other = shutil.copytree(corpus, tmp_path / "other")
     text = (other / "captions.txt").read_text()
     (other / "captions.txt").write_text(text.replace("cup of coffee", "mug of coffee"))
     with pytest.raises(UsageError, match="was started on other images or captions"):
-        run_training(other, encoder, config, run, cache, resume=True)
+        run_training([DataFolder(other)], encoder, config, run, cache, resume=True)
 
 
 def test_a_damaged_checkpoint_is_reported_with_its_path(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(MEMORISING, epochs=1)
-    run_training(corpus, encoder, config, tmp_path, cache, resume=False)
+    run_training([DataFolder(corpus)], encoder, config, tmp_path, cache, resume=False)
     (tmp_path / LAST).write_bytes(b"PK damaged")
     with pytest.raises(UsageError, match=r"cannot read the checkpoint .*last\.pt"):
-        run_training(corpus, encoder, config, tmp_path, cache, resume=True)
+        run_training([DataFolder(corpus)], encoder, config, tmp_path, cache, resume=True)
 
 
 def test_a_checkpoint_of_another_version_is_reported_with_its_path(
@@ -282,7 +352,9 @@ def test_a_checkpoint_of_another_version_is_reported_with_its_path(
     rename_first(checkpoint["network"])
     torch.save(checkpoint, run / LAST)
     with pytest.raises(UsageError, match=r"the checkpoint .*last\.pt is of another version"):
-        run_training(corpus, encoder, dataclasses.replace(MEMORISING, **INTERRUPTED), run, cache, resume=True)
+        run_training(
+            [DataFolder(corpus)], encoder, dataclasses.replace(MEMORISING, **INTERRUPTED), run, cache, resume=True
+        )
 
 
 def rename_first(values: dict[str, Any]) -> None:
@@ -311,7 +383,7 @@ def test_a_finished_run_of_another_version_is_reported_in_one_line(
 
 def test_a_wrong_data_folder_leaves_no_run_folder(encoder: EncoderFile, cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read the data folder"):
-        run_training(tmp_path / "typo", encoder, MEMORISING, tmp_path / "run", cache, resume=False)
+        run_training([DataFolder(tmp_path / "typo")], encoder, MEMORISING, tmp_path / "run", cache, resume=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -323,7 +395,7 @@ def test_a_model_is_trained_further_with_its_own_vocabulary(
 ) -> None:
     bundle = find_bundles()["flickr8k-gru"]
     config = TrainConfig(cells=("gru",), epochs=1, learning_rate=0.0, start=str(bundle.folder))
-    about = run_training(corpus, encoder, config, tmp_path / "run", cache, resume=False)
+    about = run_training([DataFolder(corpus)], encoder, config, tmp_path / "run", cache, resume=False)
     assert about["vocabulary"] == bundle.description["vocabulary"]
     before, after = load_weights(bundle.decoder_file), load_file(tmp_path / "run" / BEST)
     assert all(torch.equal(before[name], after[f"decoders.gru.{name}"]) for name in before)
@@ -344,7 +416,9 @@ def test_a_model_that_does_not_fit_the_config_cannot_be_trained_further(
 ) -> None:
     config = TrainConfig(cells=("gru",), epochs=1, start=str(find_bundles()["flickr8k-gru"].folder))
     with pytest.raises(UsageError, match=message):
-        run_training(corpus, encoder, dataclasses.replace(config, **change), tmp_path / "run", cache, resume=False)
+        run_training(
+            [DataFolder(corpus)], encoder, dataclasses.replace(config, **change), tmp_path / "run", cache, resume=False
+        )
 
 
 # -- several processes --
@@ -352,7 +426,7 @@ def test_a_model_that_does_not_fit_the_config_cannot_be_trained_further(
 
 def test_processes_get_different_shares_of_each_batch(corpus: Path, encoder: EncoderFile, cache: Path) -> None:
     config = dataclasses.replace(MEMORISING, batch_size=3, views=2)
-    data = prepare(corpus, encoder, config, cache)
+    data = prepare([DataFolder(corpus)], encoder, config, cache)
     whole = [list(zip(b.names, b.views, strict=True)) for b in batches(data, config, 1)]
     shares = [[list(zip(b.names, b.views, strict=True)) for b in batches(data, config, 1, rank, 2)] for rank in (0, 1)]
     assert len(whole) == steps_of(data, config) == 2

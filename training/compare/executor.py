@@ -22,9 +22,9 @@ from captioning.model.captioner import Captioner
 from captioning.values import Caption
 from training.compare.plan import PlannedRun
 from training.compare.processes import begin_child
-from training.data.batches import TrainingData
+from training.data.batches import ImageSource, TrainingData
+from training.data.data_sets import DataFolder
 from training.data.encoders import EncoderFile
-from training.data.features import Features
 from training.evaluate.metrics import cider_of_each, score
 from training.evaluate.score_bundle import all_scores, diversity_of
 from training.fit.checkpoints import LAST
@@ -44,7 +44,7 @@ class EvaluationSet:
     """Images on which runs are scored."""
 
     names: tuple[str, ...]
-    features: Features
+    images: ImageSource
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class FinishedRun:
 class Executor:
     """Trains and evaluates planned runs, `jobs` of them at once, each with the same data and encoder."""
 
-    data: Path
+    data: Sequence[DataFolder]
     encoder: EncoderFile
     cache: Path
     prepared: TrainingData
@@ -97,7 +97,7 @@ class Executor:
         self, run: PlannedRun, train: Callable[[PlannedRun], Future[None]], evaluation_set: EvaluationSet
     ) -> FinishedRun:
         config_file = run.folder / CONFIG
-        if config_file.exists() and not started_with(config_file, run_settings(run.config, self.encoder)):
+        if config_file.exists() and not started_with(config_file, run_settings(run.config, self.encoder, self.data)):
             raise UsageError(
                 f"{run.folder} belongs to a comparison with other settings: use its settings, or another folder."
             )
@@ -109,9 +109,10 @@ class Executor:
                     f"a training process was killed while {run.folder.name} ran or waited, perhaps for lack of memory:"
                     " try fewer --jobs. The same command resumes from the last epochs."
                 ) from None
+        folder = self.prepared.corpus.image_folder
         if json.loads(config_file.read_text()).get("captions") != captions_digest(self.prepared.corpus):
             raise UsageError(
-                f"{run.folder} was trained on other images or captions than {self.data} has now: use another folder."
+                f"{run.folder} was trained on other images or captions than {folder} has now: use another folder."
             )
         about = json.loads((run.folder / ABOUT).read_text())
         log = [json.loads(line) for line in (run.folder / LOG).read_text().splitlines()]
@@ -144,7 +145,7 @@ class Executor:
         }
 
 
-def _train(data: Path, encoder: EncoderFile, cache: Path, run: PlannedRun) -> None:
+def _train(data: Sequence[DataFolder], encoder: EncoderFile, cache: Path, run: PlannedRun) -> None:
     """Train a run in a child process, from its last checkpoint if it has one. All its output goes to a log file."""
     run.folder.mkdir(parents=True, exist_ok=True)
     log = run.folder / "output.log"
@@ -170,4 +171,5 @@ def captioner_of(run: Path, prepared: TrainingData) -> Captioner:
 
 def captions_of_run(run: Path, prepared: TrainingData, evaluation_set: EvaluationSet) -> dict[str, Caption]:
     """Return the captions of a finished run by image."""
-    return caption_all(captioner_of(run, prepared), evaluation_set.features, evaluation_set.names, _CPU)
+    captioner = {"run": captioner_of(run, prepared)}
+    return caption_all(captioner, evaluation_set.images, evaluation_set.names, _CPU)["run"]

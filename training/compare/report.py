@@ -111,7 +111,7 @@ def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
 def _milliseconds(captioner: Captioner, comparison: Comparison) -> float:
     """Return the decoder's milliseconds per caption (batches of 32, beam size 3, no encoder), the best of three."""
     names = comparison.evaluation_set.names[:_TIMED_IMAGES]
-    grid = comparison.evaluation_set.features.get(names).float()
+    grid = comparison.evaluation_set.images.get(names).float()
     best = float("inf")
     with torch.inference_mode():
         for _ in range(3):
@@ -132,7 +132,7 @@ def _corpus_examples(comparison: Comparison, models: Mapping[str, Captioner]) ->
     ciders = {arm: comparison.runs[arm][0].ciders for arm in models}
     chosen = _choose(comparison.evaluation_set.names, ciders)
     names = [name for _, name in chosen]
-    grids = list(comparison.evaluation_set.features.get(names).float().unsqueeze(1))
+    grids = list(comparison.evaluation_set.images.get(names).float().unsqueeze(1))
     corpus, size = comparison.data.corpus, Preprocessing().size
     images = [open_image((corpus.image_folder / name).read_bytes(), size)[0] for name in names]
     captions = _caption_all(models, grids)

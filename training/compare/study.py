@@ -7,6 +7,7 @@ with the product's captioner, on the test split if there is one, otherwise on th
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
@@ -31,6 +32,7 @@ from training.compare.plan import (
 )
 from training.compare.significance import Difference, difference
 from training.data.batches import TrainingData
+from training.data.data_sets import DataFolder
 from training.data.encoders import EncoderFile
 from training.data.features import features_of
 from training.fit.train import prepare, shape_of
@@ -66,7 +68,9 @@ class Comparison:
         )
 
 
-def compare(data: Path, encoder: EncoderFile, folder: Path, cache: Path, plan: Plan, jobs: int = 1) -> Comparison:
+def compare(
+    data: Sequence[DataFolder], encoder: EncoderFile, folder: Path, cache: Path, plan: Plan, jobs: int = 1
+) -> Comparison:
     """Train and evaluate what is not done yet in `folder`, and return all results.
 
     `jobs` runs train at once, each with its share of the cores. Raises CaptioningError when one fails.
@@ -76,7 +80,7 @@ def compare(data: Path, encoder: EncoderFile, folder: Path, cache: Path, plan: P
     val_set = EvaluationSet(prepared.corpus.val, prepared.val)
     evaluation_set = _test_set(encoder, prepared, cache) or val_set
     if len(evaluation_set.names) < 2:
-        raise UsageError(f"the comparison needs two images or more to evaluate on; {data} has one.")
+        raise UsageError("the comparison needs two images or more to evaluate on, there is only one.")
     words = len(prepared.vocabulary)
     arms = arms_of(base, words)
     executor = Executor(data, encoder, cache, prepared, jobs)

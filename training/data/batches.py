@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -10,11 +11,19 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from captioning.model.vocabulary import END, PAD, START, Vocabulary
 from training.config import TrainConfig
+from training.data.augmentation import Augmentation, draw_augmentation
 from training.data.corpus import Corpus
+from training.data.data_sets import DataSet
 from training.data.features import Features, is_mirrored
+from training.data.pixel_table import PixelTable
+from training.data.texts import Words
 from training.data.tokens import tokenize
 
 _SIDE_WORDS = {"left", "right"}  # a caption with one of them is wrong for the mirrored image
+
+
+ImageSource = Features | PixelTable
+"""What the network reads of an image: cached feature maps, or pixels."""
 
 
 @dataclass(frozen=True)
@@ -22,18 +31,21 @@ class TrainingData:
     """A corpus as the training loop reads it."""
 
     corpus: Corpus
+    sets: tuple[DataSet, ...]  # that the corpus consists of
     vocabulary: Vocabulary
-    train: Features
-    val: Features
+    train: ImageSource
+    val: ImageSource
+    texts: Sequence[Words] = ()  # captions without images
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image of a batch: the view of it and the captions that an epoch draws for it."""
+    """An image of a batch: how it is shown, and the captions that an epoch draws for it."""
 
     name: str
-    view: int
+    view: int  # of cached features
     captions: list[list[str]]  # tokenized
+    augmentation: Augmentation | None = None  # of pixels
 
 
 @dataclass(frozen=True)
@@ -42,8 +54,9 @@ class Batch:
 
     names: list[str]  # B images
     views: list[int]
-    features: Tensor  # (B, ...) bfloat16, on the CPU
+    images: Tensor  # features (B, ...) bfloat16, or pixels (B, S, S, 3) uint8
     words: Tensor  # (B x captions of each, T) ids
+    augmentations: list[Augmentation]  # of pixels; none of features, which have views
 
 
 def batches(
@@ -52,30 +65,45 @@ def batches(
     """Return a loader of an epoch's batches. Of several processes, each gets its share of every batch."""
     return DataLoader(
         _CaptionDataset(data.vocabulary, config.max_length),
-        batch_sampler=_EpochSampler(data.corpus, config, epoch, rank, ranks),
+        batch_sampler=_EpochSampler(data, config, epoch, rank, ranks),
         collate_fn=lambda examples: _collate(data.train, examples),
         generator=torch.Generator(),  # not torch's global one: a number drawn from it would change the dropout masks
     )
 
 
+def text_batches(
+    data: TrainingData, config: TrainConfig, epoch: int, rank: int = 0, ranks: int = 1
+) -> Iterator[Tensor | None]:
+    """Yield batches (R, T) of the captions without images, for as long as they are asked for; None if there are none.
+
+    Of several processes, each gets its share of every batch.
+    """
+    rng = random.Random(f"texts/{config.seed}/{epoch}")
+    dataset = _CaptionDataset(data.vocabulary, config.max_length)
+    while True:
+        drawn = rng.sample(data.texts, min(config.text_captions, len(data.texts)))[rank::ranks]
+        yield _padded([dataset.ids(words) for words in drawn]) if drawn else None
+
+
 def steps_of(data: TrainingData, config: TrainConfig, ranks: int = 1) -> int:
     """Return how many batches an epoch has."""
-    return len(_EpochSampler(data.corpus, config, 0, 0, ranks))
+    return len(_EpochSampler(data, config, 0, 0, ranks))
 
 
 class _EpochSampler(Sampler[list[Example]]):
     """Draws the batches of an epoch: the order of the images, then for each batch its views and its captions."""
 
-    def __init__(self, corpus: Corpus, config: TrainConfig, epoch: int, rank: int, ranks: int) -> None:
-        self.corpus, self.config, self.epoch, self.rank, self.ranks = corpus, config, epoch, rank, ranks
+    def __init__(self, data: TrainingData, config: TrainConfig, epoch: int, rank: int, ranks: int) -> None:
+        self.data, self.config, self.epoch, self.rank, self.ranks = data, config, epoch, rank, ranks
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.corpus.train), self.config.batch_size)
+        images = sum(_drawn(part) for part in self.data.sets)
+        full, rest = divmod(images, self.config.batch_size)
         return full + (rest >= self.ranks)
 
     def __iter__(self) -> Iterator[list[Example]]:
         rng = random.Random(f"{self.config.seed}/{self.epoch}")
-        names = list(self.corpus.train)
+        names = list(chain.from_iterable(_weighted(part, rng) for part in self.data.sets))
         rng.shuffle(names)
         size = self.config.batch_size
         for start in range(0, len(names), size):
@@ -85,12 +113,30 @@ class _EpochSampler(Sampler[list[Example]]):
                 yield examples[self.rank :: self.ranks]
 
     def _draw(self, names: Sequence[str], rng: random.Random) -> list[Example]:
+        count, captions = self.config.captions_per_image, self.data.corpus.captions
+        if isinstance(self.data.train, PixelTable):
+            drawn = [draw_augmentation(self.config, rng) for _ in names]
+            return [
+                Example(name, 0, choose_captions(captions[name], a.mirrored, count, rng), a)
+                for name, a in zip(names, drawn, strict=True)
+            ]
         views = [rng.randrange(self.config.views) for _ in names]
-        count, captions = self.config.captions_per_image, self.corpus.captions
         return [
             Example(name, view, choose_captions(captions[name], is_mirrored(view), count, rng))
             for name, view in zip(names, views, strict=True)
         ]
+
+
+def _drawn(part: DataSet) -> int:
+    """Return how many images an epoch draws from a data set."""
+    return max(1, round(part.weight * len(part.corpus.train)))
+
+
+def _weighted(part: DataSet, rng: random.Random) -> list[str]:
+    """Return the images that an epoch draws: all as often as the weight says, and a random choice for its fraction."""
+    names = part.corpus.train
+    whole, rest = divmod(_drawn(part), len(names))
+    return list(names) * whole + (rng.sample(names, rest) if rest else [])
 
 
 class _CaptionDataset(Dataset[tuple[Example, list[list[int]]]]):
@@ -100,9 +146,9 @@ class _CaptionDataset(Dataset[tuple[Example, list[list[int]]]]):
         self.vocabulary, self.max_length = vocabulary, max_length
 
     def __getitem__(self, example: Example) -> tuple[Example, list[list[int]]]:
-        return example, [self._ids(words) for words in example.captions]
+        return example, [self.ids(words) for words in example.captions]
 
-    def _ids(self, words: Sequence[str]) -> list[int]:
+    def ids(self, words: Sequence[str]) -> list[int]:
         """Return a caption's ids. A truncated one has no end token: a decoder must not learn to stop there."""
         cut = words[: self.max_length]
         return [START, *self.vocabulary.encode(cut), *([END] if len(cut) == len(words) else [])]
@@ -119,8 +165,13 @@ def choose_captions(captions: Sequence[str], mirrored: bool, count: int, rng: ra
     return [chosen[i % len(chosen)] for i in range(count)]
 
 
-def _collate(features: Features, examples: Sequence[tuple[Example, list[list[int]]]]) -> Batch:
+def _collate(source: ImageSource, examples: Sequence[tuple[Example, list[list[int]]]]) -> Batch:
     names, views = [example.name for example, _ in examples], [example.view for example, _ in examples]
-    rows = [torch.tensor(row) for _, group in examples for row in group]
-    words = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
-    return Batch(names, views, features.get(names, views), words)
+    words = _padded([row for _, group in examples for row in group])
+    augmentations = [example.augmentation for example, _ in examples if example.augmentation is not None]
+    return Batch(names, views, source.get(names, views), words, augmentations)
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    tensors = [torch.tensor(row) for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=PAD)

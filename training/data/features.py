@@ -5,7 +5,6 @@ are four views: the whole image, its mirror image, a random crop and a mirrored 
 arXiv:1409.4842). Odd views are mirrored. A crop depends on the image's name only, so a cache can be computed again.
 """
 
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from captioning.model.runtime import optimize_for_inference
 from captioning.values import PREPROCESSING_VERSION, digest_of
 from training.data.corpus import Corpus, file_versions
 from training.data.encoders import EncoderFile
+from training.data.tables import Table, new_table
 from training.progress import Tick, progress
 
 Depth = Literal["stage4", "grid"]
@@ -33,8 +33,6 @@ BATCH = 32
 VIEWS = 4
 _CROP_SOURCE = 1.25  # side of the square that crops are cut from, as a multiple of the model's input
 _SHORTEST_SIDE = 0.8  # of a crop, as a share of that square
-
-Table = np.memmap[tuple[int, ...], np.dtype[np.float16]]
 
 
 @dataclass(frozen=True)
@@ -106,27 +104,11 @@ def _compute(
         for start, pixels in _pixels(paths, view):
             maps = _encode(network, pixels.to(network.scale.device), depth).to(torch.float16).cpu().numpy()
             if table is None:
-                table = _new_table(unfinished, (len(paths), *maps.shape[1:]))
+                table = new_table(unfinished, (len(paths), *maps.shape[1:]), np.float16)
             table[start : start + len(maps)] = maps
             tick(start + len(maps))
         if table is not None:
             table.flush()
-
-
-def _new_table(path: Path, shape: tuple[int, ...]) -> Table:
-    """Return an empty table on disk, with its space allocated. Raises OSError when the disk is too full for it.
-
-    Without the allocation, a disk that fills up later would kill the process by SIGBUS, without a message.
-    """
-    table = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-    if hasattr(os, "posix_fallocate"):  # not on macOS
-        size = path.stat().st_size
-        try:
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            raise OSError(error.errno, f"{size / 1e9:.1f} GB of features: {error.strerror}", path.parent) from None
-    return table
 
 
 def _encode(network: PixelsToGrid, pixels: Tensor, depth: Depth) -> Tensor:

@@ -1,17 +1,12 @@
 """What the scores do not show: how varied a model's captions are, which phrases it overuses, and gender bias."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from training.data.tokens import tokenize
+from training.data.tokens import repeated, tokenize
 
 _STOCK_PHRASES = ("man in a", "shirt", "red", "in front of")
 _MALE = {"man", "men", "boy", "boys", "guy", "guys", "male", "gentleman", "he", "his", "him"}
 _FEMALE = {"woman", "women", "girl", "girls", "lady", "ladies", "female", "she", "her"}
-_FUNCTION_WORDS = {
-    "a", "an", "the", "of", "in", "on", "at", "to", "and", "or", "with", "is", "are", "his", "her", "its",
-    "their", "it", "by", "for", "from", "as", "while", "into", "onto", "up",
-}  # fmt: skip
 
 
 def diversity_and_bias(
@@ -37,8 +32,8 @@ def diversity_and_bias(
         "words_used": len({word for caption in words.values() for word in caption}),
         "distinct": len({" ".join(caption) for caption in words.values()}),
         "novel": sum(" ".join(caption) not in known for caption in words.values()) / count,
-        "repeats": sum(map(_repeats, words.values())) / count,
-        "repeats_human": sum(map(_repeats, human)) / len(human),
+        "repeats": sum(map(_says_twice, words.values())) / count,
+        "repeats_human": sum(map(_says_twice, human)) / len(human),
         "length": sum(map(len, words.values())) / count,
     }
     for phrase in _STOCK_PHRASES:
@@ -53,8 +48,8 @@ def diversity_and_bias(
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def _repeats(words: Sequence[str]) -> bool:
-    return any(n > 1 for word, n in Counter(words).items() if word not in _FUNCTION_WORDS)
+def _says_twice(words: Sequence[str]) -> bool:
+    return repeated(words) > 0
 
 
 def _contains(words: Sequence[str], phrase: str) -> bool:

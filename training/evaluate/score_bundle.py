@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from captioning.bundles import Bundle
 from captioning.errors import UsageError
@@ -11,8 +12,10 @@ from captioning.model.pixels import Pixels, open_image
 from captioning.model.runtime import choose_runtime, load_captioner
 from captioning.values import Caption, DecodeOptions
 from training.data.corpus import Corpus
+from training.data.data_sets import DataSet
 from training.evaluate.diversity import diversity_and_bias
 from training.evaluate.metrics import more_scores, score
+from training.evaluate.score_sets import cider_interval, score_sets
 from training.progress import Tick
 
 BATCH = 32
@@ -21,14 +24,17 @@ BATCH = 32
 def evaluate_bundle(
     bundle: Bundle,
     corpus: Corpus,
+    sets: Sequence[DataSet],
     split: str = "val",
     options: DecodeOptions = DecodeOptions(),  # noqa: B008, a value
     *,
     cache: Path | None = None,
     spice: bool = False,
     tick: Tick = lambda done, total: None,
-) -> tuple[dict[str, float], dict[str, Caption]]:
-    """Return the scores of a bundle on a split of a corpus, and its captions. Raises UsageError for an empty split.
+) -> tuple[dict[str, Any], dict[str, Caption]]:
+    """Return the scores of a bundle on a split of data sets, and its captions. Raises UsageError when there are none.
+
+    `sets` are the data sets that `corpus` consists of. CIDEr-D has a 95 % confidence interval, `cider_interval`.
 
     `cache` is a folder in which converted encoders are kept, as in `load_captioner`.
     """
@@ -37,8 +43,17 @@ def evaluate_bundle(
         raise UsageError(f"the corpus in {corpus.image_folder} has no {split} split.")
     captioner = load_captioner(bundle, choose_runtime(), cache)
     captions = caption_images(captioner, corpus.image_folder, names, options, tick)
-    texts = {name: caption.text for name, caption in captions.items()}
-    return all_scores(texts, corpus.captions, spice=spice), captions
+    by_set = {
+        part.name: {name: captions[name].text for name in getattr(part.corpus, split)}
+        for part in sets
+        if getattr(part.corpus, split)
+    }
+
+    def scores_of(texts: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        interval = {"cider_interval": list(cider_interval(texts, references))}
+        return all_scores(texts, references, spice=spice) | interval
+
+    return score_sets(by_set, corpus.captions, scores_of), captions
 
 
 def caption_images(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from captioning.bundles import FORMAT, Bundle, file_digest, read_bundle
 from captioning.errors import UsageError
 from captioning.model.pixels import Preprocessing
 from captioning.model.weights import save_weights
-from training.data.corpus import open_corpus
+from training.data.data_sets import DataFolder, open_data
 from training.data.encoders import EncoderFile
 from training.evaluate.fit_calibration import calibrate
 from training.evaluate.score_bundle import diversity_of, evaluate_bundle
@@ -28,13 +29,13 @@ def export_bundle(
     output: Path,
     *,
     cell: str | None = None,
-    data: Path | None = None,
+    data: Sequence[DataFolder] = (),
     cache: Path = Path("cache"),
     tick: Tick = lambda done, total: None,
 ) -> Bundle:
     """Write `output/name` and `output/encoders/<digest>.safetensors`, which other bundles in `output` share.
 
-    With `data` the finished bundle is scored and calibrated on the corpus's val images, as the product computes them.
+    With `data` the finished bundle is scored and calibrated on their val images, as the product computes them.
     Raises UsageError when the run is not finished, was trained on another encoder, or has several decoders and `cell`
     does not name one.
     """
@@ -42,26 +43,28 @@ def export_bundle(
     cell = _chosen_cell(run, list(about["decoders"]), cell)
     if about["encoder"]["digest"] != encoder.digest:
         raise UsageError(f"{run} was trained on encoder {about['encoder']['digest'][:16]}, not {encoder.digest[:16]}.")
-    if data is not None:
-        open_corpus(data, cache)  # fail before anything is written
+    if data:
+        open_data(data, cache)  # fail before anything is written
     folder = output / name
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "decoder.safetensors", mode=0o644) as unfinished:
         save_weights(dict(network.each())[cell].state_dict(), unfinished)
     _copy_encoder(encoder, output / "encoders")
     _write_description(folder, _description(name, about, cell, encoder, folder))
-    if data is not None:  # after the export: the int8 weights are scored, not the trained ones
+    if data:  # after the export: the int8 weights are scored, not the trained ones
         return calibrate_bundle(folder, data, cache, tick)
     return read_bundle(folder)
 
 
-def calibrate_bundle(folder: Path, data: Path, cache: Path, tick: Tick = lambda done, total: None) -> Bundle:
-    """Score a bundle on a corpus's val images, as the product does; write scores, diversity, calibration and card.
+def calibrate_bundle(
+    folder: Path, data: Sequence[DataFolder], cache: Path, tick: Tick = lambda done, total: None
+) -> Bundle:
+    """Score a bundle on val images, as the product does; write scores, diversity, calibration and card.
 
     The model gets a new digest: its captions stay the same, its confidences do not.
     """
-    bundle, corpus = read_bundle(folder), open_corpus(data, cache)
-    scores, captions = evaluate_bundle(bundle, corpus, cache=cache, tick=tick)
+    bundle, (corpus, sets) = read_bundle(folder), open_data(data, cache)
+    scores, captions = evaluate_bundle(bundle, corpus, sets, cache=cache, tick=tick)
     description = bundle.description | {
         "metrics": {"val": scores, "diversity": diversity_of(captions, corpus), "digest": corpus.digest},
         "calibration": calibrate(captions, corpus.captions),

@@ -2,7 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import cast
@@ -19,17 +21,19 @@ from captioning.model.captioner import Captioner
 from captioning.model.pixels import Preprocessing
 from captioning.values import Caption, DecodeOptions
 from training.config import TrainConfig
-from training.data.batches import Batch, TrainingData, batches, steps_of
-from training.data.features import Features
+from training.data.batches import Batch, ImageSource, TrainingData, batches, steps_of, text_batches
+from training.data.pixel_table import PixelTable
 from training.data.tokens import tokenize
-from training.evaluate.metrics import score
+from training.evaluate.score_sets import merged, score_sets
 from training.fit.checkpoints import BEST, LAST, TrainState, restore_checkpoint, save_best, save_checkpoint
 from training.fit.network import CaptioningNetwork
 from training.fit.optimization import Phase, make_average, make_optimizer, make_scheduler, phases_of
+from training.fit.rewards import Rewards, processes_for
 from training.fit.run_log import RunLog
-from training.fit.self_critical import CiderReward, advantages, sample
+from training.fit.self_critical import advantages, captions_of, sample
 
 CAPTIONED_AT_ONCE = 100  # images
+_STEPS_BETWEEN_LOOKS = 5  # at the loss: each makes a GPU wait for the CPU
 OnEpoch = Callable[[int, float], None]
 """Called with the number of an epoch, from 1, and its val CIDEr."""
 
@@ -68,11 +72,13 @@ class _Loop:
     def __init__(
         self, fabric: Fabric, network: CaptioningNetwork, data: TrainingData, config: TrainConfig, run: Path
     ) -> None:
+        if isinstance(data.train, PixelTable):
+            data = replace(data, train=data.train.on(fabric.device))
         self.fabric, self.network, self.data, self.config, self.folder = fabric, network, data, config, run
         self.state = TrainState()
         self.steps = steps_of(data, config, fabric.world_size)  # per epoch
         self.run_log = RunLog(run, data.corpus)
-        self.reward: CiderReward | None = None
+        self.rewards: Rewards | None = None
         self.parallel, self.optimizer = fabric.setup(network, make_optimizer(config, network))
         self.average = make_average(network, config.ema_decay, fabric.device)
 
@@ -87,12 +93,16 @@ class _Loop:
         if phase.name == "scst":
             for _, decoder in self.network.each():
                 decoder.scale_dropout(self.config.scst_dropout)
-            captions = self.data.corpus.captions
-            self.reward = CiderReward({n: [tokenize(text) for text in captions[n]] for n in self.data.corpus.train})
         self.scheduler = make_scheduler(self.optimizer, phase, self.steps, self.state.phase_step)
-        while self.state.phase_epoch < phase.epochs and not self._out_of_patience():
-            self._epoch(phase)
-            on_epoch(len(self.state.log), self.state.log[-1]["cider"])
+        with self._rewards() if phase.name == "scst" else nullcontext() as self.rewards:
+            while self.state.phase_epoch < phase.epochs and not self._out_of_patience():
+                self._epoch(phase)
+                on_epoch(len(self.state.log), self.state.log[-1]["cider"])
+
+    def _rewards(self) -> Rewards:
+        captions, config = self.data.corpus.captions, self.config
+        references = {name: [tokenize(text) for text in captions[name]] for name in self.data.corpus.train}
+        return Rewards(references, config.repeat_penalty, processes_for(config.reward_processes))
 
     def _start_phase(self, index: int) -> None:
         """Continue from the best weights so far, with a fresh optimizer and a fresh average."""
@@ -137,32 +147,45 @@ class _Loop:
     def _train(self, phase: Phase, number: int) -> tuple[float, float]:
         """Train for one epoch; return the means, over its steps, of the loss and the reward."""
         self.network.train()
-        sums = torch.zeros(2)
+        sums = torch.zeros(2, device=self.fabric.device)
         columns = (
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"),
             TimeRemainingColumn(), TextColumn("{task.fields[shown]}"),
         )  # fmt: skip
         bar = Progress(*columns, console=Console(stderr=True), disable=not self.fabric.is_global_zero)
-        loader = batches(self.data, self.config, number, self.fabric.global_rank, self.fabric.world_size)
+        share = (self.fabric.global_rank, self.fabric.world_size)
+        loader = batches(self.data, self.config, number, *share)
+        texts = text_batches(self.data, self.config, number, *share)
         with bar:
             task = bar.add_task(f"epoch {number}, {phase.name}", total=self.steps, shown="")
             for steps, batch in enumerate(loader, start=1):
-                sums += torch.tensor(self._step(batch, scst=phase.name == "scst"))
-                loss, reward = (sums / steps).tolist()
-                shown = f"reward {reward:.3f}" if phase.name == "scst" else f"loss {loss:.3f}"
-                bar.update(task, advance=1, shown=shown)
+                sums += self._step(batch, phase, None if phase.name == "scst" else next(texts))
+                if steps % _STEPS_BETWEEN_LOOKS == 0 or steps == self.steps:
+                    loss, reward = (sums / steps).tolist()
+                    self._require_finite(loss)
+                    shown = f"reward {reward:.3f}" if phase.name == "scst" else f"loss {loss:.3f}"
+                    bar.update(task, completed=steps, shown=shown)
         return loss, reward
 
-    def _step(self, batch: Batch, *, scst: bool) -> tuple[float, float]:
-        """Take one optimizer step; return its loss and its mean reward, means over the decoders."""
-        features = batch.features.to(self.fabric.device)
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            step = self.state.phase_step
+            raise TrainingDiverged(f"the loss is {loss} at step {step} or before: try a smaller learning rate.")
+
+    def _step(self, batch: Batch, phase: Phase, texts: Tensor | None) -> Tensor:
+        """Take one optimizer step; return its loss and its mean reward, means over the decoders, on the device."""
+        learns = phase.learns_encoder(self.state.phase_epoch)
+        with nullcontext() if learns else torch.no_grad(), self.fabric.autocast():
+            images = batch.images.to(self.fabric.device, non_blocking=True)
+            grid = self.network.grid(images, batch.augmentations, self.config.train_size)
         reward = 0.0
-        if scst:
-            words, advantage, reward = self._sample(batch, features)
-            losses = self.parallel(features, words, advantage, 0.0, self.config.temperature)
+        if phase.name == "scst":
+            words, advantage, reward = self._sample(batch, grid.detach())
+            losses = self.parallel(grid, words, advantage, self.config)
         else:
-            words = dict.fromkeys(self.network.decoders, batch.words.to(self.fabric.device))
-            losses = self.parallel(features, words, None, self.config.label_smoothing)
+            words = dict.fromkeys(self.network.decoders, batch.words.to(self.fabric.device, non_blocking=True))
+            texts = None if texts is None else texts.to(self.fabric.device, non_blocking=True)
+            losses = self.parallel(grid, words, None, self.config, texts)
         loss = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
@@ -172,66 +195,64 @@ class _Loop:
         self.optimizer.step()
         self.scheduler.step()
         self.state.phase_step += 1
-        total = float(loss.detach())
-        if not math.isfinite(total):
-            raise TrainingDiverged(f"the loss is {total} at step {self.state.phase_step}: try a smaller learning rate.")
         self.average.update_parameters(self.network)
-        return total / len(losses), reward
+        return torch.stack([loss.detach() / len(losses), loss.new_tensor(reward)])
 
-    def _sample(self, batch: Batch, features: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
+    def _sample(self, batch: Batch, grid: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
         """Sample captions from each decoder, without dropout; return them, their advantages and the mean reward."""
-        if self.reward is None:
+        if self.rewards is None:
             raise RuntimeError("the scst phase has not started")
-        words, advantage, rewards = {}, {}, []
+        words, waiting = {}, {}
         self.network.eval()
         with torch.no_grad(), self.fabric.autocast():
-            grid = self.network.grid(features)
             for name, decoder in self.network.each():
-                words[name] = sample(
-                    decoder, grid, self.config.samples, self.config.max_length, self.config.temperature
-                )
-                advantage[name], reward = advantages(words[name], batch.names, self.reward, self.data.vocabulary)
-                rewards.append(reward)
+                config = self.config
+                words[name] = sample(decoder, grid, config.samples, config.max_length, config.temperature)
+                captions = captions_of(words[name], batch.names, self.data.vocabulary)
+                waiting[name] = self.rewards.submit(captions)  # computed while the next decoder samples
         self.network.train()
-        return words, advantage, mean(rewards)
+        rewards = {name: collect() for name, collect in waiting.items()}
+        images = len(batch.names)
+        advantage = {name: advantages(found, images).to(self.fabric.device) for name, found in rewards.items()}
+        return words, advantage, mean(map(mean, rewards.values()))
 
     def _evaluate(self) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, str]]]:
         """Return the scores and the captions of the val images, by decoder, with the averaged weights."""
         network = cast("CaptioningNetwork", self.average.module)
-        names = self.data.corpus.val[: self.config.val_limit or None]
-        scores, captions = {}, {}
-        for decoder, captioner in captioners(network, self.data).items():
+        all_captioners = captioners(network, self.data)
+        found: dict[str, dict[str, dict[str, str]]] = {decoder: {} for decoder in all_captioners}
+        for part in self.data.sets:
+            names = part.corpus.val[: self.config.val_limit or None]
             with self.fabric.autocast():
-                found = caption_all(captioner, self.data.val, names, self.fabric.device)
-            captions[decoder] = {name: caption.text for name, caption in found.items()}
-            distinct = len(set(captions[decoder].values()))
-            scores[decoder] = score(captions[decoder], self.data.corpus.captions) | {
-                "distinct": distinct,
-                "images": len(names),
-            }
-        return scores, captions
+                captions = caption_all(all_captioners, self.data.val, names, self.fabric.device)
+            for decoder, of_images in captions.items():
+                found[decoder][part.name] = {name: caption.text for name, caption in of_images.items()}
+        references = self.data.corpus.captions
+        scores = {decoder: score_sets(of_sets, references) for decoder, of_sets in found.items()}
+        return scores, {decoder: merged(of_sets) for decoder, of_sets in found.items()}
 
 
 def captioners(network: CaptioningNetwork, data: TrainingData) -> dict[str, Captioner]:
-    """Return the product's captioner for each decoder. They encode cached features instead of pixels."""
+    """Return the product's captioner for each decoder. They encode what the network reads."""
     return {
         name: Captioner(network.grid, decoder, data.vocabulary, Preprocessing()) for name, decoder in network.each()
     }
 
 
 def caption_all(
-    captioner: Captioner,
-    features: Features,
+    captioners: Mapping[str, Captioner],
+    source: ImageSource,
     names: tuple[str, ...],
     device: torch.device,
     options: DecodeOptions = DecodeOptions(),  # noqa: B008, a value
-) -> dict[str, Caption]:
-    """Return the caption of each named image, by beam search on its cached features."""
-    captions: dict[str, Caption] = {}
-    dtype = next(captioner.decoder.parameters()).dtype
+) -> dict[str, dict[str, Caption]]:
+    """Return each captioner's caption of each named image, by beam search. They share an encoder: the first one's."""
+    captions: dict[str, dict[str, Caption]] = {decoder: {} for decoder in captioners}
+    encode = next(iter(captioners.values())).encode
     with torch.inference_mode():
         for start in range(0, len(names), CAPTIONED_AT_ONCE):
             batch = names[start : start + CAPTIONED_AT_ONCE]
-            grid = captioner.encode(features.get(batch).to(device, dtype))
-            captions |= zip(batch, captioner.caption_features(grid, options), strict=True)
+            grid = encode(source.get(batch).to(device)).float()
+            for decoder, captioner in captioners.items():
+                captions[decoder] |= zip(batch, captioner.caption_features(grid, options), strict=True)
     return captions

@@ -1,6 +1,6 @@
-"""The network that is trained: one or more decoders, and stage 5 of the encoder when it is tuned."""
+"""The network that is trained: one or more decoders, and the stages of the encoder that are tuned."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -9,67 +9,89 @@ from torch.nn import functional as F  # noqa: N812, the usual name
 
 from captioning.model.decoder import CaptionDecoder
 from captioning.model.vocabulary import PAD, START, UNKNOWN
+from training.config import TrainConfig
+from training.data.augmentation import Augmentation
+from training.fit.trunk import Trunk
 
 _NEVER_GENERATED = (PAD, START, UNKNOWN)
 
 
 class CaptioningNetwork(nn.Module):
-    """Computes losses from cached features, through stage 5 when it is tuned.
+    """Computes losses from cached features, or through the trunk when the encoder is tuned.
 
-    Several decoders may share one stage 5, which is then trained for all of them.
+    Several decoders may share one trunk, which is then trained for all of them.
     """
 
-    def __init__(self, decoders: Mapping[str, CaptionDecoder], stage5: nn.Module | None = None) -> None:
+    def __init__(self, decoders: Mapping[str, CaptionDecoder], trunk: Trunk | None = None) -> None:
         super().__init__()
         self.decoders = nn.ModuleDict(dict(decoders))
-        self.stage5 = stage5
+        self.trunk = trunk
 
     def each(self) -> list[tuple[str, CaptionDecoder]]:
         """Return the decoders with their names."""
         return [(name, cast("CaptionDecoder", decoder)) for name, decoder in self.decoders.items()]
 
-    def grid(self, features: Tensor) -> Tensor:
-        """Return grid features (B, N, 2048), from stage-4 features (B, 14, 14, 1024) when stage 5 is tuned."""
-        if not torch.is_autocast_enabled(features.device.type):  # autocast converts them itself
-            features = features.to(next(self.parameters()).dtype)
-        if self.stage5 is None:
-            return features
-        maps: Tensor = self.stage5(features.permute(0, 3, 1, 2))
-        return maps.flatten(2).transpose(1, 2)
+    def grid(self, images: Tensor, augmentations: Sequence[Augmentation] = (), size: int = 0) -> Tensor:
+        """Return grid features (B, N, 2048): of the trunk's input when the encoder is tuned, as they are otherwise."""
+        floating = images.is_floating_point()
+        if floating and not torch.is_autocast_enabled(images.device.type):  # autocast converts them itself
+            images = images.to(next(self.parameters()).dtype)
+        return images if self.trunk is None else self.trunk(images, augmentations, size)
 
     def forward(
         self,
-        features: Tensor,
+        grid: Tensor,
         words: Mapping[str, Tensor],
-        advantages: Mapping[str, Tensor] | None = None,
-        label_smoothing: float = 0.0,
-        temperature: float = 1.0,
+        advantages: Mapping[str, Tensor] | None,
+        config: TrainConfig,
+        texts: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return the loss of each decoder, in nats per word, for features of B images and (R, T) words per decoder.
+        """Return the loss of each decoder, in nats per word, for grids (B, N, 2048) and (R, T) words per decoder.
 
         With advantages (R,), the words of a caption are weighted by its advantage, the end token too (SacreEOS,
-        arXiv:2305.12254): the gradient of self-critical training.
+        arXiv:2305.12254): the gradient of self-critical training. `texts` (R', T') are captions without images, read
+        with an empty grid.
         """
-        grid = self.grid(features)
         losses = {}
         for name, decoder in self.each():
-            inputs, targets = words[name][:, :-1], words[name][:, 1:]
-            counted = targets != PAD
-            logits = decoder.logits(decoder.read(grid, inputs)[counted]).float()  # not computed for padding
             if advantages is None:
-                losses[name] = F.cross_entropy(logits, targets[counted], label_smoothing=label_smoothing)
+                losses[name] = _cross_entropy(decoder, grid, words[name], config)
+                if texts is not None:
+                    loss = _cross_entropy(decoder, grid.new_zeros(1, *grid.shape[1:]), texts, config)
+                    losses[name] = losses[name] + config.text_weight * loss
             else:
-                weights = advantages[name].unsqueeze(1).expand_as(targets)[counted]
-                scaled = mask_special_tokens(logits) / temperature
-                losses[name] = (F.cross_entropy(scaled, targets[counted], reduction="none") * weights).mean()
+                losses[name] = _self_critical(decoder, grid, words[name], advantages[name], config)
         return losses
 
-    def train(self, mode: bool = True) -> "CaptioningNetwork":
-        """Switch dropout. Batch norm keeps the statistics of ImageNet: 6000 images are too few to estimate new ones."""
-        super().train(mode)
-        if self.stage5 is not None:
-            self.stage5.eval()
-        return self
+
+def _cross_entropy(decoder: CaptionDecoder, grid: Tensor, words: Tensor, config: TrainConfig) -> Tensor:
+    counted, targets, logits = _predict(decoder, grid, words)
+    return F.cross_entropy(logits, targets[counted], label_smoothing=config.label_smoothing)
+
+
+def _self_critical(
+    decoder: CaptionDecoder, grid: Tensor, words: Tensor, advantages: Tensor, config: TrainConfig
+) -> Tensor:
+    counted, targets, logits = _predict(decoder, grid, words)
+    weights = advantages.unsqueeze(1).expand_as(targets)[counted]
+    scaled = mask_special_tokens(logits) / config.temperature
+    loss = (F.cross_entropy(scaled, targets[counted], reduction="none") * weights).mean()
+    if config.entropy_weight:
+        loss = loss - config.entropy_weight * _entropy(scaled).mean()
+    return loss
+
+
+def _predict(decoder: CaptionDecoder, grid: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return which targets are words (R, T), the targets (R, T), and the logits of those that are (C, V)."""
+    inputs, targets = words[:, :-1], words[:, 1:]
+    counted = targets != PAD
+    return counted, targets, decoder.logits(decoder.read(grid, inputs)[counted]).float()  # not computed for padding
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    """Return the entropy of the softmax, in nats: (..., V) -> (...)."""
+    logp = torch.log_softmax(logits, -1)
+    return -(logp.exp() * logp.clamp(min=-1e4)).sum(-1)  # minus infinity times 0 is not a number
 
 
 def mask_special_tokens(logits: Tensor) -> Tensor:

@@ -33,6 +33,10 @@ class Phase:
     warmup_steps: int
     encoder_freeze_epochs: int
 
+    def learns_encoder(self, epoch: int) -> bool:
+        """Return whether the encoder learns in an epoch of this phase, from 0."""
+        return self.encoder_learning_rate > 0 and epoch >= self.encoder_freeze_epochs
+
 
 def phases_of(config: TrainConfig) -> tuple[Phase, Phase]:
     """Return the phases of a run, in order. One with 0 epochs is skipped."""
@@ -45,10 +49,10 @@ def phases_of(config: TrainConfig) -> tuple[Phase, Phase]:
 
 
 def make_optimizer(config: TrainConfig, network: CaptioningNetwork) -> torch.optim.Optimizer:
-    """Return an optimizer with a parameter group for the decoders, and one for stage 5 when it is tuned."""
+    """Return an optimizer with a parameter group for the decoders, and one for the trunk when the encoder is tuned."""
     groups: list[dict[str, Any]] = [{"params": list(network.decoders.parameters()), "part": "decoders", "lr": 0.0}]
-    if network.stage5 is not None:
-        groups.append({"params": list(network.stage5.parameters()), "part": "stage5", "lr": 0.0})
+    if network.trunk is not None:
+        groups.append({"params": list(network.trunk.tuned.parameters()), "part": "trunk", "lr": 0.0})
     optimizer: torch.optim.Optimizer = _OPTIMIZERS[config.optimizer](groups, weight_decay=config.weight_decay)
     return optimizer
 
@@ -56,15 +60,15 @@ def make_optimizer(config: TrainConfig, network: CaptioningNetwork) -> torch.opt
 def make_scheduler(optimizer: torch.optim.Optimizer, phase: Phase, steps: int, done: int) -> LambdaLR:
     """Return the scheduler of a phase with `steps` optimizer steps per epoch, of which `done` are done.
 
-    The learning rate rises linearly to its peak, under a cosine that falls to 1 % over the phase. Stage 5 starts later
-    when it is frozen at first. One LambdaLR is enough for both groups. A SequentialLR would start the cosine after the
-    warm-up, and would have one start for both.
+    The learning rate rises linearly to its peak, under a cosine that falls to 1 % over the phase. The trunk starts
+    later when it is frozen at first. One LambdaLR is enough for both groups. A SequentialLR would start the cosine
+    after the warm-up, and would have one start for both.
     """
-    peaks = {"decoders": phase.learning_rate, "stage5": phase.encoder_learning_rate}
+    peaks = {"decoders": phase.learning_rate, "trunk": phase.encoder_learning_rate}
     factors: list[Callable[[int], float]] = []
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] = peaks[group["part"]]
-        start = phase.encoder_freeze_epochs * steps if group["part"] == "stage5" else 0
+        start = phase.encoder_freeze_epochs * steps if group["part"] == "trunk" else 0
         factors.append(partial(_factor, start=start, warmup=phase.warmup_steps, total=phase.epochs * steps))
     return LambdaLR(optimizer, factors, last_epoch=done - 1)
 

@@ -3,6 +3,7 @@
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -12,17 +13,20 @@ from captioning.atomic import write_text
 from captioning.errors import UsageError
 from captioning.values import digest_of
 from training.config import TrainConfig
+from training.data.batches import TrainingData
 from training.data.corpus import Corpus
+from training.data.data_sets import DataFolder
 from training.data.encoders import EncoderFile
+from training.data.texts import Words
 from training.fit.checkpoints import LAST
 
 CONFIG, VERSIONS = "config.json", "versions.json"
 _PACKAGES = ("captionmill", "torch", "torchvision", "lightning-fabric", "numpy", "pillow", "nltk", "pycocoevalcap")
 
 
-def run_settings(config: TrainConfig, encoder: EncoderFile) -> dict[str, Any]:
+def run_settings(config: TrainConfig, encoder: EncoderFile, data: Sequence[DataFolder]) -> dict[str, Any]:
     """Return what a run is to be started with, as it is in JSON."""
-    return {"config": _to_json(config), "encoder": encoder.digest}
+    return {"config": _to_json(config), "encoder": encoder.digest, "weights": [part.weight for part in data]}
 
 
 def check_resumable(run: Path, wanted: dict[str, Any], *, resume: bool) -> None:
@@ -38,9 +42,10 @@ def check_resumable(run: Path, wanted: dict[str, Any], *, resume: bool) -> None:
         print(f"no checkpoint in {run} yet: starting from the beginning", file=sys.stderr)
 
 
-def record_start(run: Path, wanted: dict[str, Any], corpus: Corpus) -> None:
+def record_start(run: Path, wanted: dict[str, Any], data: TrainingData) -> None:
     """Record what a new run is started with. Raises UsageError when it was started on other images or captions."""
-    path, digest = run / CONFIG, captions_digest(corpus)
+    corpus = data.corpus
+    path, digest = run / CONFIG, captions_digest(corpus, data.texts)
     if not path.exists():
         run.mkdir(parents=True, exist_ok=True)
         write_text(run / VERSIONS, json.dumps(_versions(), indent=1) + "\n")
@@ -52,10 +57,12 @@ def record_start(run: Path, wanted: dict[str, Any], corpus: Corpus) -> None:
 
 
 def started_with(path: Path, wanted: dict[str, Any]) -> bool:
-    """Return whether a run's config file has the wanted content. The number of threads may differ."""
+    """Return whether a run's config file has the wanted content. What depends on the machine may differ."""
     started = json.loads(path.read_text())
-    config = complete_config(started["config"]) | {"threads": wanted["config"]["threads"]}
-    return bool(config == wanted["config"] and started["encoder"] == wanted["encoder"])
+    machine = {name: wanted["config"][name] for name in ("threads", "reward_processes")}
+    config = complete_config(started["config"]) | machine
+    same_weights = started.get("weights", [1.0] * len(wanted["weights"])) == wanted["weights"]
+    return bool(config == wanted["config"] and started["encoder"] == wanted["encoder"] and same_weights)
 
 
 def complete_config(recorded: dict[str, Any]) -> dict[str, Any]:
@@ -63,9 +70,10 @@ def complete_config(recorded: dict[str, Any]) -> dict[str, Any]:
     return _to_json(TrainConfig()) | recorded
 
 
-def captions_digest(corpus: Corpus) -> str:
-    """Return a digest of the training and val images with their captions."""
-    return digest_of([(name, list(corpus.captions[name])) for name in (*corpus.train, *corpus.val)])
+def captions_digest(corpus: Corpus, texts: Sequence[Words] = ()) -> str:
+    """Return a digest of the training and val images with their captions, and of the captions without images."""
+    images = [(name, list(corpus.captions[name])) for name in (*corpus.train, *corpus.val)]
+    return digest_of([images, texts] if texts else images)
 
 
 def _to_json(config: TrainConfig) -> dict[str, Any]:

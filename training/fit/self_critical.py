@@ -8,12 +8,14 @@ as a word of it: otherwise captions learn to stop in the middle (SacreEOS, arXiv
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from captioning.model.decoder import CaptionDecoder
 from captioning.model.vocabulary import END, PAD, START, Vocabulary
+from training.data.tokens import repeated
 from training.fit.network import mask_special_tokens
 
 _ORDERS = 4
@@ -22,15 +24,26 @@ _END = "<end>"
 Ngram = tuple[str, ...]
 
 
+class Sampled(NamedTuple):
+    """A sampled caption."""
+
+    name: str  # of its image
+    words: list[str]
+    ended: bool  # not cut before its end
+
+
 class CiderReward:
     """CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726) of captions of training images, from 0 to 10.
 
     Written by hand because the reference scorer has no end token, and computes the references' vectors again for each
     call: here a call comes with every training step. With `end` the end token is a word, as training needs it; without,
-    this is the published measure.
+    this is the published measure. `repeat_penalty` is subtracted for each content word that a caption says again.
     """
 
-    def __init__(self, references: Mapping[str, Sequence[Sequence[str]]], *, end: bool = True) -> None:
+    def __init__(
+        self, references: Mapping[str, Sequence[Sequence[str]]], *, end: bool = True, repeat_penalty: float = 0.0
+    ) -> None:
+        self._penalty = repeat_penalty
         self._end = [_END] if end else []
         ngrams = {name: [_ngrams([*words, *self._end]) for words in captions] for name, captions in references.items()}
         self._frequency: Counter[Ngram] = Counter()  # number of images with the n-gram in a reference
@@ -50,7 +63,8 @@ class CiderReward:
                 other, norm = other_vectors[order], norms[order] * other_norms[order]
                 product = sum(min(w, other[g]) * other[g] for g, w in vectors[order].items() if g in other)
                 total += penalty * product / norm if norm else 0.0
-        return 10 * total / (_ORDERS * len(references))
+        penalty = self._penalty * repeated(words) if self._penalty else 0.0
+        return 10 * total / (_ORDERS * len(references)) - penalty
 
     def _vectors(self, counts: Mapping[Ngram, int]) -> tuple[list[dict[Ngram, float]], list[float], int]:
         """Return the tf-idf vectors by order, their norms, and the length in bigrams, as the reference scorer does."""
@@ -78,22 +92,21 @@ def sample(decoder: CaptionDecoder, grid: Tensor, count: int, max_length: int, t
         probabilities = torch.softmax(mask_special_tokens(logp) / temperature, -1)
         last = torch.multinomial(probabilities, 1).squeeze(1).masked_fill(ended, PAD)
         words.append(last)
-        if bool(((last == END) | (last == PAD)).all()):
+        # asking a GPU would make it wait for the answer, at every word
+        if not last.is_cuda and bool(((last == END) | (last == PAD)).all()):
             break
     return torch.stack(words, 1)
 
 
-def advantages(
-    captions: Tensor, names: Sequence[str], reward: CiderReward, vocabulary: Vocabulary
-) -> tuple[Tensor, float]:
-    """Return each caption's reward minus the mean reward of its image's other captions (R,), and the mean reward.
+def captions_of(samples: Tensor, names: Sequence[str], vocabulary: Vocabulary) -> list[Sampled]:
+    """Return sampled ids (R, T) as captions. Each image in `names` has as many rows, adjacent."""
+    count = len(samples) // len(names)
+    rows = samples[:, 1:].tolist()
+    return [Sampled(names[i // count], vocabulary.decode(row), END in row) for i, row in enumerate(rows)]
 
-    `captions` (R, T) has the same number of rows for each image in `names`, adjacent.
-    """
-    count = len(captions) // len(names)
-    rows = captions[:, 1:].tolist()
-    rewards = torch.tensor(
-        [reward.of(names[i // count], vocabulary.decode(row), ended=END in row) for i, row in enumerate(rows)]
-    ).view(len(names), count)
-    baseline = (rewards.sum(1, keepdim=True) - rewards) / max(1, count - 1)
-    return (rewards - baseline).flatten().to(captions.device), float(rewards.mean())
+
+def advantages(rewards: Sequence[float], images: int) -> Tensor:
+    """Return each caption's reward minus the mean reward of its image's other captions: R rewards -> (R,)."""
+    table = torch.tensor(rewards).view(images, -1)
+    baseline = (table.sum(1, keepdim=True) - table) / max(1, table.size(1) - 1)
+    return (table - baseline).flatten()

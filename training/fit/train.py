@@ -1,7 +1,9 @@
 """A training run, from a corpus to the best weights: what `training train` does."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,16 +19,20 @@ from captioning.model.encoder import ResNetEncoder
 from captioning.model.precision import Precision, best_precision
 from captioning.model.vocabulary import Vocabulary
 from training.config import TrainConfig
-from training.data.batches import TrainingData
-from training.data.corpus import Corpus, open_corpus
+from training.data.batches import ImageSource, TrainingData
+from training.data.corpus import Corpus
+from training.data.data_sets import DataFolder, DataSet, open_data
 from training.data.encoders import EncoderFile, save_encoder
 from training.data.features import Depth, features_of
+from training.data.pixel_table import pixels_of
+from training.data.texts import read_texts
 from training.data.tokens import tokenize
 from training.fit.checkpoints import BEST, TrainState
 from training.fit.loop import OnEpoch, fit
 from training.fit.network import CaptioningNetwork
 from training.fit.run_dir import check_resumable, record_start, run_settings
 from training.fit.trained import ABOUT, Start, open_start
+from training.fit.trunk import FrozenStages, Trunk
 
 _MIXED: dict[Precision, Literal["bf16-mixed", "16-mixed", "32-true"]] = {
     "bf16": "bf16-mixed",
@@ -37,22 +43,24 @@ _MIXED: dict[Precision, Literal["bf16-mixed", "16-mixed", "32-true"]] = {
 
 
 def run_training(
-    data: Path,
+    data: Sequence[DataFolder],
     encoder: EncoderFile,
     config: TrainConfig,
     run: Path,
     cache: Path,
     *,
     resume: bool,
+    texts: Sequence[Path] = (),
     devices: int = 1,
     on_epoch: OnEpoch = lambda epoch, cider: None,
 ) -> dict[str, Any]:
-    """Train decoders, and stage 5 of the encoder when the config says so; return the description of the finished run.
+    """Train decoders, and the encoder when the config says so; return the description of the finished run.
 
     A tuned encoder is written to the run folder, in the form that bundles ship. `devices` GPUs, or processes when there
-    is no GPU, share each batch; the processes besides the first return an empty description.
+    is no GPU, share each batch; the processes besides the first return an empty description. `texts` are files with
+    captions that have no image, one a line.
     """
-    wanted = run_settings(config, encoder)
+    wanted = run_settings(config, encoder, data)
     if not is_spawned_rank():
         check_resumable(run, wanted, resume=resume)
         if resume:  # a run that was killed while it saved left a file as large as a checkpoint
@@ -60,14 +68,17 @@ def run_training(
     if config.threads:
         torch.set_num_threads(config.threads)
     start = open_start(Path(config.start)) if config.start else None
-    prepared = prepare(data, encoder, config, cache, start)  # before the other processes start: they find the cache
+    prepared = prepare(
+        data, encoder, config, cache, start, texts
+    )  # before the other processes start: they find the cache
     if not is_spawned_rank():
-        record_start(run, wanted, prepared.corpus)
+        record_start(run, wanted, prepared)
     fabric = open_fabric(devices)
     torch.manual_seed(config.seed)
-    tuned = encoder.load().encoder if config.encoder_learning_rate > 0 else None
     shapes: dict[str, DecoderConfig] = {c: shape_of(config, c, len(prepared.vocabulary)) for c in config.cells}
-    network = CaptioningNetwork({cell: make_decoder(shape) for cell, shape in shapes.items()}, tuned and tuned.layer4)
+    decoders = {cell: make_decoder(shape) for cell, shape in shapes.items()}
+    tuned = encoder.load().encoder if config.encoder_learning_rate > 0 else None
+    network = CaptioningNetwork(decoders, None if tuned is None else _trunk(tuned, encoder, config))
     if start:
         _load_start(network, start)
     state = fit(fabric, network, prepared, config, run, resume=resume, on_epoch=on_epoch)
@@ -84,24 +95,44 @@ def run_training(
 def open_fabric(devices: int = 1) -> Fabric:
     """Return what places tensors, chooses their precision and starts the other processes."""
     precision = _MIXED[best_precision("cuda" if torch.cuda.is_available() else "cpu")]
-    fabric = Fabric(accelerator="auto", devices=devices, precision=precision)
+    # the encoder's first epochs leave its parameters unused
+    strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
+    fabric = Fabric(accelerator="auto", devices=devices, precision=precision, strategy=strategy)
     fabric.launch()
     return fabric
 
 
 def prepare(
-    data: Path, encoder: EncoderFile, config: TrainConfig, cache: Path, start: Start | None = None
+    data: Sequence[DataFolder],
+    encoder: EncoderFile,
+    config: TrainConfig,
+    cache: Path,
+    start: Start | None = None,
+    texts: Sequence[Path] = (),
 ) -> TrainingData:
-    """Read a corpus and the encoder's features of it. The vocabulary is that of `start`, or built from the corpus."""
-    corpus = open_corpus(data, cache, config.limit)
-    depth: Depth = "stage4" if config.encoder_learning_rate > 0 else "grid"
+    """Read the data sets, and their pixels or the encoder's features of them.
+
+    The vocabulary is that of `start`, or built from the training captions and those without images.
+    """
+    corpus, sets = open_data(data, cache, config.limit)
+    text_words = read_texts(texts, corpus) if texts else []
     captions = (tokenize(text) for name in corpus.train for text in corpus.captions[name])
-    return TrainingData(
-        corpus,
-        start.vocabulary if start else Vocabulary.build(captions, config.min_count),
-        features_of(encoder, corpus, corpus.train, depth, cache, config.views),
-        features_of(encoder, corpus, corpus.val, depth, cache),
-    )
+    vocabulary = start.vocabulary if start else Vocabulary.build(chain(captions, text_words), config.min_count)
+    train: ImageSource
+    val: ImageSource
+    if config.tune_from:
+        train, val = pixels_of(corpus, corpus.train, cache), pixels_of(corpus, corpus.val, cache)
+    else:
+        depth: Depth = "stage4" if config.encoder_learning_rate > 0 else "grid"
+        train = features_of(encoder, corpus, corpus.train, depth, cache, config.views)
+        val = features_of(encoder, corpus, corpus.val, depth, cache)
+    return TrainingData(corpus, sets, vocabulary, train, val, text_words)
+
+
+def _trunk(tuned: ResNetEncoder, encoder: EncoderFile, config: TrainConfig) -> Trunk:
+    """Return the stages of the encoder that learn, behind the frozen ones when the run learns from pixels."""
+    first = config.tune_from or "layer4"
+    return Trunk(tuned, first, FrozenStages(encoder.load(), first) if config.tune_from else None)
 
 
 def shape_of(config: TrainConfig, cell: str, vocabulary_size: int) -> DecoderConfig:
@@ -130,14 +161,21 @@ def _description(
         "val": state.best["val"],
         "cider": state.best["cider"],
         "seconds": sum(entry["seconds"] for entry in state.log),
-        "images": _image_counts(prepared.corpus),
+        "images": _image_counts(prepared.corpus, prepared.sets),
     }
+    if prepared.texts:
+        about["texts"] = len(prepared.texts)
     return about | ({"start": start.about} if start else {})
 
 
-def _image_counts(corpus: Corpus) -> dict[str, Any]:
+def _image_counts(corpus: Corpus, sets: Sequence[DataSet]) -> dict[str, Any]:
     """Return what a bundle says of the images that it was trained on."""
-    return {"train": len(corpus.train), "val": len(corpus.val), "digest": corpus.digest}
+    of_sets = [
+        {"name": part.name, "weight": part.weight, "train": len(part.corpus.train), "val": len(part.corpus.val),
+         "digest": part.digest}
+        for part in sets
+    ]  # fmt: skip
+    return {"train": len(corpus.train), "val": len(corpus.val), "digest": corpus.digest, "sets": of_sets}
 
 
 def _save_tuned(tuned: ResNetEncoder, encoder: EncoderFile, run: Path, about: dict[str, Any]) -> dict[str, Any]:

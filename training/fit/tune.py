@@ -4,6 +4,7 @@ The run folder contains the study, an SQLite file, and a folder for each trial. 
 with the trial that it was in.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from optuna.trial import TrialState
 from captioning.errors import CaptioningError, TrainingDiverged, UsageError
 from captioning.terminal import count
 from training.config import OPTIMIZERS, TrainConfig
+from training.data.data_sets import DataFolder
 from training.data.encoders import EncoderFile
 from training.fit.run_dir import complete_config, run_settings
 from training.fit.train import run_training
@@ -22,14 +24,14 @@ STUDY = "study.sqlite"
 
 
 def search(
-    data: Path, encoder: EncoderFile, config: TrainConfig, run: Path, cache: Path, trials: int
+    data: Sequence[DataFolder], encoder: EncoderFile, config: TrainConfig, run: Path, cache: Path, trials: int
 ) -> dict[str, Any]:
     """Train until the study has `trials` trials; return the settings, the folder and the val CIDEr-D of the best.
 
     A trial that is worse than half of the others at the same epoch is stopped (the median rule). Raises UsageError when
     the study was started with other settings, CaptioningError when every trial diverged.
     """
-    study = _open_study(run, config, encoder)
+    study = _open_study(run, config, encoder, data)
 
     def objective(trial: optuna.Trial) -> float:
         folder = trial.user_attrs.get("run", f"trial-{trial.number}")
@@ -71,7 +73,7 @@ def suggested(trial: optuna.Trial, config: TrainConfig) -> TrainConfig:
     )
 
 
-def _open_study(run: Path, config: TrainConfig, encoder: EncoderFile) -> optuna.Study:
+def _open_study(run: Path, config: TrainConfig, encoder: EncoderFile, data: Sequence[DataFolder]) -> optuna.Study:
     """Open or create the study; the trial that a killed search was in is tried next."""
     run.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
@@ -81,7 +83,7 @@ def _open_study(run: Path, config: TrainConfig, encoder: EncoderFile) -> optuna.
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2),
     )
-    base = run_settings(config, encoder)["config"] | {"encoder": encoder.digest, "threads": 0}
+    base = run_settings(config, encoder, data)["config"] | {"encoder": encoder.digest, "threads": 0}
     if complete_config(study.user_attrs.get("base", base)) != base:
         raise UsageError(f"{run} was started with other settings: repeat the same command with more --trials.")
     study.set_user_attr("base", base)
