@@ -298,3 +298,14 @@ def test_a_backbone_file_is_converted_to_the_form_that_bundles_ship(encoder: Enc
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(UsageError, match="cannot be read as weights"):
         open_encoder(tmp_path / "text.pth", "1x1", tmp_path)
+
+
+def test_splits_are_read_from_files_of_short_names_too(corpus: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(corpus, tmp_path / "short")
+    (other / "Flickr_8k.trainImages.txt").rename(other / "train.txt")
+    (other / "Flickr_8k.devImages.txt").rename(other / "dev.txt")
+    (other / "test.txt").write_text("coffee.png\n")
+    found, long = read_corpus(other), read_corpus(corpus)
+    assert found.val == long.val
+    assert found.test == ("coffee.png",)
+    assert set(found.train) == set(long.train) - {"coffee.png"}

@@ -42,7 +42,7 @@ def draw_augmentation(config: TrainConfig, rng: random.Random) -> Augmentation:
 
 def augment(pixels: Tensor, augmentations: Sequence[Augmentation], size: int = 0) -> Tensor:
     """Change every image of a batch: (B, S, S, 3) uint8 -> (B, size, size, 3) float32, 0 to 255. Size 0 keeps S."""
-    values = torch.tensor(augmentations, device="cpu").to(pixels.device, non_blocking=True)
+    values = torch.tensor(augmentations, dtype=torch.float32).to(pixels.device, non_blocking=True)
     left, top, width, height, mirrored, contrast, brightness = values.unbind(1)
     images = pixels.permute(0, 3, 1, 2).float()
     # affine_grid's coordinates go from -1 to 1 in both directions

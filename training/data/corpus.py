@@ -23,10 +23,10 @@ from captioning.values import digest_of
 from training.progress import Tick, progress
 
 _IMAGE_FOLDERS = ("Images", "images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", ".")
-_SPLIT_FILES = {
-    "train": "Flickr_8k.trainImages.txt",
-    "val": "Flickr_8k.devImages.txt",
-    "test": "Flickr_8k.testImages.txt",
+_SPLIT_FILES = {  # names, one a line; the first file that exists counts
+    "train": ("Flickr_8k.trainImages.txt", "train.txt"),
+    "val": ("Flickr_8k.devImages.txt", "val.txt", "dev.txt"),
+    "test": ("Flickr_8k.testImages.txt", "test.txt"),
 }
 _KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
@@ -161,7 +161,7 @@ def _read_captions(folder: Path) -> tuple[list[tuple[str, str]], dict[str, list[
     if karpathy:
         return _read_karpathy(karpathy[0])
     pairs = list(_read_caption_lines(folder))
-    return pairs, {name: _read_names(folder / file) for name, file in _SPLIT_FILES.items()}
+    return pairs, {split: _read_names([folder / name for name in names]) for split, names in _SPLIT_FILES.items()}
 
 
 def _read_caption_lines(folder: Path) -> Iterator[tuple[str, str]]:
@@ -195,9 +195,10 @@ def _read_karpathy(path: Path) -> tuple[list[tuple[str, str]], dict[str, list[st
     return pairs, splits
 
 
-def _read_names(path: Path) -> list[str]:
+def _read_names(paths: Sequence[Path]) -> list[str]:
+    path = next((path for path in paths if path.exists()), None)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines() if path else []
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a list of names: {error}. Fetch the file again.") from error
     return [line.strip() for line in lines if line.strip()]

@@ -38,7 +38,7 @@ class Rewards:
         if self._pool is None:
             rewards = _rewards(_required(self._reward), captions)
             return lambda: rewards
-        size = -(-len(captions) // self._processes)
+        size = max(1, -(-len(captions) // self._processes))
         parts = [self._pool.submit(_in_process, captions[i : i + size]) for i in range(0, len(captions), size)]
         return lambda: list(chain.from_iterable(part.result() for part in parts))
 

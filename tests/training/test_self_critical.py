@@ -1,0 +1,69 @@
+"""Rewards of sampled captions: the same in processes as at once, less for what is said twice."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from captioning.model.decoder import DecoderConfig, make_decoder
+from training.config import TrainConfig
+from training.fit.network import CaptioningNetwork
+from training.fit.rewards import Rewards, processes_for
+from training.fit.self_critical import CiderReward, Sampled, advantages
+
+REFERENCES = {
+    "1": [["a", "man", "rides", "a", "motorcycle"], ["a", "man", "on", "a", "red", "motorcycle"]],
+    "2": [["two", "cats", "sit", "on", "a", "sofa"]],
+    "3": [["snow", "on", "a", "roof"]],
+}
+CAPTIONS = [
+    Sampled(name, words.split(), ended)
+    for name, words, ended in [
+        ("1", "a man rides a motorcycle", True),
+        ("1", "a man rides a motorcycle on a motorcycle", True),
+        ("2", "two cats", False),
+        ("3", "", True),
+        ("2", "two cats sit on a sofa", True),
+    ]
+]
+
+
+@pytest.mark.processes
+def test_processes_return_the_same_rewards_in_the_same_order() -> None:
+    with Rewards(REFERENCES, 0.2, 0) as here, Rewards(REFERENCES, 0.2, 2) as there:
+        waiting = [there.submit(CAPTIONS), there.submit(CAPTIONS[:1]), there.submit([])]
+        assert [collect() for collect in waiting] == [here.submit(part)() for part in (CAPTIONS, CAPTIONS[:1], [])]
+
+
+def test_a_content_word_that_is_said_again_costs_its_penalty() -> None:
+    plain, strict = CiderReward(REFERENCES), CiderReward(REFERENCES, repeat_penalty=0.5)
+    for caption, again in zip(CAPTIONS, (0, 1, 0, 0, 0), strict=True):
+        difference = plain.of(caption.name, caption.words) - strict.of(caption.name, caption.words)
+        assert difference == pytest.approx(0.5 * again)
+
+
+def test_the_advantage_is_over_the_other_captions_of_the_image() -> None:
+    found = advantages([1.0, 2.0, 3.0, 0.0, 0.0, 6.0], images=2)
+    assert found.tolist() == [-1.5, 0.0, 1.5, -3.0, -3.0, 6.0]
+
+
+def test_without_a_gpu_no_process_computes_rewards_unless_asked() -> None:
+    assert processes_for(3) == 3
+    assert (processes_for(None) == 0) is not torch.cuda.is_available()
+
+
+def test_the_entropy_weight_lowers_the_loss_by_the_entropy_of_the_next_word() -> None:
+    torch.manual_seed(1)
+    shape = DecoderConfig("gru", 9, feature_size=8, memory_size=8, hidden_size=4, embedding_size=4)
+    network = CaptioningNetwork({"gru": make_decoder(shape)}).eval()
+    grid, words = torch.randn(1, 4, 8), {"gru": torch.tensor([[1, 5, 2]])}
+    config = TrainConfig(scst_epochs=1, temperature=2.0)
+    zero = {"gru": torch.zeros(1)}  # no advantage: only the entropy counts
+    plain = network(grid, words, zero, config)["gru"]
+    rewarded = network(grid, words, zero, dataclasses.replace(config, entropy_weight=0.5))["gru"]
+    logits = network.decoders["gru"](grid, words["gru"][:, :-1])[0]
+    logits[:, [0, 1, 3]] = float("-inf")
+    expected = torch.distributions.Categorical(logits=logits / 2).entropy().mean()
+    torch.testing.assert_close(plain - rewarded, 0.5 * expected)
+    rewarded.backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
