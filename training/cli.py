@@ -64,6 +64,10 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last c
 Seed = Annotated[int, typer.Option(help="Seed of weights, batches and dropout.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads of torch; 0: torch decides.")]
 Model = Annotated[str, typer.Argument(help="Name of a model, or the folder of a bundle.")]
+Naming = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Folder with labelled Images/ and words.json, for the naming rate."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Setting = Annotated[
     list[str] | None,
@@ -188,6 +192,7 @@ def evaluate(
     spice: Annotated[
         bool, typer.Option("--spice", help="Compute SPICE too: needs Java, downloads 384 MB once.")
     ] = False,
+    naming: Naming = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File for all captions, as JSON lines.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -195,7 +200,7 @@ def evaluate(
     from training.data.data_sets import open_data, parse_data
     from training.evaluate.fit_calibration import reliability
     from training.evaluate.metrics import check_spice
-    from training.evaluate.score_bundle import diversity_of, evaluate_bundle
+    from training.evaluate.score_bundle import diversity_of, evaluate_bundle, evaluate_naming
 
     bundle = _open_bundle(model)
     bundle.require_current()
@@ -211,7 +216,11 @@ def evaluate(
         output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     errors = reliability(captions, corpus.captions, calibration_of(bundle.description))
     result = {"model": bundle.name, "split": split, "beam_size": beam_size, **scores}
-    print_values(result | {"diversity": diversity_of(captions, corpus), "confidence": errors}, as_json=as_json)
+    result |= {"diversity": diversity_of(captions, corpus), "confidence": errors}
+    if naming is not None:
+        with progress("captioning labelled images") as tick:
+            result["naming"], _ = evaluate_naming(bundle, naming, options, cache=cache, tick=tick)
+    print_values(result, as_json=as_json)
 
 
 @app.command(epilog="Example: training compare --data flickr8k --encoder runs/encoder --run runs/compare --seeds 5")
@@ -264,6 +273,15 @@ def export(
         list[str] | None,
         typer.Option(metavar="FOLDER", help="Corpus to score and calibrate the bundle on; may be repeated."),
     ] = None,
+    naming: Naming = None,
+    neutral_gender: Annotated[
+        float | None,
+        typer.Option(
+            min=0.5,
+            max=1,
+            help='Share that "man" or "woman" must have of both, for example 0.8; otherwise the model writes "person".',
+        ),
+    ] = None,
 ) -> None:
     """Export a bundle from a finished run: int8 weights, digests, calibration and a model card."""
     from training.data.data_sets import parse_data
@@ -273,13 +291,19 @@ def export(
     folders = parse_data(data or ())
     file = open_encoder(encoder or run, stride, cache, _bundle_folders())
     with progress("captioning") as tick:
-        bundle = export_bundle(run, file, name, output, cell=cell, data=folders, cache=cache, tick=tick)
+        bundle = export_bundle(
+            run, file, name, output, cell=cell, data=folders, naming=naming, neutral_gender=neutral_gender,
+            cache=cache, tick=tick,
+        )  # fmt: skip
     _print_bundle(bundle)
 
 
 @app.command(epilog="Example: training calibrate bundles/my-gru --data images")
 def calibrate(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")], data: Data, cache: Cache = Path("cache")
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    data: Data,
+    naming: Naming = None,
+    cache: Cache = Path("cache"),
 ) -> None:
     """Score a bundle on a corpus and calibrate its confidences there. The bundle gets a new digest."""
     from training.data.data_sets import parse_data
@@ -290,7 +314,7 @@ def calibrate(
     opened.require_current()
     opened.verify()
     with progress("captioning") as tick:
-        calibrated = calibrate_bundle(bundle, folders, cache, tick)
+        calibrated = calibrate_bundle(bundle, folders, cache, tick, naming=naming)
     _print_bundle(calibrated)
 
 
@@ -315,6 +339,8 @@ def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str,
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
+        elif key.endswith("_interval") and isinstance(value, list):
+            yield f"{prefix}{key}", " to ".join(f"{end:.4g}" for end in value)
         elif not isinstance(value, list):  # the words and bins behind a number are in the JSON only
             yield f"{prefix}{key}", value
 

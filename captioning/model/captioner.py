@@ -15,9 +15,10 @@ from torch.overrides import TorchFunctionMode
 from captioning.bundles import Bundle, first_error
 from captioning.calibration import Calibration
 from captioning.errors import DeviceFailed, DeviceOutOfMemory, ServiceUnavailable
-from captioning.model.beam import BeamResult, beam_search
+from captioning.model.beam import BeamResult, State, beam_search
 from captioning.model.decoder import CaptionDecoder, DecoderConfig, make_decoder
 from captioning.model.encoder import CHANNELS, PixelsToGrid, ResNetEncoder, Stride
+from captioning.model.gender import NeutralWords
 from captioning.model.pixels import Pixels, Preprocessing
 from captioning.model.vocabulary import Vocabulary
 from captioning.model.weights import load_weights
@@ -41,6 +42,7 @@ class Captioner:
     vocabulary: Vocabulary
     preprocessing: Preprocessing
     calibration: Calibration = field(default_factory=Calibration)
+    neutral: NeutralWords | None = None
 
     def caption(self, images: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
         """Return one caption per image, in order. Each image is (S, S, 3) uint8, as `open_image` returns it.
@@ -63,7 +65,12 @@ class Captioner:
     def caption_features(self, features: Tensor, options: DecodeOptions) -> list[Caption]:
         """Return one caption for each row of grid features (B, N, 2048)."""
         memory, state = self.decoder.start(features)
-        found = beam_search(lambda words, s: self.decoder.step(words, s, memory), state, options)
+
+        def step(words: Tensor, s: State) -> tuple[Tensor, State]:
+            logp, s = self.decoder.step(words, s, memory)
+            return logp if self.neutral is None else self.neutral.apply(logp), s
+
+        found = beam_search(step, state, options)
         return _captions(found, self.vocabulary, self.calibration)
 
 

@@ -17,6 +17,7 @@ from captioning.calibration import calibration_of
 from captioning.errors import UsageError
 from captioning.model.captioner import Captioner, GridEncoder, load_decoder, load_encoder, preprocessing_of
 from captioning.model.encoder import PixelsToGrid, fold_batch_norm
+from captioning.model.gender import neutral_words
 from captioning.model.openvino_encoder import openvino_encoder, openvino_precision
 from captioning.model.precision import Precision, best_precision, torch_dtype
 
@@ -72,7 +73,10 @@ def load_captioner(
     if encode is None:
         kept = cache / bundle.encoder_key if cache else None
         encode = make_grid_encoder(lambda: load_encoder(bundle), preprocessing.size, choice, kept)
-    return Captioner(encode, decoder.to(choice.device), vocabulary, preprocessing, calibration_of(bundle.description))
+    return Captioner(
+        encode, decoder.to(choice.device), vocabulary, preprocessing, calibration_of(bundle.description),
+        neutral_words(bundle, vocabulary),
+    )  # fmt: skip
 
 
 def make_grid_encoder(

@@ -1,5 +1,6 @@
 """Scores equal those of the programs that papers use; diversity and bias are counted as documented."""
 
+import json
 import math
 import random
 from pathlib import Path
@@ -8,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.evaluate.diversity import diversity_and_bias
+from captioning.errors import UsageError
+from training.evaluate.diversity import diversity_and_bias, invention
 from training.evaluate.metrics import cider_of_each, has_java, more_scores, score
+from training.evaluate.naming import naming_rates, read_naming
+from training.evaluate.score_sets import cider_interval, score_sets
 from training.fit.self_critical import CiderReward
 
 WORDS = [chr(97 + i) * 2 for i in range(12)]
@@ -132,3 +136,45 @@ def test_diversity_and_bias_are_counted_as_documented() -> None:
     assert (found["female images"], found["female misgendered"]) == (1, 0.0)
     assert found["stock shirt"] == 3.0
     assert math.isclose(found["distinct"], 3)
+
+
+def test_an_invention_is_a_person_or_a_dog_that_no_reference_of_the_image_names() -> None:
+    captions = {"1": "a man on a street", "2": "two dogs run", "3": "a white church", "4": "a man runs"}
+    references = {"1": ["A street .", "Cars"], "2": ["A dog .", "Snow"], "3": ["A church ."], "4": ["Two people run ."]}
+    found = invention(captions, references)
+    assert found == {
+        "images_without_people": 3, "invented_people": pytest.approx(1 / 3, abs=1e-4),
+        "images_without_dogs": 3, "invented_dogs": 0.0,
+    }  # fmt: skip
+
+
+def test_naming_counts_words_and_phrases_and_leaves_dogs_out_of_the_second_rate(tmp_path: Path) -> None:
+    labels = {
+        "cat.jpg": {"class": 281, "words": ["cat", "cats"]},
+        "car.jpg": {"class": 817, "words": ["sports car", "car"]},
+        "dog.jpg": {"class": 151, "words": ["dog"]},
+        "none.jpg": {"class": 5, "words": ["shark"]},
+    }
+    (tmp_path / "words.json").write_text(json.dumps(labels))
+    captions = {"cat.jpg": "A catalogue.", "car.jpg": "a red sports car drives", "dog.jpg": "a Dog runs"}
+    found = naming_rates(captions, read_naming(tmp_path))
+    assert (found["named"], found["without_dogs"], found["images"]) == (0.5, pytest.approx(1 / 3, abs=1e-4), 4)
+    assert found["named_interval"][0] <= 0.5 <= found["named_interval"][1]
+    assert found["length"] == pytest.approx(10 / 3, abs=0.1)
+    (tmp_path / "words.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"cannot read the labels of .*words\.json"):
+        read_naming(tmp_path)
+
+
+def test_the_scores_of_data_sets_do_not_depend_on_each_other() -> None:
+    references = {f"{part}{i}": [f"a {part} dog number {i} runs"] * 2 for part in ("red", "blue") for i in range(3)}
+    captions = {
+        "red": {f"red{i}": f"a red dog number {i} runs" for i in range(3)},
+        "blue": {f"blue{i}": "a cat" for i in range(3)},
+    }
+    both = score_sets(captions, references)
+    assert both["sets"] == {name: score_sets({name: texts}, references) for name, texts in captions.items()}
+    assert both["cider"] == pytest.approx(both["sets"]["red"]["cider"] / 2, abs=1e-3)
+    assert (both["images"], both["distinct"]) == (6, 4)
+    low, high = cider_interval(captions["red"], references)
+    assert low <= both["sets"]["red"]["cider"] <= high

@@ -4,9 +4,14 @@ from collections.abc import Mapping, Sequence
 
 from training.data.tokens import repeated, tokenize
 
-_STOCK_PHRASES = ("man in a", "shirt", "red", "in front of")
 _MALE = {"man", "men", "boy", "boys", "guy", "guys", "male", "gentleman", "he", "his", "him"}
 _FEMALE = {"woman", "women", "girl", "girls", "lady", "ladies", "female", "she", "her"}
+_PEOPLE = _MALE | _FEMALE | {
+    "person", "people", "persons", "child", "children", "kid", "kids", "baby", "babies", "toddler", "toddlers", "adult",
+    "adults", "player", "players", "couple", "crowd", "someone", "somebody", "man's", "woman's", "boy's", "girl's",
+}  # fmt: skip
+_DOGS = {"dog", "dogs", "puppy", "puppies", "dog's"}
+_STOCK_PHRASES = ("man in a", "shirt", "red", "in front of")
 
 
 def diversity_and_bias(
@@ -46,6 +51,20 @@ def diversity_and_bias(
         found[f"{group} images"] = len(images)
         found[f"{group} misgendered"] = wrong / len(images) if images else 0.0
     return {name: round(value, 4) for name, value in found.items()}
+
+
+def invention(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Return how often captions name a person, or a dog, where no reference of the image does: shares from 0 to 1.
+
+    They are shares of the images without a person (`images_without_people`) or without a dog.
+    """
+    found: dict[str, float] = {}
+    for thing, words in (("people", _PEOPLE), ("dogs", _DOGS)):
+        without = [n for n in captions if not any(words.intersection(tokenize(text)) for text in references[n])]
+        wrong = sum(bool(words.intersection(tokenize(captions[name]))) for name in without)
+        found[f"images_without_{thing}"] = len(without)
+        found[f"invented_{thing}"] = round(wrong / len(without), 4) if without else 0.0
+    return found
 
 
 def _says_twice(words: Sequence[str]) -> bool:

@@ -13,8 +13,9 @@ from captioning.model.runtime import choose_runtime, load_captioner
 from captioning.values import Caption, DecodeOptions
 from training.data.corpus import Corpus
 from training.data.data_sets import DataSet
-from training.evaluate.diversity import diversity_and_bias
+from training.evaluate.diversity import diversity_and_bias, invention
 from training.evaluate.metrics import more_scores, score
+from training.evaluate.naming import IMAGES, naming_rates, read_naming
 from training.evaluate.score_sets import cider_interval, score_sets
 from training.progress import Tick
 
@@ -51,9 +52,24 @@ def evaluate_bundle(
 
     def scores_of(texts: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         interval = {"cider_interval": list(cider_interval(texts, references))}
-        return all_scores(texts, references, spice=spice) | interval
+        return all_scores(texts, references, spice=spice) | invention(texts, references) | interval
 
     return score_sets(by_set, corpus.captions, scores_of), captions
+
+
+def evaluate_naming(
+    bundle: Bundle,
+    folder: Path,
+    options: DecodeOptions = DecodeOptions(),  # noqa: B008, a value
+    *,
+    cache: Path | None = None,
+    tick: Tick = lambda done, total: None,
+) -> tuple[dict[str, Any], dict[str, Caption]]:
+    """Return the naming rates of a bundle on the labelled images of a folder, and its captions."""
+    labels = read_naming(folder)
+    captioner = load_captioner(bundle, choose_runtime(), cache)
+    captions = caption_images(captioner, folder / IMAGES, list(labels), options, tick)
+    return naming_rates({name: caption.text for name, caption in captions.items()}, labels), captions
 
 
 def caption_images(

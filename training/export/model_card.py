@@ -1,12 +1,16 @@
 """The model card of a bundle (Mitchell et al. 2019, arXiv:1810.03993), in Markdown."""
 
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 from captioning.model.decoder import DECODERS
 
 FLICKR8K = "fbb334d8b4d4bab05a65950cb0b8123079c40ba8d1c38d8aa360fa27459e8cf4"
 """`Corpus.digest` of Flickr8k: of the ids of its 6000 training images."""
+
+COCO = "7bf63aeec6c2417e1c73bdf41b5c57e8383f2b2ec58f112402124152ec6e277f"
+"""`Corpus.digest` of the part of COCO that the built-in models learned from."""
 
 _CELLS = {"lstm": "LSTM", "gru": "GRU"}
 _WIDTH = 100  # characters a line
@@ -50,14 +54,55 @@ def _summary(description: Description) -> str:
 
 def _scores(description: Description) -> str:
     val = description["metrics"]["val"]
-    rows = [("CIDEr-D", f"{val['cider']:.3f}")]
-    rows += [("BLEU-1 / 2 / 3 / 4", " / ".join(f"{val[f'bleu{n}']:.3f}" for n in (1, 2, 3, 4)))]
-    rows += [("ROUGE-L", f"{val['rouge_l']:.3f}")]
-    rows += [("METEOR 1.5", f"{val['meteor']:.3f}")] if "meteor" in val else []
-    rows += [("distinct captions", str(val["distinct"]))]
-    images = val.get("images", description["provenance"]["images"]["val"])
-    head = f"| val, {images} images, beam size 3 | |\n|---|---|\n"
-    return head + "\n".join(f"| {name} | {value} |" for name, value in rows)
+    sets: dict[str, Description] = val.get("sets") or {"val": val}
+    columns = [f"{name}, {_images(scores, description)} images" for name, scores in sets.items()]
+    rows = [f"| beam size 3, val images | {' | '.join(columns)} |", "|---" * (len(sets) + 1) + "|"]
+    for name, cell in _ROWS.items():
+        cells = [cell(scores) for scores in sets.values()]
+        if any(cells):
+            rows.append(f"| {name} | {' | '.join(cells)} |")
+    naming = description["metrics"].get("naming")
+    if naming:
+        rows += ["", _fill(_naming(naming))]
+    return "\n".join(rows)
+
+
+def _images(scores: Description, description: Description) -> int:
+    return int(scores.get("images", description["provenance"]["images"]["val"]))
+
+
+def _share(key: str) -> Callable[[Description], str]:
+    return lambda scores: f"{scores[key]:.0%}" if key in scores else ""
+
+
+def _number(key: str) -> Callable[[Description], str]:
+    return lambda scores: f"{scores[key]:.3f}" if key in scores else ""
+
+
+def _cider(scores: Description) -> str:
+    interval = scores.get("cider_interval")
+    return f"{scores['cider']:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+
+
+_ROWS: dict[str, Callable[[Description], str]] = {
+    "CIDEr-D (95 % interval over images)": _cider,
+    "BLEU-1 / 2 / 3 / 4": lambda scores: " / ".join(f"{scores[f'bleu{n}']:.3f}" for n in (1, 2, 3, 4)),
+    "ROUGE-L": _number("rouge_l"),
+    "METEOR 1.5": _number("meteor"),
+    "distinct captions": lambda scores: str(scores["distinct"]) if "distinct" in scores else "",
+    "images without people whose caption names one": _share("invented_people"),
+    "images without a dog whose caption names one": _share("invented_dogs"),
+}
+"""The rows of the table of scores. A row that is empty for all data sets is left out."""
+
+
+def _naming(found: Description) -> str:
+    low, high = found["named_interval"]
+    return (
+        f"**Naming.** Of {found['images']} labelled photographs of ImageNet's validation set, {found['named']:.0%} get"
+        f" a caption that names the object or an everyday kind of it ({low:.0%} to {high:.0%}); without breeds of dogs,"
+        f" {found['without_dogs']:.0%}. ImageNet is what the encoder learned from first, so expect less elsewhere."
+    )
 
 
 def _protocol(description: Description) -> str:
@@ -91,7 +136,14 @@ def _diversity(description: Description) -> str:
         f' "man in a" {found["stock man in a"]:.1f} times as often as people do. Of the images for which people'
         f" mention men only, {found['male misgendered']:.0%} get a caption that mentions women only; the other way"
         f" round it is {found['female misgendered']:.0%}."
+        + (_NEUTRAL.format(share=description["neutral_gender"]) if "neutral_gender" in description else "")
     )
+
+
+_NEUTRAL = (
+    ' Where neither "man" nor "woman" has {share:.0%} of the probability of both, the model writes "person", and'
+    ' "child" for boys and girls.'
+)
 
 
 def _training(description: Description) -> str:
@@ -106,30 +158,51 @@ def _training(description: Description) -> str:
 
 def _data(description: Description) -> str:
     images = description["provenance"]["images"]
-    if images["digest"] == FLICKR8K:
-        return (
-            '**Data.** Flickr8k (M. Hodosh, P. Young, J. Hockenmaier 2013, "Framing Image Description as a Ranking'
-            f' Task: Data, Models and Evaluation Metrics", JAIR 47, 853-899): {images["train"]} training images with'
-            " five captions each. The corpus is provided for non-commercial research and education. The photographs"
-            " belong to the people who uploaded them to Flickr; the bundle contains no photograph. If you use the"
-            " model commercially, you must decide yourself what these terms mean for the weights. The terms of"
-            " ImageNet, on which the encoder was trained, also allow non-commercial research only."
+    sets = images.get("sets") or [images]
+    known = [_KNOWN[part["digest"]].format(train=part["train"]) for part in sets if part["digest"] in _KNOWN]
+    others = sum(part["train"] for part in sets if part["digest"] not in _KNOWN)
+    text = "**Data.** " + " ".join(known)
+    if others:
+        text += (" " if known else "") + (
+            f"{others} captioned images, provided by the person who trained the model. The terms of these images also"
+            " apply to the weights."
         )
-    text = (
-        f"**Data.** {images['train']} captioned images, provided by the person who trained the model. The terms of"
-        " these images also apply to the weights."
-    )
     start = (description["provenance"].get("start") or {}).get("images")
     if start:
         source = "images of Flickr8k" if start["digest"] == FLICKR8K else "other images"
         text += f" Training started from a model trained on {start['train']} {source}; their terms apply too."
+    if known:
+        text += (
+            " The photographs belong to the people who uploaded them; the bundle contains no photograph. **Licence.**"
+            " The code of captionmill is under the MIT licence; these weights learned from data for non-commercial"
+            " research, and ImageNet, on which the encoder was trained, has the same terms. They are for non-commercial"
+            " use; if you use them commercially, you must decide yourself what these terms mean."
+        )
     return text
+
+
+_KNOWN = {
+    FLICKR8K: (
+        'Flickr8k (M. Hodosh, P. Young, J. Hockenmaier 2013, "Framing Image Description as a Ranking Task: Data, Models'
+        ' and Evaluation Metrics", JAIR 47, 853-899): {train} training images with five captions each, for'
+        " non-commercial research and education."
+    ),
+    COCO: (
+        "COCO (T.-Y. Lin et al. 2014, arXiv:1405.0312): {train} images with one to five captions each; the annotations"
+        " are under CC BY 4.0."
+    ),
+}
+"""What the card says of corpora that it recognises by the names of their training images."""
 
 
 def _encoder(description: Description) -> str:
     encoder = description["provenance"]["encoder"]
     origin = encoder.get("origin", "a ResNet50")
-    tuned = " Then stage 5 was fine-tuned with the caption loss on the training images." if "tuned" in encoder else ""
+    tuned = ""
+    if "tuned" in encoder:
+        first = encoder["tuned"]["config"].get("tune_from")
+        what = f"the stages from {first} on were" if first else "stage 5 was"
+        tuned = f" Then {what} fine-tuned with the caption loss on the training images."
     return (
         f"**Encoder.** {origin[0].upper()}{origin[1:]}.{tuned} Stages 3 to 5 have their stride in the"
         f" {encoder['stride']} convolution."
@@ -150,7 +223,8 @@ def _confidence(description: Description) -> str:
 
 def _limits(description: Description) -> str:
     words = f"The vocabulary has {len(description['vocabulary']) - 4} words."
-    if description["provenance"]["images"]["digest"] != FLICKR8K:
+    images = description["provenance"]["images"]
+    if FLICKR8K not in [part["digest"] for part in images.get("sets") or [images]]:
         return f"**Limits.** The model describes any image in terms of the images that it was trained on. {words}"
     return (
         "**Limits.** The model knows what Flickr8k shows, as of about 2008: people, dogs, sport and outdoor scenes in"

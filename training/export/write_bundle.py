@@ -16,7 +16,7 @@ from captioning.model.weights import save_weights
 from training.data.data_sets import DataFolder, open_data
 from training.data.encoders import EncoderFile
 from training.evaluate.fit_calibration import calibrate
-from training.evaluate.score_bundle import diversity_of, evaluate_bundle
+from training.evaluate.score_bundle import diversity_of, evaluate_bundle, evaluate_naming
 from training.export.model_card import model_card
 from training.fit.trained import best_network
 from training.progress import Tick
@@ -30,14 +30,17 @@ def export_bundle(
     *,
     cell: str | None = None,
     data: Sequence[DataFolder] = (),
+    naming: Path | None = None,
+    neutral_gender: float | None = None,
     cache: Path = Path("cache"),
     tick: Tick = lambda done, total: None,
 ) -> Bundle:
     """Write `output/name` and `output/encoders/<digest>.safetensors`, which other bundles in `output` share.
 
     With `data` the finished bundle is scored and calibrated on their val images, as the product computes them.
-    Raises UsageError when the run is not finished, was trained on another encoder, or has several decoders and `cell`
-    does not name one.
+    `naming` is a folder of labelled images, see `training.evaluate.naming`. `neutral_gender` is the share from which a
+    gender is said, see `captioning.model.gender`. Raises UsageError when the run is not finished, was trained on
+    another encoder, or has several decoders and `cell` does not name one.
     """
     about, network = best_network(run)
     cell = _chosen_cell(run, list(about["decoders"]), cell)
@@ -50,14 +53,22 @@ def export_bundle(
     with replacing(folder / "decoder.safetensors", mode=0o644) as unfinished:
         save_weights(dict(network.each())[cell].state_dict(), unfinished)
     _copy_encoder(encoder, output / "encoders")
-    _write_description(folder, _description(name, about, cell, encoder, folder))
+    description = _description(name, about, cell, encoder, folder)
+    if neutral_gender is not None:
+        description["neutral_gender"] = neutral_gender
+    _write_description(folder, description)
     if data:  # after the export: the int8 weights are scored, not the trained ones
-        return calibrate_bundle(folder, data, cache, tick)
+        return calibrate_bundle(folder, data, cache, tick, naming=naming)
     return read_bundle(folder)
 
 
 def calibrate_bundle(
-    folder: Path, data: Sequence[DataFolder], cache: Path, tick: Tick = lambda done, total: None
+    folder: Path,
+    data: Sequence[DataFolder],
+    cache: Path,
+    tick: Tick = lambda done, total: None,
+    *,
+    naming: Path | None = None,
 ) -> Bundle:
     """Score a bundle on val images, as the product does; write scores, diversity, calibration and card.
 
@@ -65,8 +76,11 @@ def calibrate_bundle(
     """
     bundle, (corpus, sets) = read_bundle(folder), open_data(data, cache)
     scores, captions = evaluate_bundle(bundle, corpus, sets, cache=cache, tick=tick)
+    metrics: dict[str, Any] = {"val": scores, "diversity": diversity_of(captions, corpus), "digest": corpus.digest}
+    if naming is not None:
+        metrics["naming"] = evaluate_naming(bundle, naming, cache=cache, tick=tick)[0]
     description = bundle.description | {
-        "metrics": {"val": scores, "diversity": diversity_of(captions, corpus), "digest": corpus.digest},
+        "metrics": metrics,
         "calibration": calibrate(captions, corpus.captions),
     }
     _write_description(folder, description)
@@ -106,6 +120,7 @@ def _description(name: str, about: dict[str, Any], cell: str, encoder: EncoderFi
             "encoder": {key: value for key, value in about["encoder"].items() if key != "digest"},
             "images": about["images"],
             "best_epoch": about["best_epoch"],
+            "texts": about.get("texts", 0),
             "start": about.get("start"),
         },
         "vocabulary": about["vocabulary"],
