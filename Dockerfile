@@ -4,7 +4,7 @@ ARG TORCH=cuda
 WORKDIR /src
 RUN python -m venv /opt/captionmill
 ENV PATH=/opt/captionmill/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
 # Without dependencies: the second pip installs them, because the CPU index may lack the versions of constraints.txt.
 RUN if [ "$TORCH" = cpu ]; then \
       pip install --no-deps --constraint constraints.txt torch torchvision \

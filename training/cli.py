@@ -32,15 +32,15 @@ Data = Annotated[
     list[str],
     typer.Option(
         metavar="FOLDER",
-        help="Folder with captions (captions.txt, Flickr8k.token.txt or dataset*.json) and Images/; may be repeated.",
+        help="Folder with Images/ and captions in one of three forms, see docs/how-to; may be repeated.",
     ),
 ]
 WeightedData = Annotated[
     list[str],
     typer.Option(
-        metavar="FOLDER[=WEIGHT]",
-        help="Folder with captions (captions.txt, Flickr8k.token.txt or dataset*.json) and Images/; may be repeated."
-        " The weight is how often an epoch draws each image; default: 1.",
+        metavar="FOLDER",
+        help="Folder with Images/ and captions in one of three forms, see docs/how-to; may be repeated."
+        " FOLDER=2 draws each of its images twice an epoch.",
     ),
 ]
 Run = Annotated[Path, typer.Option(help="Folder of the run: checkpoints, log and results.")]

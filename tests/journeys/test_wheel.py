@@ -12,13 +12,14 @@ PACKAGES = ("captioning", "producer", "worker", "training", "migrations")
 def test_the_wheel_contains_migrations_and_models_but_no_tests(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    for name in (*PACKAGES, "captionmill.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in (*PACKAGES, "captionmill.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         (source / name).symlink_to(PROJECT / name)
     options = ("--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path))
     build = [sys.executable, "-m", "pip", "wheel", *options, "."]
     subprocess.run(build, cwd=source, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("captionmill-*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    contents = zipfile.ZipFile(wheel)
+    names = contents.namelist()
     for needed in (
         "captionmill.py",
         "captioning/bundled/flickr8k-lstm/bundle.json",
@@ -34,3 +35,7 @@ def test_the_wheel_contains_migrations_and_models_but_no_tests(tmp_path: Path) -
         assert needed in names
     assert sum(name.startswith("captioning/bundled/encoders/") for name in names) == 1
     assert not [name for name in names if name.startswith(("tests/", "scripts/", "benchmarks/"))]
+    (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+    about = contents.read(metadata).decode()
+    assert "License-Expression: MIT AND LicenseRef-captionmill-weights" in about
+    assert "License-File: NOTICE" in about
