@@ -65,14 +65,17 @@ secrets: ## Write random passwords for docker-compose.yml into secrets/; existin
 	    od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; } > secrets/$$name && chmod 444 secrets/$$name; done
 	@ls secrets
 
-bundles: setup ## Rebuild the built-in models in RUNS/bundles (an hour): make bundles DATA= ENCODER= RUNS=
-	@test -n "$(DATA)" -a -n "$(ENCODER)" -a -n "$(RUNS)" || { echo 'usage: make bundles DATA=flickr8k ENCODER=resnet50.safetensors STRIDE=1x1 ORIGIN="source of the weights" RUNS=runs'; exit 2; }
-	$(BIN)/training train --data $(DATA) --encoder $(ENCODER) $(if $(STRIDE),--stride $(STRIDE)) $(if $(ORIGIN),--origin '$(ORIGIN)') \
-	  --cache $(RUNS)/cache --run $(RUNS)/shipped --resume --cell lstm,gru --patience 0 --set views=4 --set min_count=4 \
-	  --epochs 12 --learning-rate 1.5e-3 --set warmup_steps=100 --tune-encoder 1e-4 --set encoder_freeze_epochs=1 \
-	  --scst-epochs 6 --set scst_learning_rate=1e-4 --set scst_encoder_learning_rate=3e-5 --set temperature=0.5
-	for cell in lstm gru; do $(BIN)/training export --run $(RUNS)/shipped --cell $$cell \
-	  --name flickr8k-$$cell -o $(RUNS)/bundles --data $(DATA) --cache $(RUNS)/cache || exit 1; done
+TRAIN = $(BIN)/training train $(foreach data,$(DATA),--data $(data)) --cache $(RUNS)/cache --resume --cell lstm,gru --patience 0
+bundles: setup ## Rebuild the built-in models in RUNS/bundles: make bundles DATA='flickr8k coco=2' ENCODER= RUNS=
+	@test -n "$(DATA)" -a -n "$(ENCODER)" -a -n "$(RUNS)" || { echo "usage: make bundles DATA='flickr8k coco=2' ENCODER=resnet50.safetensors STRIDE=3x3 ORIGIN='source of the weights' RUNS=runs [NAMING=folder]"; exit 2; }
+	$(TRAIN) --encoder $(ENCODER) $(if $(STRIDE),--stride $(STRIDE)) $(if $(ORIGIN),--origin "$(ORIGIN)") --run $(RUNS)/words \
+	  --set min_count=3 --epochs 6 --learning-rate 1.5e-3 --set warmup_steps=100 --set ema_decay=0.995 \
+	  --tune-encoder 1e-4 --tune-from layer3 --set encoder_freeze_epochs=1 --set train_size=160 --set val_limit=250
+	$(TRAIN) --encoder $(RUNS)/words --start $(RUNS)/words --run $(RUNS)/rewards --epochs 0 --scst-epochs 10 \
+	  --set views=4 --set scst_learning_rate=1e-4 --set temperature=0.5 --set ema_decay=0.995
+	for cell in lstm gru; do $(BIN)/training export --run $(RUNS)/rewards --encoder $(RUNS)/words --cell $$cell --name $$cell \
+	  -o $(RUNS)/bundles $(foreach data,$(DATA),--data $(data)) $(if $(NAMING),--naming $(NAMING)) --cache $(RUNS)/cache \
+	  || exit 1; done
 
 compare: setup ## Compare LSTM and GRU again (an hour): make compare DATA= ENCODER= RUNS=
 	@test -n "$(DATA)" -a -n "$(ENCODER)" -a -n "$(RUNS)" || { echo 'usage: make compare DATA=flickr8k ENCODER=flickr8k-lstm RUNS=runs'; exit 2; }

@@ -7,6 +7,7 @@ import json
 import shlex
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -67,6 +68,14 @@ Model = Annotated[str, typer.Argument(help="Name of a model, or the folder of a 
 Naming = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="Folder with labelled Images/ and words.json, for the naming rate."),
+]
+NeutralGender = Annotated[
+    float | None,
+    typer.Option(
+        min=0.5,
+        max=1,
+        help='Share that "man" or "woman" must have of both, for example 0.8; otherwise the model writes "person".',
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Setting = Annotated[
@@ -193,6 +202,7 @@ def evaluate(
         bool, typer.Option("--spice", help="Compute SPICE too: needs Java, downloads 384 MB once.")
     ] = False,
     naming: Naming = None,
+    neutral_gender: NeutralGender = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File for all captions, as JSON lines.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -204,6 +214,8 @@ def evaluate(
 
     bundle = _open_bundle(model)
     bundle.require_current()
+    if neutral_gender is not None:  # instead of what the bundle says
+        bundle = replace(bundle, description=bundle.description | {"neutral_gender": neutral_gender})
     folders = parse_data(data)
     if spice:
         check_spice()
@@ -274,14 +286,7 @@ def export(
         typer.Option(metavar="FOLDER", help="Corpus to score and calibrate the bundle on; may be repeated."),
     ] = None,
     naming: Naming = None,
-    neutral_gender: Annotated[
-        float | None,
-        typer.Option(
-            min=0.5,
-            max=1,
-            help='Share that "man" or "woman" must have of both, for example 0.8; otherwise the model writes "person".',
-        ),
-    ] = None,
+    neutral_gender: NeutralGender = None,
 ) -> None:
     """Export a bundle from a finished run: int8 weights, digests, calibration and a model card."""
     from training.data.data_sets import parse_data

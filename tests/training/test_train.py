@@ -421,6 +421,25 @@ def test_a_model_that_does_not_fit_the_config_cannot_be_trained_further(
         )
 
 
+# -- several data sets --
+
+
+def test_the_log_has_the_scores_of_each_data_set_and_the_run_their_sizes(
+    corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(corpus, tmp_path / "other")
+    config = dataclasses.replace(MEMORISING, epochs=1, cells=("lstm", "gru"), hidden_size=32)
+    folders, run = [DataFolder(corpus), DataFolder(other, 2.0)], tmp_path / "run"
+    about = run_training(folders, encoder, config, run, cache, resume=False)
+    sets = about["images"]["sets"]
+    assert [(part["name"], part["weight"], part["train"]) for part in sets] == [(corpus.name, 1, 4), ("other", 2, 4)]
+    assert set(read_log(run)[0]["val"]["gru"]["sets"]) == {corpus.name, "other"}
+    assert about["val"]["lstm"]["images"] == 8
+    assert "lstm/sets" not in (run / "log.csv").read_text(), "the table has numbers only"
+    with pytest.raises(UsageError, match="was started with other settings"):
+        run_training([DataFolder(corpus), DataFolder(other)], encoder, config, run, cache, resume=True)
+
+
 # -- several processes --
 
 
@@ -434,13 +453,20 @@ def test_processes_get_different_shares_of_each_batch(corpus: Path, encoder: Enc
     assert sorted(shares[0][0] + shares[1][0]) == sorted(whole[0])
 
 
+FROM_PIXELS = ("--tune-encoder", "1e-4", "--tune-from", "layer4", "--set", "train_size=64",
+               "--set", "encoder_freeze_epochs=1", "--set", "smallest_crop=1")  # fmt: skip
+
+
 @pytest.mark.processes
 @pytest.mark.slow
-def test_two_processes_learn_about_the_same_as_one(corpus: Path, cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), FROM_PIXELS], ids=["features", "pixels"])
+def test_two_processes_learn_about_the_same_as_one(
+    options: tuple[str, ...], corpus: Path, cache: Path, tmp_path: Path
+) -> None:
     runner = CliRunner(tmp_path)
     words = ["train", "--data", str(corpus), "--encoder", "flickr8k-lstm", "--epochs", "2", "--hidden", "32"]
     words += ["--cache", str(cache), "--set", "warmup_steps=1"]
-    words += ["--set", "dropout=0"]  # the processes draw different dropout masks
+    words += ["--set", "dropout=0", *options]  # the processes draw different dropout masks
     for devices in ("1", "2"):
         result = runner.run("training", *words, "--devices", devices, "--run", str(tmp_path / devices))
         assert result.code == 0, result.err

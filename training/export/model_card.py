@@ -150,9 +150,11 @@ def _training(description: Description) -> str:
     config = description["provenance"]["config"]
     scst = ", then self-critical training on CIDEr-D" if config.get("scst_epochs") else ""
     epoch = "last" if config.get("keep_last") else "best"
+    texts = description["provenance"].get("texts")
+    more = f" {texts} captions without images taught words." if texts else ""
     return (
-        f"**Training.** Cross-entropy on the next word with label smoothing{scst}. The weights are the moving average"
-        f" at the {epoch} epoch."
+        f"**Training.** Cross-entropy on the next word with label smoothing{scst}.{more} The weights are the moving"
+        f" average at the {epoch} epoch."
     )
 
 
@@ -168,7 +170,7 @@ def _data(description: Description) -> str:
             " apply to the weights."
         )
     start = (description["provenance"].get("start") or {}).get("images")
-    if start:
+    if start and start["digest"] != images["digest"]:
         source = "images of Flickr8k" if start["digest"] == FLICKR8K else "other images"
         text += f" Training started from a model trained on {start['train']} {source}; their terms apply too."
     if known:

@@ -82,6 +82,10 @@ class RunLog:
 
 
 def _flat(entry: LogEntry) -> dict[str, Any]:
-    """Return a log entry with the scores of each decoder as `decoder/score`."""
+    """Return a log entry with the scores of each decoder and data set as `decoder/set/score`."""
     flat = {name: value for name, value in entry.items() if name != "val"}
-    return flat | {f"{decoder}/{name}": v for decoder, scores in entry["val"].items() for name, v in scores.items()}
+    for decoder, scores in entry["val"].items():
+        flat |= {f"{decoder}/{name}": value for name, value in scores.items() if name != "sets"}
+        for part, of_part in scores.get("sets", {}).items():
+            flat |= {f"{decoder}/{part}/{name}": value for name, value in of_part.items()}
+    return flat
