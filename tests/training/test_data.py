@@ -250,6 +250,9 @@ def test_several_corpora_become_one_whose_names_are_paths(corpus: Path, cache: P
     assert all((whole.image_folder / name).is_file() for name in whole.names)
     (cat,) = (name for name in sets[1].corpus.train if name.endswith("chelsea.png"))
     assert whole.captions[cat][0] == "A grey cat looks at something ."
+    same = shutil.copytree(corpus, tmp_path / "more" / corpus.name)
+    _, numbered = open_data([DataFolder(corpus), DataFolder(same)], cache)
+    assert [part.name for part in numbered] == [f"{corpus.name}-1", f"{corpus.name}-2"]
     alone, (only,) = open_data(parse_data([str(corpus)]), cache)
     assert only.corpus == alone == open_corpus(corpus, cache)
     assert sets[0].digest == alone.digest

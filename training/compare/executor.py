@@ -21,18 +21,18 @@ from captioning.errors import CaptioningError, UsageError
 from captioning.model.captioner import Captioner
 from captioning.values import Caption
 from training.compare.plan import PlannedRun
-from training.compare.processes import begin_child
 from training.data.batches import ImageSource, TrainingData
 from training.data.data_sets import DataFolder
 from training.data.encoders import EncoderFile
 from training.evaluate.metrics import cider_of_each, score
 from training.evaluate.score_bundle import all_scores, diversity_of
 from training.fit.checkpoints import LAST
-from training.fit.loop import caption_all, captioners
 from training.fit.run_dir import CONFIG, captions_digest, run_settings, started_with
 from training.fit.run_log import LOG
 from training.fit.train import run_training
 from training.fit.trained import ABOUT, best_network
+from training.fit.validate import caption_all, captioners
+from training.processes import begin_child
 
 EVALUATION = "evaluation.json"
 _CPU = torch.device("cpu")

@@ -25,7 +25,7 @@ class DataFolder:
 class DataSet:
     """A corpus of a run. Its names are those of the run's whole corpus."""
 
-    name: str  # of its folder
+    name: str  # of its folder; unique
     weight: float  # how often an epoch draws each training image: 2 is twice, 0.5 half of the images
     corpus: Corpus
     digest: str  # of the names of its training images in its own folder, see `Corpus.digest`
@@ -63,7 +63,7 @@ def open_data(folders: Sequence[DataFolder], cache: Path, limit: int = 0) -> tup
     corpora = [open_corpus(data.folder, cache, limit) for data in folders]
     if len(corpora) == 1:
         (corpus,) = corpora
-        return corpus, (DataSet(_name(folders[0]), folders[0].weight, corpus, corpus.digest),)
+        return corpus, (DataSet(_names(folders)[0], folders[0].weight, corpus, corpus.digest),)
     shared = Path(os.path.commonpath([corpus.image_folder.resolve() for corpus in corpora]))
     placed = [_below(shared, corpus) for corpus in corpora]
     whole = Corpus(
@@ -75,13 +75,15 @@ def open_data(folders: Sequence[DataFolder], cache: Path, limit: int = 0) -> tup
         tuple(name for corpus in placed for name in corpus.test),
     )
     return whole, tuple(
-        DataSet(_name(data), data.weight, moved, corpus.digest)
-        for data, moved, corpus in zip(folders, placed, corpora, strict=True)
+        DataSet(name, data.weight, moved, corpus.digest)
+        for name, data, moved, corpus in zip(_names(folders), folders, placed, corpora, strict=True)
     )
 
 
-def _name(data: DataFolder) -> str:
-    return data.folder.resolve().name
+def _names(folders: Sequence[DataFolder]) -> list[str]:
+    """Return the names of the folders, numbered where several have the same: captions-1, captions-2."""
+    names = [data.folder.resolve().name for data in folders]
+    return [f"{name}-{names[: i + 1].count(name)}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def _below(folder: Path, corpus: Corpus) -> Corpus:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,22 +17,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from captioning.errors import TrainingDiverged
-from captioning.model.captioner import Captioner
-from captioning.model.pixels import Preprocessing
-from captioning.values import Caption, DecodeOptions
 from training.config import TrainConfig
-from training.data.batches import Batch, ImageSource, TrainingData, batches, steps_of, text_batches
+from training.data.batches import Batch, TrainingData, batches, steps_of, text_batches
 from training.data.pixel_table import PixelTable
 from training.data.tokens import tokenize
-from training.evaluate.score_sets import merged, score_sets
 from training.fit.checkpoints import BEST, LAST, TrainState, restore_checkpoint, save_best, save_checkpoint
 from training.fit.network import CaptioningNetwork
 from training.fit.optimization import Phase, make_average, make_optimizer, make_scheduler, phases_of
 from training.fit.rewards import Rewards, processes_for
 from training.fit.run_log import RunLog
 from training.fit.self_critical import advantages, captions_of, sample
+from training.fit.validate import Scores, Texts, validate
 
-CAPTIONED_AT_ONCE = 100  # images
 _STEPS_BETWEEN_LOOKS = 5  # at the loss: each makes a GPU wait for the CPU
 OnEpoch = Callable[[int, float], None]
 """Called with the number of an epoch, from 1, and its val CIDEr."""
@@ -130,7 +126,7 @@ class _Loop:
         torch.manual_seed(hash((self.config.seed, number, self.fabric.global_rank)))
         loss, reward = self._train(phase, number)
         state.phase_epoch += 1
-        scores, captions = self._evaluate() if self.fabric.is_global_zero else ({}, {})
+        scores, captions = self._validate() if self.fabric.is_global_zero else ({}, {})
         scores = self.fabric.broadcast(scores)
         cider = mean(s["cider"] for s in scores.values())
         if cider > state.best_cider or self.config.keep_last:
@@ -216,43 +212,8 @@ class _Loop:
         advantage = {name: advantages(found, images).to(self.fabric.device) for name, found in rewards.items()}
         return words, advantage, mean(map(mean, rewards.values()))
 
-    def _evaluate(self) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, str]]]:
+    def _validate(self) -> tuple[Scores, Texts]:
         """Return the scores and the captions of the val images, by decoder, with the averaged weights."""
         network = cast("CaptioningNetwork", self.average.module)
-        all_captioners = captioners(network, self.data)
-        found: dict[str, dict[str, dict[str, str]]] = {decoder: {} for decoder in all_captioners}
-        for part in self.data.sets:
-            names = part.corpus.val[: self.config.val_limit or None]
-            with self.fabric.autocast():
-                captions = caption_all(all_captioners, self.data.val, names, self.fabric.device)
-            for decoder, of_images in captions.items():
-                found[decoder][part.name] = {name: caption.text for name, caption in of_images.items()}
-        references = self.data.corpus.captions
-        scores = {decoder: score_sets(of_sets, references) for decoder, of_sets in found.items()}
-        return scores, {decoder: merged(of_sets) for decoder, of_sets in found.items()}
-
-
-def captioners(network: CaptioningNetwork, data: TrainingData) -> dict[str, Captioner]:
-    """Return the product's captioner for each decoder. They encode what the network reads."""
-    return {
-        name: Captioner(network.grid, decoder, data.vocabulary, Preprocessing()) for name, decoder in network.each()
-    }
-
-
-def caption_all(
-    captioners: Mapping[str, Captioner],
-    source: ImageSource,
-    names: tuple[str, ...],
-    device: torch.device,
-    options: DecodeOptions = DecodeOptions(),  # noqa: B008, a value
-) -> dict[str, dict[str, Caption]]:
-    """Return each captioner's caption of each named image, by beam search. They share an encoder: the first one's."""
-    captions: dict[str, dict[str, Caption]] = {decoder: {} for decoder in captioners}
-    encode = next(iter(captioners.values())).encode
-    with torch.inference_mode():
-        for start in range(0, len(names), CAPTIONED_AT_ONCE):
-            batch = names[start : start + CAPTIONED_AT_ONCE]
-            grid = encode(source.get(batch).to(device)).float()
-            for decoder, captioner in captioners.items():
-                captions[decoder] |= zip(batch, captioner.caption_features(grid, options), strict=True)
-    return captions
+        with self.fabric.autocast():
+            return validate(network, self.data, self.config.val_limit, self.fabric.device)

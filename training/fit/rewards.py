@@ -11,6 +11,7 @@ from typing import Self
 import torch
 
 from training.fit.self_critical import CiderReward, Sampled
+from training.processes import begin_child
 
 _MOST = 8  # processes; more compute no faster than a GPU samples
 
@@ -64,6 +65,7 @@ _own: CiderReward | None = None  # of a process of the pool
 
 def _begin(references: Mapping[str, Sequence[Sequence[str]]], repeat_penalty: float) -> None:
     global _own  # noqa: PLW0603, what an initializer makes has no other place
+    begin_child()
     _own = CiderReward(references, repeat_penalty=repeat_penalty)
 
 

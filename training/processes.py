@@ -1,4 +1,4 @@
-"""Child processes that train: they end with their parent and print nothing when a person stops them.
+"""Child processes of a training program: they end with their parent and print nothing when a person stops them.
 
 Does not import torch: a child runs `begin_child` before it loads anything else.
 """
