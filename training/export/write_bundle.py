@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from captioning.model.weights import save_weights
 from training.data.data_sets import DataFolder, open_data
 from training.data.encoders import EncoderFile
 from training.evaluate.fit_calibration import calibrate
-from training.evaluate.score_bundle import diversity_of, evaluate_bundle
+from training.evaluate.score_bundle import diversity_of, evaluate_bundle, int8_cider
+from training.export.int8_ranges import find_int8
 from training.export.model_card import model_card
 from training.fit.trained import best_network
 from training.progress import Tick
@@ -35,7 +36,8 @@ def export_bundle(
 ) -> Bundle:
     """Write `output/name` and `output/encoders/<digest>.safetensors`, which other bundles in `output` share.
 
-    With `data` the finished bundle is scored and calibrated on their val images, as the product computes them.
+    With `data` the finished bundle is scored and calibrated on their val images, as the product computes them, and gets
+    ranges for int8, found on their training images.
     Raises UsageError when the run is not finished, was trained on another encoder, or has several decoders and `cell`
     does not name one.
     """
@@ -59,14 +61,21 @@ def export_bundle(
 def calibrate_bundle(
     folder: Path, data: Sequence[DataFolder], cache: Path, tick: Tick = lambda done, total: None
 ) -> Bundle:
-    """Score a bundle on val images, as the product does; write scores, diversity, calibration and card.
+    """Score a bundle on val images, as the product does; write scores, diversity, calibration, int8 ranges and card.
 
     The model gets a new digest: its captions stay the same, its confidences do not.
     """
     bundle, (corpus, sets) = read_bundle(folder), open_data(data, cache)
     scores, captions = evaluate_bundle(bundle, corpus, sets, cache=cache, tick=tick)
-    description = bundle.description | {
-        "metrics": {"val": scores, "diversity": diversity_of(captions, corpus), "digest": corpus.digest},
+    with_int8 = replace(bundle, description=bundle.description | {"int8": find_int8(bundle, corpus, cache, tick)})
+    cider = int8_cider(with_int8, corpus, sets, cache, tick)
+    description = with_int8.description | {
+        "metrics": {
+            "val": scores,
+            "int8": {"cider": cider, "cider_loss": round(scores["cider"] - cider, 4)},
+            "diversity": diversity_of(captions, corpus),
+            "digest": corpus.digest,
+        },
         "calibration": calibrate(captions, corpus.captions),
     }
     _write_description(folder, description)
