@@ -25,6 +25,8 @@ HEAVY_FILES = {  # their tests train, compile or run a whole model, or try many 
     "test_encoder.py",
     "test_hostile.py",
     "test_hostile_bundles.py",
+    "test_int8.py",
+    "test_int8_ranges.py",
     "test_state_machine.py",
     "test_train.py",
 }

@@ -106,7 +106,7 @@ def _captions(found: BeamResult, vocabulary: Vocabulary, calibration: Calibratio
 
 def load_decoder(bundle: Bundle) -> tuple[CaptionDecoder, Vocabulary]:
     """Return a bundle's decoder, in evaluation mode, and its vocabulary. Raises BundleError."""
-    config = _from_description(DecoderConfig, "decoder", bundle)
+    config = from_description(DecoderConfig, "decoder", bundle)
     try:
         vocabulary = Vocabulary(tuple(bundle.description["vocabulary"]))
     except ValueError as error:
@@ -134,10 +134,10 @@ def load_encoder(bundle: Bundle) -> PixelsToGrid:
 def preprocessing_of(bundle: Bundle) -> Preprocessing:
     """Return how images are prepared for a bundle. Raises BundleError for another version of the preprocessing."""
     bundle.require_current()
-    return _from_description(Preprocessing, "preprocessing", bundle)
+    return from_description(Preprocessing, "preprocessing", bundle)
 
 
-def _from_description(kind: type[T], part: str, bundle: Bundle) -> T:
+def from_description(kind: type[T], part: str, bundle: Bundle) -> T:
     """Make a dataclass from a part of the description, with exact types and no other fields. Raises BundleError."""
     text = json.dumps(bundle.description[part])  # only from JSON does strict validation take a list for a tuple
     try:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def import_openvino() -> Any:
-    """Return the package `openvino`.
+    """Return the package `openvino`. Another package that imports it or its telemetry, such as NNCF, is imported later.
 
     On import it would send an event to Google Analytics and write to ~/intel. It does neither when its package
     `openvino_telemetry` cannot be imported, and then uses a stub of its own.
@@ -38,16 +38,26 @@ def openvino_precision() -> Precision:
 def openvino_encoder(
     load: Callable[[], PixelsToGrid], size: int, precision: Precision, cache: Path | None
 ) -> Callable[[Tensor], Tensor]:
-    """Return the encoder as a function of uint8 pixels (B, size, size, 3).
+    """Return the encoder as a function of uint8 pixels (B, size, size, 3). `cache` is that of `converted_encoder`."""
+    return compiled_encoder(converted_encoder(load, size, cache), precision)
+
+
+def converted_encoder(load: Callable[[], PixelsToGrid], size: int, cache: Path | None) -> Any:
+    """Return the encoder as an OpenVINO graph, for any number of images of one size.
 
     `cache` is the prefix of the folder in which the converted network is stored; without one, and when the folder
     cannot be written or read, the network is converted each time. `load` is called unless it is stored.
     """
-    openvino = import_openvino()
-    core = openvino.Core()
-    graph = _converted(load(), size) if cache is None else _cached(core, load, size, cache)
-    hint = precision.replace("fp32", "f32")
-    compiled: Any = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": 1})
+    return _converted(load(), size) if cache is None else _cached(import_openvino().Core(), load, size, cache)
+
+
+def compiled_encoder(graph: Any, precision: Precision) -> Callable[[Tensor], Tensor]:
+    """Return an encoder's graph as a function of uint8 pixels (B, size, size, 3).
+
+    What the graph quantises is computed in int8, the rest in `precision`.
+    """
+    hints = {"INFERENCE_PRECISION_HINT": precision.replace("fp32", "f32"), "NUM_STREAMS": 1}
+    compiled: Any = import_openvino().Core().compile_model(graph, "CPU", hints)
 
     def encode(pixels: Tensor) -> Tensor:
         features = compiled(pixels.numpy(), share_inputs=True)[0]

@@ -74,6 +74,8 @@ def test_the_product_generates_the_captions_that_a_bundle_has_learned(
     assert read_bundle(bundle.folder).description["metrics"]["val"]["bleu4"] > 0.9
     assert bundle.description["provenance"]["images"]["train"] == 4
     assert "**Confidence.**" in (bundle.folder / "CARD.md").read_text()
+    assert "**int8.**" in (bundle.folder / "CARD.md").read_text()
+    assert bundle.description["metrics"]["int8"]["cider_loss"] < 0.5
     settings = {"CAPTIONING_BUNDLES": str(tmp_path / "bundles"), "CAPTIONING_MODEL": "four"}
     runner = CliRunner(tmp_path / "data", settings, with_compiled_model=True)
     assert runner.submit(str(corpus / "Images" / "coffee.png"))["captioned"] == 1

@@ -7,7 +7,9 @@ from typing import Any
 
 from captioning.bundles import Bundle
 from captioning.errors import UsageError
-from captioning.model.captioner import Captioner
+from captioning.model.captioner import Captioner, load_encoder, preprocessing_of
+from captioning.model.int8 import int8_graph
+from captioning.model.openvino_encoder import compiled_encoder, converted_encoder
 from captioning.model.pixels import Pixels, open_image
 from captioning.model.runtime import choose_runtime, load_captioner
 from captioning.values import Caption, DecodeOptions
@@ -44,17 +46,30 @@ def evaluate_bundle(
         raise UsageError(f"the corpus in {corpus.image_folder} has no {split} split.")
     captioner = load_captioner(bundle, choose_runtime(), cache)
     captions = caption_images(captioner, corpus.image_folder, names, options, tick)
-    by_set = {
-        part.name: {name: captions[name].text for name in getattr(part.corpus, split)}
-        for part in sets
-        if getattr(part.corpus, split)
-    }
 
     def scores_of(texts: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         interval = {"cider_interval": list(cider_interval(texts, references))}
         return all_scores(texts, references, spice=spice) | invention(texts, references) | interval
 
-    return score_sets(by_set, corpus.captions, scores_of), captions
+    return score_sets(_by_set(captions, sets, split), corpus.captions, scores_of), captions
+
+
+def int8_cider(
+    bundle: Bundle, corpus: Corpus, sets: Sequence[DataSet], cache: Path, tick: Tick = lambda done, total: None
+) -> float:
+    """Return the CIDEr-D of a bundle on the val split of data sets, its encoder in int8. Raises BundleError."""
+    choice, preprocessing = choose_runtime("openvino", "cpu"), preprocessing_of(bundle)
+    graph = converted_encoder(lambda: load_encoder(bundle), preprocessing.size, cache / bundle.encoder_key)
+    encode = compiled_encoder(int8_graph(graph, bundle), choice.precision)
+    captioner = load_captioner(bundle, choice, encode=encode)
+    captions = caption_images(captioner, corpus.image_folder, corpus.val, DecodeOptions(), tick)
+    return float(score_sets(_by_set(captions, sets, "val"), corpus.captions)["cider"])
+
+
+def _by_set(captions: Mapping[str, Caption], sets: Sequence[DataSet], split: str) -> dict[str, dict[str, str]]:
+    """Return the texts of captions by data set and image."""
+    names = {part.name: getattr(part.corpus, split) for part in sets}
+    return {name: {image: captions[image].text for image in images} for name, images in names.items() if images}
 
 
 def evaluate_naming(

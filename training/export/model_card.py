@@ -34,6 +34,7 @@ def model_card(description: Description) -> str:
             "**Weights.** int8 with one float scale for each output row; vectors in float32. Their digests are in"
             " `bundle.json`."
         ),
+        _fill(_int8(description)),
         _fill(_limits(description)),
     )
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
@@ -220,6 +221,17 @@ def _confidence(description: Description) -> str:
         f" with {found['good']}. The confidence of a word is the share of similar words that at least one of five"
         f" people used too. The expected calibration error, cross-validated, is {found['caption_error']:.3f} for"
         f" captions and {found['word_error']:.3f} for words. On images of another kind the confidence is too high."
+    )
+
+
+def _int8(description: Description) -> str:
+    if "int8" not in description:
+        return ""
+    metrics = description["metrics"]
+    return (
+        "**int8.** The encoder can also compute in int8: the ranges of its activations, found by NNCF on"
+        f" {description['int8']['images']} training images, are in `bundle.json`. CIDEr-D on the val images is then"
+        f" {metrics['int8']['cider']:.3f} instead of {metrics['val']['cider']:.3f}."
     )
 
 

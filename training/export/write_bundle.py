@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from captioning.model.weights import save_weights
 from training.data.data_sets import DataFolder, open_data
 from training.data.encoders import EncoderFile
 from training.evaluate.fit_calibration import calibrate
-from training.evaluate.score_bundle import diversity_of, evaluate_bundle, evaluate_naming
+from training.evaluate.score_bundle import diversity_of, evaluate_bundle, evaluate_naming, int8_cider
+from training.export.int8_ranges import find_int8
 from training.export.model_card import model_card
 from training.fit.trained import best_network
 from training.progress import Tick
@@ -37,10 +38,11 @@ def export_bundle(
 ) -> Bundle:
     """Write `output/name` and `output/encoders/<digest>.safetensors`, which other bundles in `output` share.
 
-    With `data` the finished bundle is scored and calibrated on their val images, as the product computes them.
-    `naming` is a folder of labelled images, see `training.evaluate.naming`. `neutral_gender` is the share from which a
-    gender is said, see `captioning.model.gender`. Raises UsageError when the run is not finished, was trained on
-    another encoder, or has several decoders and `cell` does not name one.
+    With `data` the finished bundle is scored and calibrated on their val images, as the product computes them, and gets
+    ranges for int8, found on their training images. `naming` is a folder of labelled images, see
+    `training.evaluate.naming`. `neutral_gender` is the share from which a gender is said, see
+    `captioning.model.gender`. Raises UsageError when the run is not finished, was trained on another encoder, or has
+    several decoders and `cell` does not name one.
     """
     about, network = best_network(run)
     cell = _chosen_cell(run, list(about["decoders"]), cell)
@@ -70,7 +72,7 @@ def calibrate_bundle(
     *,
     naming: Path | None = None,
 ) -> Bundle:
-    """Score a bundle on val images, as the product does; write scores, diversity, calibration and card.
+    """Score a bundle on val images, as the product does; write scores, diversity, calibration, int8 ranges and card.
 
     The model gets a new digest: its captions stay the same, its confidences do not.
     """
@@ -79,7 +81,11 @@ def calibrate_bundle(
     metrics: dict[str, Any] = {"val": scores, "diversity": diversity_of(captions, corpus), "digest": corpus.digest}
     if naming is not None:
         metrics["naming"] = evaluate_naming(bundle, naming, cache=cache, tick=tick)[0]
-    description = bundle.description | {
+    int8 = find_int8(bundle, corpus, cache, tick)
+    with_int8 = replace(bundle, description=bundle.description | {"int8": int8})
+    cider = int8_cider(with_int8, corpus, sets, cache, tick)
+    metrics["int8"] = {"cider": cider, "cider_loss": round(scores["cider"] - cider, 4)}
+    description = with_int8.description | {
         "metrics": metrics,
         "calibration": calibrate(captions, corpus.captions),
     }
