@@ -314,9 +314,9 @@ def calibrate(
     from training.data.data_sets import parse_data
     from training.export.write_bundle import calibrate_bundle
 
-    folders = parse_data(data)
     opened = read_bundle(bundle)
     opened.require_current()
+    folders = parse_data(data)
     opened.verify()
     with progress("captioning") as tick:
         calibrated = calibrate_bundle(bundle, folders, cache, tick, naming=naming)

@@ -14,7 +14,7 @@ from training.evaluate.diversity import diversity_and_bias, invention
 from training.evaluate.metrics import cider_of_each, has_java, more_scores, score
 from training.evaluate.naming import naming_rates, read_naming
 from training.evaluate.score_sets import cider_interval, score_sets
-from training.fit.self_critical import CiderReward
+from training.fit.cider_reward import CiderReward
 
 WORDS = [chr(97 + i) * 2 for i in range(12)]
 

@@ -7,9 +7,10 @@ import torch
 
 from captioning.model.decoder import DecoderConfig, make_decoder
 from training.config import TrainConfig
+from training.fit.cider_reward import CiderReward, Sampled
 from training.fit.network import CaptioningNetwork
 from training.fit.rewards import Rewards, processes_for
-from training.fit.self_critical import CiderReward, Sampled, advantages
+from training.fit.self_critical import advantages
 
 REFERENCES = {
     "1": [["a", "man", "rides", "a", "motorcycle"], ["a", "man", "on", "a", "red", "motorcycle"]],

@@ -181,8 +181,8 @@ def test_a_bundle_is_exported_next_to_the_bundle_that_provides_its_encoder(
 # sums in another order, of another number of threads, differ in their last bits
 INTERRUPTED: dict[str, Any] = {"epochs": 4, "scst_epochs": 4, "hidden_size": 32, "keep_last": True, "threads": 1}
 PIXELS: dict[str, Any] = {
-    "epochs": 2, "scst_epochs": 2, "hidden_size": 32, "keep_last": True, "encoder_learning_rate": 1e-3,
-    "tune_from": "layer4", "train_size": 64, "encoder_freeze_epochs": 1, "threads": 1,
+    "epochs": 2, "hidden_size": 32, "keep_last": True, "encoder_learning_rate": 1e-3, "tune_from": "layer4",
+    "train_size": 64, "val_limit": 1, "threads": 1,
 }  # fmt: skip
 KILLED_RUN = """
 import dataclasses, os, signal, sys
@@ -259,7 +259,7 @@ def test_a_killed_run_from_pixels_ends_with_the_same_weights_as_a_complete_run(
 ) -> None:
     config, folders = dataclasses.replace(MEMORISING, **PIXELS), [DataFolder(corpus)]
     run_training(folders, encoder, config, tmp_path / "complete", cache, resume=False)
-    kill_run("PIXELS", 3, corpus, cache, tmp_path / "killed")
+    kill_run("PIXELS", 2, corpus, cache, tmp_path / "killed")
     run_training(folders, encoder, config, tmp_path / "killed", cache, resume=True)
     assert_same_weights(tmp_path / "killed", tmp_path / "complete")
     written = [(tmp_path / run / "encoder.safetensors").read_bytes() for run in ("complete", "killed")]
@@ -288,7 +288,9 @@ def test_a_step_from_pixels_without_augmentation_equals_one_from_cached_maps(
 def test_tuning_from_pixels_changes_the_given_stages_and_those_after_them(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(MEMORISING, epochs=1, encoder_learning_rate=1e-2, tune_from="layer3", train_size=64)
+    config = dataclasses.replace(
+        MEMORISING, epochs=1, scst_epochs=1, encoder_learning_rate=1e-2, tune_from="layer3", train_size=64
+    )
     run_training([DataFolder(corpus)], encoder, config, tmp_path, cache, resume=False)
     before, after = load_weights(encoder.weights), load_weights(tmp_path / "encoder.safetensors")
     changed = {name.partition(".")[0] for name in before if not torch.allclose(before[name], after[name], rtol=1e-3)}

@@ -8,9 +8,7 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import Self
 
-import torch
-
-from training.fit.self_critical import CiderReward, Sampled
+from training.fit.cider_reward import CiderReward, Sampled
 from training.processes import begin_child
 
 _MOST = 8  # processes; more compute no faster than a GPU samples
@@ -57,6 +55,8 @@ def processes_for(asked: int | None) -> int:
     """Return how many processes compute rewards: as asked, or one a core beside a GPU, and none without a GPU."""
     if asked is not None:
         return asked
+    import torch  # not in the processes, which import this module too
+
     return min(_MOST, max(1, (os.cpu_count() or 1) - 1)) if torch.cuda.is_available() else 0
 
 

@@ -5,79 +5,15 @@ arXiv:2003.09971). The reward is CIDEr-D with the document frequencies of the tr
 as a word of it: otherwise captions learn to stop in the middle (SacreEOS, arXiv:2305.12254).
 """
 
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from captioning.model.decoder import CaptionDecoder
 from captioning.model.vocabulary import END, PAD, START, Vocabulary
-from training.data.tokens import repeated
+from training.fit.cider_reward import Sampled
 from training.fit.network import mask_special_tokens
-
-_ORDERS = 4
-_SIGMA = 6.0  # of the length penalty, in words
-_END = "<end>"
-Ngram = tuple[str, ...]
-
-
-class Sampled(NamedTuple):
-    """A sampled caption."""
-
-    name: str  # of its image
-    words: list[str]
-    ended: bool  # not cut before its end
-
-
-class CiderReward:
-    """CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726) of captions of training images, from 0 to 10.
-
-    Written by hand because the reference scorer has no end token, and computes the references' vectors again for each
-    call: here a call comes with every training step. With `end` the end token is a word, as training needs it; without,
-    this is the published measure. `repeat_penalty` is subtracted for each content word that a caption says again.
-    """
-
-    def __init__(
-        self, references: Mapping[str, Sequence[Sequence[str]]], *, end: bool = True, repeat_penalty: float = 0.0
-    ) -> None:
-        self._penalty = repeat_penalty
-        self._end = [_END] if end else []
-        ngrams = {name: [_ngrams([*words, *self._end]) for words in captions] for name, captions in references.items()}
-        self._frequency: Counter[Ngram] = Counter()  # number of images with the n-gram in a reference
-        for captions in ngrams.values():
-            self._frequency.update(set().union(*captions))
-        self._log_images = math.log(len(ngrams))
-        self._references = {name: [self._vectors(c) for c in captions] for name, captions in ngrams.items()}
-
-    def of(self, name: str, words: Sequence[str], *, ended: bool = True) -> float:
-        """Return the reward of a caption of the image `name`. One that was cut before its end gets no end token."""
-        vectors, norms, length = self._vectors(_ngrams([*words, *self._end] if ended else words))
-        references = self._references[name]
-        total = 0.0
-        for other_vectors, other_norms, other_length in references:
-            penalty = math.exp(-((length - other_length) ** 2) / (2 * _SIGMA**2))
-            for order in range(_ORDERS):
-                other, norm = other_vectors[order], norms[order] * other_norms[order]
-                product = sum(min(w, other[g]) * other[g] for g, w in vectors[order].items() if g in other)
-                total += penalty * product / norm if norm else 0.0
-        penalty = self._penalty * repeated(words) if self._penalty else 0.0
-        return 10 * total / (_ORDERS * len(references)) - penalty
-
-    def _vectors(self, counts: Mapping[Ngram, int]) -> tuple[list[dict[Ngram, float]], list[float], int]:
-        """Return the tf-idf vectors by order, their norms, and the length in bigrams, as the reference scorer does."""
-        vectors: list[dict[Ngram, float]] = [{} for _ in range(_ORDERS)]
-        for ngram, count in counts.items():
-            idf = self._log_images - math.log(max(1, self._frequency[ngram]))
-            vectors[len(ngram) - 1][ngram] = count * idf
-        norms = [math.sqrt(sum(w * w for w in vector.values())) for vector in vectors]
-        return vectors, norms, sum(count for ngram, count in counts.items() if len(ngram) == 2)
-
-
-def _ngrams(words: Sequence[str]) -> Counter[Ngram]:
-    return Counter(tuple(words[i : i + n]) for n in range(1, _ORDERS + 1) for i in range(len(words) - n + 1))
 
 
 def sample(decoder: CaptionDecoder, grid: Tensor, count: int, max_length: int, temperature: float = 1.0) -> Tensor:
