@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,8 @@ def pytest_configure(config: pytest.Config) -> None:
     elif hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker_input["workerid"].removeprefix("gw")) % len(cores)]})
+        if "torch" in sys.modules:  # imported before, with a thread for every core of the machine
+            sys.modules["torch"].set_num_threads(1)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
