@@ -1,4 +1,4 @@
-"""Neutral words for people whose gender the model is not sure of: "a person", not a guess.
+"""Neutral words for people where the model is not sure of a gender: "a person", not a guess.
 
 Captioners guess gender from weak evidence and amplify what is frequent in their data (Hendricks et al. 2018,
 arXiv:1803.09797). Where neither the male nor the female words of a pair have most of the probability of both, that
@@ -21,10 +21,10 @@ NEUTRAL = ("person", "people", "child", "children", "their", "they")
 
 @dataclass(frozen=True)
 class NeutralWords:
-    """The groups of words that a vocabulary has, and the share from which a gender is said."""
+    """The groups of words that a vocabulary has, and the share from which a gender is named."""
 
     groups: tuple[tuple[Tensor, Tensor, int], ...]  # ids of male and of female words, id of the neutral one
-    share: float  # that the male or the female words must have of both, from 0.5: always said
+    share: float  # that the male or the female words must have of both, from 0.5: always named
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, share: float) -> "NeutralWords":

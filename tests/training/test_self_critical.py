@@ -1,4 +1,4 @@
-"""Rewards of sampled captions: the same in processes as at once, less for what is said twice."""
+"""Rewards of sampled captions: the same in processes as at once, less for words that occur twice."""
 
 import dataclasses
 

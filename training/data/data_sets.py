@@ -1,6 +1,6 @@
 """Several corpora that a run learns from together, each with a weight.
 
-They become one corpus whose image folder is the one that contains all of theirs. So a name is a path below it, and
+They become one corpus. Its image folder is the one that contains all of theirs. So a name is a path below it, and
 nothing that reads a corpus needs to know of how many it was made.
 """
 

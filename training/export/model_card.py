@@ -91,8 +91,8 @@ _ROWS: dict[str, Callable[[Description], str]] = {
     "ROUGE-L": _number("rouge_l"),
     "METEOR 1.5": _number("meteor"),
     "distinct captions": lambda scores: str(scores["distinct"]) if "distinct" in scores else "",
-    "images without people whose caption names one": _share("invented_people"),
-    "images without a dog whose caption names one": _share("invented_dogs"),
+    "captions that name a person where no reference does": _share("invented_people"),
+    "captions that name a dog where no reference does": _share("invented_dogs"),
 }
 """The rows of the table of scores. A row that is empty for all data sets is left out."""
 

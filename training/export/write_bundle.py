@@ -40,7 +40,7 @@ def export_bundle(
 
     With `data` the finished bundle is scored and calibrated on their val images, as the product computes them, and gets
     ranges for int8, found on their training images. `naming` is a folder of labelled images, see
-    `training.evaluate.naming`. `neutral_gender` is the share from which a gender is said, see
+    `training.evaluate.naming`. `neutral_gender` is the share from which a gender is named, see
     `captioning.model.gender`. Raises UsageError when the run is not finished, was trained on another encoder, or has
     several decoders and `cell` does not name one.
     """
