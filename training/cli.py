@@ -125,6 +125,13 @@ def train(
             " maps: faster on a CPU, less accurate."
         ),
     ] = None,
+    classifier: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weights of the encoder's classifier, fc.weight and fc.bias: tuning keeps what it sees.",
+        ),
+    ] = None,
     patience: Annotated[int, typer.Option(min=0, help="Epochs without a better CIDEr that end a phase; 0: never.")] = 4,
     start: Annotated[
         str | None, typer.Option(help="Run or model; its decoders and vocabulary are trained further.")
@@ -148,7 +155,7 @@ def train(
         cells=cells, kind=kind, hidden_size=hidden, epochs=epochs, scst_epochs=scst_epochs,
         learning_rate=learning_rate, encoder_learning_rate=tune_encoder, tune_from=tune_from, seed=seed,
         threads=threads,
-        patience=patience, start=_start_folder(start),
+        patience=patience, start=_start_folder(start), classifier=str(classifier or ""),
     )  # fmt: skip
     config = with_settings(config, settings or ())
     folders = parse_data(data)

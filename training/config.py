@@ -85,6 +85,8 @@ class TrainConfig:
     encoder_learning_rate: NonNegativeFloat = 0.0  # peak, for the encoder; 0: it is frozen
     tune_from: Stage | None = None  # first stage that learns, from pixels; None: layer4, from cached maps before it
     encoder_freeze_epochs: NonNegativeInt = 0  # epochs before the encoder starts to learn
+    classifier: str = ""  # file with fc.weight and fc.bias, of the classes that a tuned encoder must not forget
+    classifier_weight: NonNegativeFloat = 0.5  # of their divergence from the original's, in nats, in the loss
     label_smoothing: Fraction = 0.1
 
     # -- self-critical training (SCST), after it --
@@ -131,6 +133,10 @@ class TrainConfig:
             raise UsageError("epochs and scst_epochs are both 0: there is nothing to train.")
         if self.tune_from and not self.encoder_learning_rate:
             raise UsageError(f"tune_from={self.tune_from}: give the encoder a learning rate too, --tune-encoder 1e-4.")
+        if self.classifier and not self.encoder_learning_rate:
+            raise UsageError(
+                f"classifier={self.classifier}: a frozen encoder forgets nothing; tune it, --tune-encoder 1e-4."
+            )
         if self.memory_size % DecoderConfig.heads:
             heads = DecoderConfig.heads
             raise UsageError(f"memory_size={self.memory_size}: give a multiple of {heads}, the number of heads.")

@@ -22,6 +22,7 @@ from training.data.batches import Batch, TrainingData, batches, steps_of, text_b
 from training.data.pixel_table import PixelTable
 from training.data.tokens import tokenize
 from training.fit.checkpoints import BEST, LAST, TrainState, restore_checkpoint, save_best, save_checkpoint
+from training.fit.classifier import Classifier
 from training.fit.network import CaptioningNetwork
 from training.fit.optimization import Phase, make_average, make_optimizer, make_scheduler, phases_of
 from training.fit.rewards import Rewards, processes_for
@@ -42,6 +43,7 @@ def fit(
     run: Path,
     *,
     resume: bool,
+    classifier: Classifier | None = None,
     on_epoch: OnEpoch = lambda epoch, cider: None,
 ) -> TrainState:
     """Train; keep `last.pt` after each epoch and `best.safetensors` of the epoch with the best val CIDEr (beam 3),
@@ -49,9 +51,10 @@ def fit(
 
     Self-critical training starts from the best weights of the cross-entropy phase. With several decoders the mean of
     their CIDErs counts. A phase ends early after `patience` epochs without a better one. `on_epoch` is called when an
-    epoch is saved; an exception from it ends the run. Raises TrainingDiverged.
+    epoch is saved; an exception from it ends the run. While the encoder learns, it keeps the classes of `classifier`.
+    Raises TrainingDiverged.
     """
-    loop = _Loop(fabric, network, data, config, run)
+    loop = _Loop(fabric, network, data, config, run, classifier)
     if resume and (run / LAST).exists():
         loop.restore()
     for index, phase in enumerate(phases_of(config)):
@@ -66,8 +69,9 @@ class _Loop:
     """The objects of one run that change during it."""
 
     def __init__(
-        self, fabric: Fabric, network: CaptioningNetwork, data: TrainingData, config: TrainConfig, run: Path
-    ) -> None:
+        self, fabric: Fabric, network: CaptioningNetwork, data: TrainingData, config: TrainConfig, run: Path,
+        classifier: Classifier | None,
+    ) -> None:  # fmt: skip
         if isinstance(data.train, PixelTable):
             data = replace(data, train=data.train.on(fabric.device))
         self.fabric, self.network, self.data, self.config, self.folder = fabric, network, data, config, run
@@ -75,6 +79,7 @@ class _Loop:
         self.steps = steps_of(data, config, fabric.world_size)  # per epoch
         self.run_log = RunLog(run, data.corpus)
         self.rewards: Rewards | None = None
+        self.classifier = None if classifier is None else classifier.to(fabric.device)
         self.parallel, self.optimizer = fabric.setup(network, make_optimizer(config, network))
         self.average = make_average(network, config.ema_decay, fabric.device)
 
@@ -124,7 +129,7 @@ class _Loop:
         number = len(state.log) + 1
         # hash() of numbers is the same in every process
         torch.manual_seed(hash((self.config.seed, number, self.fabric.global_rank)))
-        loss, reward = self._train(phase, number)
+        loss, reward, same_class = self._train(phase, number)
         state.phase_epoch += 1
         scores, captions = self._validate() if self.fabric.is_global_zero else ({}, {})
         scores = self.fabric.broadcast(scores)
@@ -133,6 +138,7 @@ class _Loop:
             state.best_cider, state.best_epoch = cider, number
         entry = {"epoch": number, "phase": phase.name, "loss": round(loss, 4), "cider": round(cider, 4)}
         entry |= {"reward": round(reward, 4)} if phase.name == "scst" else {}
+        entry |= {"same_class": round(same_class, 4)} if self.classifier else {}
         state.log.append(entry | {"seconds": round(time.monotonic() - started), "val": scores})
         if self.fabric.is_global_zero:
             if state.best_epoch == number:
@@ -140,10 +146,10 @@ class _Loop:
             self.run_log.write(state.log, captions)
         self._save()  # last: a run that resumes from it finds the other files
 
-    def _train(self, phase: Phase, number: int) -> tuple[float, float]:
-        """Train for one epoch; return the means, over its steps, of the loss and the reward."""
+    def _train(self, phase: Phase, number: int) -> tuple[float, ...]:
+        """Train for one epoch; return the means, over its steps, of what `_step` returns."""
         self.network.train()
-        sums = torch.zeros(2, device=self.fabric.device)
+        sums = torch.zeros(3, device=self.fabric.device)
         columns = (
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"),
             TimeRemainingColumn(), TextColumn("{task.fields[shown]}"),
@@ -157,11 +163,11 @@ class _Loop:
             for steps, batch in enumerate(loader, start=1):
                 sums += self._step(batch, phase, None if phase.name == "scst" else next(texts))
                 if steps % _STEPS_BETWEEN_LOOKS == 0 or steps == self.steps:
-                    loss, reward = (sums / steps).tolist()
+                    loss, reward, same_class = (sums / steps).tolist()
                     self._require_finite(loss)
                     shown = f"reward {reward:.3f}" if phase.name == "scst" else f"loss {loss:.3f}"
                     bar.update(task, completed=steps, shown=shown)
-        return loss, reward
+        return loss, reward, same_class
 
     def _require_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -169,11 +175,16 @@ class _Loop:
             raise TrainingDiverged(f"the loss is {loss} at step {step} or before: try a smaller learning rate.")
 
     def _step(self, batch: Batch, phase: Phase, texts: Tensor | None) -> Tensor:
-        """Take one optimizer step; return its loss and its mean reward, means over the decoders, on the device."""
+        """Take one optimizer step; return three numbers on the device.
+
+        They are the loss and the mean reward, means over the decoders, and the share of images that have the same class
+        as before the encoder was tuned, where it learns with a classifier.
+        """
         learns = phase.learns_encoder(self.state.phase_epoch)
         with nullcontext() if learns else torch.no_grad(), self.fabric.autocast():
             images = batch.images.to(self.fabric.device, non_blocking=True)
-            grid = self.network.grid(images, batch.augmentations, self.config.train_size)
+            maps = self.network.maps(images, batch.augmentations, self.config.train_size)
+            grid = self.network.read(maps)
         reward = 0.0
         if phase.name == "scst":
             words, advantage, reward = self._sample(batch, grid.detach())
@@ -182,7 +193,11 @@ class _Loop:
             words = dict.fromkeys(self.network.decoders, batch.words.to(self.fabric.device, non_blocking=True))
             texts = None if texts is None else texts.to(self.fabric.device, non_blocking=True)
             losses = self.parallel(grid, words, None, self.config, texts)
-        loss = torch.stack(list(losses.values())).sum()
+        loss = captions_loss = torch.stack(list(losses.values())).sum()
+        same_class = loss.new_tensor(0.0)
+        if self.classifier is not None and learns:
+            divergence, same_class = self.classifier(maps, grid)
+            loss = captions_loss + self.config.classifier_weight * divergence
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         self.fabric.clip_gradients(
@@ -192,7 +207,7 @@ class _Loop:
         self.scheduler.step()
         self.state.phase_step += 1
         self.average.update_parameters(self.network)
-        return torch.stack([loss.detach() / len(losses), loss.new_tensor(reward)])
+        return torch.stack([captions_loss.detach() / len(losses), loss.new_tensor(reward), same_class])
 
     def _sample(self, batch: Batch, grid: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
         """Sample captions from each decoder, without dropout; return them, their advantages and the mean reward."""

@@ -31,12 +31,20 @@ class CaptioningNetwork(nn.Module):
         """Return the decoders with their names."""
         return [(name, cast("CaptionDecoder", decoder)) for name, decoder in self.decoders.items()]
 
-    def grid(self, images: Tensor, augmentations: Sequence[Augmentation] = (), size: int = 0) -> Tensor:
+    def grid(self, images: Tensor) -> Tensor:
         """Return grid features (B, N, 2048): of the trunk's input when the encoder is tuned, as they are otherwise."""
+        return self.read(self.maps(images))
+
+    def maps(self, images: Tensor, augmentations: Sequence[Augmentation] = (), size: int = 0) -> Tensor:
+        """Return what the stages that learn read (B, C, H, W), or the grid features when there are none."""
         floating = images.is_floating_point()
         if floating and not torch.is_autocast_enabled(images.device.type):  # autocast converts them itself
             images = images.to(next(self.parameters()).dtype)
-        return images if self.trunk is None else self.trunk(images, augmentations, size)
+        return images if self.trunk is None else self.trunk.maps(images, augmentations, size)
+
+    def read(self, maps: Tensor) -> Tensor:
+        """Return grid features (B, N, 2048) of what `maps` returned."""
+        return maps if self.trunk is None else cast("Tensor", self.trunk(maps))
 
     def forward(
         self,

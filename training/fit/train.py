@@ -28,6 +28,7 @@ from training.data.pixel_table import pixels_of
 from training.data.texts import read_texts
 from training.data.tokens import tokenize
 from training.fit.checkpoints import BEST, TrainState
+from training.fit.classifier import Classifier, open_head
 from training.fit.loop import OnEpoch, fit
 from training.fit.network import CaptioningNetwork
 from training.fit.run_dir import check_resumable, record_start, run_settings
@@ -68,6 +69,7 @@ def run_training(
     if config.threads:
         torch.set_num_threads(config.threads)
     start = open_start(Path(config.start)) if config.start else None
+    classifier = _classifier(encoder, config) if config.classifier else None
     prepared = prepare(
         data, encoder, config, cache, start, texts
     )  # before the other processes start: they find the cache
@@ -81,7 +83,7 @@ def run_training(
     network = CaptioningNetwork(decoders, None if tuned is None else _trunk(tuned, encoder, config))
     if start:
         _load_start(network, start)
-    state = fit(fabric, network, prepared, config, run, resume=resume, on_epoch=on_epoch)
+    state = fit(fabric, network, prepared, config, run, resume=resume, classifier=classifier, on_epoch=on_epoch)
     if not fabric.is_global_zero:
         return {}
     about = _description(encoder, config, prepared, shapes, start, state)
@@ -135,6 +137,10 @@ def _trunk(tuned: ResNetEncoder, encoder: EncoderFile, config: TrainConfig) -> T
     return Trunk(tuned, first, FrozenStages(encoder.load(), first) if config.tune_from else None)
 
 
+def _classifier(encoder: EncoderFile, config: TrainConfig) -> Classifier:
+    return Classifier(open_head(Path(config.classifier)), encoder, config.tune_from or "layer4")
+
+
 def shape_of(config: TrainConfig, cell: str, vocabulary_size: int) -> DecoderConfig:
     """Return the kind and the sizes of a run's decoder."""
     sizes = {name: getattr(config, name) for name in ("memory_size", "hidden_size", "embedding_size")}
@@ -153,7 +159,7 @@ def _description(
 ) -> dict[str, Any]:
     """Return what run.json says; most of it goes into bundles."""
     about = {
-        "config": asdict(config) | {"start": Path(config.start).name},  # bundles contain no paths
+        "config": asdict(config) | _names_of_files(config),
         "decoders": {cell: asdict(shape) for cell, shape in shapes.items()},
         "encoder": {"digest": encoder.digest, **encoder.about},
         "vocabulary": list(prepared.vocabulary.words),
@@ -166,6 +172,11 @@ def _description(
     if prepared.texts:
         about["texts"] = len(prepared.texts)
     return about | ({"start": start.about} if start else {})
+
+
+def _names_of_files(config: TrainConfig) -> dict[str, str]:
+    """Return the fields that are paths, without their folders: bundles contain no paths."""
+    return {name: Path(getattr(config, name)).name for name in ("start", "classifier")}
 
 
 def _image_counts(corpus: Corpus, sets: Sequence[DataSet]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from training.data.augmentation import Augmentation, augment
 
 
 class Trunk(nn.Module):
-    """Computes grid features from pixels, or from cached maps before layer4.
+    """Computes grid features in two steps, from pixels or from cached maps before layer4.
 
     `frozen` turns pixels (B, S, S, 3) into the maps that the first learning stage reads; None for cached maps.
     """
@@ -29,13 +29,18 @@ class Trunk(nn.Module):
         self.tuned = nn.ModuleDict({name: getattr(encoder, name) for name in stages_from(tune_from)})
         self.frozen = frozen
 
-    def forward(self, images: Tensor, augmentations: Sequence[Augmentation] = (), size: int = 0) -> Tensor:
-        """Compute the grid (B, N, 2048) of maps, or of pixels (B, S, S, 3) uint8, augmented to `size` (0: S)."""
+    def maps(self, images: Tensor, augmentations: Sequence[Augmentation] = (), size: int = 0) -> Tensor:
+        """Return the maps (B, C, H, W) that the learning stages read.
+
+        `images` are cached maps (B, H, W, C), or pixels (B, S, S, 3) uint8, which are augmented to `size` (0: S).
+        """
         if self.frozen is None:
-            maps = images.permute(0, 3, 1, 2)
-        else:
-            with torch.no_grad():
-                maps = self.frozen(augment(images, augmentations, size) if augmentations else images)
+            return images.permute(0, 3, 1, 2)
+        with torch.no_grad():
+            return cast("Tensor", self.frozen(augment(images, augmentations, size) if augmentations else images))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Compute the grid (B, N, 2048) of maps (B, C, H, W)."""
         for stage in self.tuned.values():
             maps = stage(maps)
         return maps.flatten(2).transpose(1, 2)
