@@ -69,7 +69,7 @@ TRAIN = $(BIN)/training train $(foreach data,$(DATA),--data $(data)) --cache $(R
 bundles: setup ## Rebuild the built-in models in RUNS/bundles: make bundles DATA='flickr8k coco=2' ENCODER= RUNS=
 	@test -n "$(DATA)" -a -n "$(ENCODER)" -a -n "$(RUNS)" || { echo "usage: make bundles DATA='flickr8k coco=2' ENCODER=resnet50.safetensors STRIDE=3x3 ORIGIN='source of the weights' RUNS=runs [CLASSIFIER=fc.safetensors] [NAMING=folder]"; exit 2; }
 	$(TRAIN) --encoder $(ENCODER) $(if $(STRIDE),--stride $(STRIDE)) $(if $(ORIGIN),--origin "$(ORIGIN)") --run $(RUNS)/words \
-	  $(if $(CLASSIFIER),--classifier $(CLASSIFIER)) --set min_count=3 --epochs 8 --learning-rate 1.5e-3 --set warmup_steps=100 --set ema_decay=0.995 \
+	  $(if $(CLASSIFIER),--classifier $(CLASSIFIER)) --set min_count=3 --epochs 7 --learning-rate 1.5e-3 --set warmup_steps=100 --set ema_decay=0.995 \
 	  --tune-encoder 1e-4 --tune-from layer3 --set encoder_freeze_epochs=1 --set train_size=160 --set val_limit=250
 	$(TRAIN) --encoder $(RUNS)/words --start $(RUNS)/words --run $(RUNS)/rewards --epochs 0 --scst-epochs 10 \
 	  --set views=4 --set scst_learning_rate=1e-4 --set temperature=0.5 --set ema_decay=0.995

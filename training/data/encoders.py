@@ -78,6 +78,17 @@ def open_encoder(
     return replace(file, about=file.about | {"origin": origin or path.name})
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, or of one that torch saved. Raises UsageError when it is neither."""
+    try:
+        state = load_weights(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except (BundleError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise UsageError(f"{path} cannot be read as weights: {error}") from error
+    if not isinstance(state, dict):
+        raise UsageError(f"{path} contains no weights: give a file of named tensors.")
+    return state
+
+
 def save_encoder(encoder: ResNetEncoder, about: dict[str, Any], folder: Path) -> EncoderFile:
     """Write an encoder in the form that bundles ship, so that decoders learn from exactly what serving computes."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,10 +107,7 @@ def _convert(path: Path, stride: str, cache: Path) -> EncoderFile:
     folder = cache / f"encoder-{file_digest(path)[:16]}-{stride}"
     if (folder / ABOUT).exists():
         return _open_folder(folder)
-    try:
-        state = load_weights(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-    except (BundleError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise UsageError(f"{path} cannot be read as weights: {error}") from error
+    state = read_weights(path)
     known = _without_counters({name: tensor for name, tensor in state.items() if not name.startswith("fc.")})
     encoder = ResNetEncoder("1x1" if stride == "1x1" else "3x3")
     expected = _without_counters(encoder.state_dict())

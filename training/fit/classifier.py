@@ -1,10 +1,9 @@
 """The encoder's ImageNet classifier, kept alive while the encoder is tuned.
 
-Learning without forgetting (Li and Hoiem 2016, arXiv:1606.09282): of each training image, the encoder must see the
-classes that it saw before tuning. Without it, tuning under captioners costs a sixth of the classifier's accuracy.
+Learning without forgetting (Li and Hoiem 2016, arXiv:1606.09282): in each training image, the encoder must see the
+classes that it saw before tuning. What it forgets without that is in `training/LOG.md`.
 """
 
-import pickle
 from pathlib import Path
 from typing import cast
 
@@ -12,13 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the usual name
 
-from captioning.errors import BundleError, UsageError
-from captioning.model.precision import best_precision
-from captioning.model.runtime import optimize_for_inference
-from captioning.model.weights import load_weights
+from captioning.errors import UsageError
 from training.config import Stage
-from training.data.encoders import EncoderFile
-from training.fit.trunk import stages_from
+from training.data.encoders import EncoderFile, read_weights
+from training.fit.trunk import as_served, stages_from
 
 _FEATURES = 2048
 
@@ -28,12 +24,10 @@ class Classifier(nn.Module):
 
     def __init__(self, head: nn.Linear, encoder: EncoderFile, tune_from: Stage) -> None:
         super().__init__()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        network = optimize_for_inference(encoder.load(), device, best_precision(device))
+        network = as_served(encoder.load())
         self.dtype = network.scale.dtype
         self.before = nn.Sequential(*(getattr(network.encoder, name) for name in stages_from(tune_from)))
-        self.head = head
-        self.requires_grad_(False)
+        self.head = head.requires_grad_(False)
 
     def forward(self, maps: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
         """Compare the tuned stages' grid (B, N, 2048) with what the original ones make of the same maps (B, C, H, W).
@@ -54,13 +48,10 @@ def open_head(path: Path) -> nn.Linear:
 
     Raises UsageError when the file has none, or cannot be read.
     """
-    try:
-        state = load_weights(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-        weight, bias = state["fc.weight"].float(), state["fc.bias"].float()
-    except (BundleError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise UsageError(f"{path} cannot be read as weights: {error}") from error
-    except (KeyError, TypeError):
-        raise UsageError(f"{path} has no classifier: give a file with fc.weight and fc.bias.") from None
+    state = read_weights(path)
+    if not {"fc.weight", "fc.bias"} <= state.keys():
+        raise UsageError(f"{path} has no classifier: give a file with fc.weight and fc.bias.")
+    weight, bias = state["fc.weight"].float(), state["fc.bias"].float()
     if weight.shape != (len(bias), _FEATURES):
         raise UsageError(f"{path}: fc.weight has the shape {tuple(weight.shape)}, not ({len(bias)}, {_FEATURES}).")
     head = nn.Linear(_FEATURES, len(bias))

@@ -55,8 +55,7 @@ class FrozenStages(nn.Module):
 
     def __init__(self, network: PixelsToGrid, tune_from: Stage) -> None:
         super().__init__()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        network = optimize_for_inference(network, device, best_precision(device)).requires_grad_(False)
+        network = as_served(network)
         self.scale, self.shift = network.scale, network.shift
         encoder = network.encoder
         before = [getattr(encoder, name) for name in STAGES[: STAGES.index(tune_from)]]
@@ -67,6 +66,12 @@ class FrozenStages(nn.Module):
         with torch.autocast(pixels.device.type, enabled=False):
             x = pixels.permute(0, 3, 1, 2).to(self.scale.dtype)
             return cast("Tensor", self.stages(x * self.scale + self.shift))
+
+
+def as_served(network: PixelsToGrid) -> PixelsToGrid:
+    """Return the encoder, changed in place, as the product computes it on this machine. It does not learn."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return optimize_for_inference(network, device, best_precision(device)).requires_grad_(False)
 
 
 def stages_from(first: Stage) -> tuple[Stage, ...]:
