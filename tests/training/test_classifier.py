@@ -72,8 +72,14 @@ def test_a_run_records_the_share_of_images_that_keep_their_class(
 def test_files_without_a_classifier_are_refused(tmp_path: Path, encoder: EncoderFile) -> None:
     with pytest.raises(UsageError, match=r"has no classifier: give a file with fc\.weight and fc\.bias"):
         open_head(encoder.weights)
-    with pytest.raises(UsageError, match="cannot be read as weights"):
+    with pytest.raises(UsageError, match=r"no file .*none\.pth: give a file of weights"):
         open_head(tmp_path / "none.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(UsageError, match="cannot be read as weights"):
+        open_head(tmp_path / "text.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(UsageError, match="contains no weights"):
+        open_head(tmp_path / "list.pth")
     save_file({"fc.weight": torch.zeros(20, 512), "fc.bias": torch.zeros(20)}, tmp_path / "small.safetensors")
     with pytest.raises(UsageError, match=r"the shape \(20, 512\), not \(20, 2048\)"):
         open_head(tmp_path / "small.safetensors")

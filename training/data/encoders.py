@@ -80,6 +80,8 @@ def open_encoder(
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file, or of one that torch saved. Raises UsageError when it is neither."""
+    if not path.is_file():
+        raise UsageError(f"no file {path}: give a file of weights, safetensors or saved by torch.")
     try:
         state = load_weights(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
     except (BundleError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
