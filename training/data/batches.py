@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 
 import torch
@@ -154,12 +155,17 @@ class _CaptionDataset(Dataset[tuple[Example, list[list[int]]]]):
         return [START, *self.vocabulary.encode(cut), *([END] if len(cut) == len(words) else [])]
 
 
+@lru_cache(maxsize=100_000)
+def _words(caption: str) -> list[str]:
+    return tokenize(caption)  # as long as all else that a step does in Python
+
+
 def choose_captions(captions: Sequence[str], mirrored: bool, count: int, rng: random.Random) -> list[list[str]]:
     """Choose `count` captions, some more than once when there are fewer, and tokenize them.
 
     For a mirrored image, captions that mention left or right are avoided, unless all do.
     """
-    words = [tokenize(caption) for caption in captions]
+    words = [_words(caption) for caption in captions]
     suitable = [w for w in words if not _SIDE_WORDS.intersection(w)] if mirrored else words
     chosen = rng.sample(suitable or words, k=len(suitable or words))
     return [chosen[i % len(chosen)] for i in range(count)]
@@ -173,5 +179,5 @@ def _collate(source: ImageSource, examples: Sequence[tuple[Example, list[list[in
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
-    tensors = [torch.tensor(row) for row in rows]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=PAD)
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[PAD] * (width - len(row))] for row in rows])

@@ -93,5 +93,4 @@ def _update_average(average: Sequence[Tensor], weights: Sequence[Tensor], update
     if not average[0].is_floating_point():  # the counters of batch norm; the list has one type
         return
     done = int(updates)
-    for averaged, weight in zip(average, weights, strict=True):
-        averaged.lerp_(weight, 1 - min(decay, (1 + done) / (10 + done)))
+    torch._foreach_lerp_(list(average), list(weights), 1 - min(decay, (1 + done) / (10 + done)))  # one kernel on a GPU

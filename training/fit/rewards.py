@@ -11,7 +11,7 @@ from typing import Self
 from training.fit.cider_reward import CiderReward, Sampled
 from training.processes import begin_child
 
-_MOST = 8  # processes; more compute no faster than a GPU samples
+_MOST = 15  # processes; more compute no faster than a GPU samples
 
 Collect = Callable[[], list[float]]
 """Waits for rewards and returns them."""

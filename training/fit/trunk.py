@@ -26,7 +26,9 @@ class Trunk(nn.Module):
 
     def __init__(self, encoder: nn.Module, tune_from: Stage, frozen: "FrozenStages | None") -> None:
         super().__init__()
-        self.tuned = nn.ModuleDict({name: getattr(encoder, name) for name in stages_from(tune_from)})
+        tuned = nn.ModuleDict({name: getattr(encoder, name) for name in stages_from(tune_from)})
+        # a GPU would convert weights in another order at every step
+        self.tuned = tuned.to(memory_format=torch.channels_last)
         self.frozen = frozen
 
     def maps(self, images: Tensor, augmentations: Sequence[Augmentation] = (), size: int = 0) -> Tensor:
