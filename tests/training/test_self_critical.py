@@ -56,12 +56,13 @@ def test_without_a_gpu_no_process_computes_rewards_unless_asked() -> None:
 def test_the_entropy_weight_lowers_the_loss_by_the_entropy_of_the_next_word() -> None:
     torch.manual_seed(1)
     shape = DecoderConfig("gru", 9, feature_size=8, memory_size=8, hidden_size=4, embedding_size=4)
-    network = CaptioningNetwork({"gru": make_decoder(shape)}).eval()
-    grid, words = torch.randn(1, 4, 8), {"gru": torch.tensor([[1, 5, 2]])}
     config = TrainConfig(scst_epochs=1, temperature=2.0)
+    network = CaptioningNetwork({"gru": make_decoder(shape)}, config=config).eval()
+    grid, words = torch.randn(1, 4, 8), {"gru": torch.tensor([[1, 5, 2]])}
     zero = {"gru": torch.zeros(1)}  # no advantage: only the entropy counts
-    plain = network(grid, words, zero, config)["gru"]
-    rewarded = network(grid, words, zero, dataclasses.replace(config, entropy_weight=0.5))["gru"]
+    plain = network(grid, words, zero)["gru"]
+    network.config = dataclasses.replace(config, entropy_weight=0.5)
+    rewarded = network(grid, words, zero)["gru"]
     logits = network.decoders["gru"](grid, words["gru"][:, :-1])[0]
     logits[:, [0, 1, 3]] = float("-inf")
     expected = torch.distributions.Categorical(logits=logits / 2).entropy().mean()

@@ -57,9 +57,11 @@ def fit(
     loop = _Loop(fabric, network, data, config, run, classifier)
     if resume and (run / LAST).exists():
         loop.restore()
-    for index, phase in enumerate(phases_of(config)):
-        if phase.epochs and index >= loop.state.phase:
-            loop.run(index, phase, on_epoch)
+    # opened at once: its processes read the references while cross-entropy trains
+    with loop.open_rewards() if config.scst_epochs else nullcontext() as loop.rewards:
+        for index, phase in enumerate(phases_of(config)):
+            if phase.epochs and index >= loop.state.phase:
+                loop.run(index, phase, on_epoch)
     if fabric.is_global_zero:
         loop.run_log.draw_curves(loop.state.log)
     return loop.state
@@ -95,12 +97,12 @@ class _Loop:
             for _, decoder in self.network.each():
                 decoder.scale_dropout(self.config.scst_dropout)
         self.scheduler = make_scheduler(self.optimizer, phase, self.steps, self.state.phase_step)
-        with self._rewards() if phase.name == "scst" else nullcontext() as self.rewards:
-            while self.state.phase_epoch < phase.epochs and not self._out_of_patience():
-                self._epoch(phase)
-                on_epoch(len(self.state.log), self.state.log[-1]["cider"])
+        while self.state.phase_epoch < phase.epochs and not self._out_of_patience():
+            self._epoch(phase)
+            on_epoch(len(self.state.log), self.state.log[-1]["cider"])
 
-    def _rewards(self) -> Rewards:
+    def open_rewards(self) -> Rewards:
+        """Return what computes the rewards of self-critical training."""
         captions, config = self.data.corpus.captions, self.config
         references = {name: [tokenize(text) for text in captions[name]] for name in self.data.corpus.train}
         return Rewards(references, config.repeat_penalty, processes_for(config.reward_processes))
@@ -188,11 +190,11 @@ class _Loop:
         reward = 0.0
         if phase.name == "scst":
             words, advantage, reward = self._sample(batch, grid.detach())
-            losses = self.parallel(grid, words, advantage, self.config)
+            losses = self.parallel(grid, words, advantage)
         else:
             words = dict.fromkeys(self.network.decoders, batch.words.to(self.fabric.device, non_blocking=True))
             texts = None if texts is None else texts.to(self.fabric.device, non_blocking=True)
-            losses = self.parallel(grid, words, None, self.config, texts)
+            losses = self.parallel(grid, words, None, texts)
         loss = captions_loss = torch.stack(list(losses.values())).sum()
         same_class = loss.new_tensor(0.0)
         if self.classifier is not None and learns:
@@ -212,12 +214,13 @@ class _Loop:
     def _sample(self, batch: Batch, grid: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
         """Sample captions from each decoder, without dropout; return them, their advantages and the mean reward."""
         if self.rewards is None:
-            raise RuntimeError("the scst phase has not started")
-        words, waiting = {}, {}
+            raise RuntimeError("the run has no scst phase")
+        words, waiting, config = {}, {}, self.config
         self.network.eval()
-        with torch.no_grad(), self.fabric.autocast():
+        # autocast would convert the weights again for every word, which takes longer than the arithmetic on a GPU
+        with torch.no_grad(), nullcontext() if grid.is_cuda else self.fabric.autocast():
+            grid = grid.float() if grid.is_cuda else grid
             for name, decoder in self.network.each():
-                config = self.config
                 words[name] = sample(decoder, grid, config.samples, config.max_length, config.temperature)
                 captions = captions_of(words[name], batch.names, self.data.vocabulary)
                 waiting[name] = self.rewards.submit(captions)  # computed while the next decoder samples
@@ -230,5 +233,4 @@ class _Loop:
     def _validate(self) -> tuple[Scores, Texts]:
         """Return the scores and the captions of the val images, by decoder, with the averaged weights."""
         network = cast("CaptioningNetwork", self.average.module)
-        with self.fabric.autocast():
-            return validate(network, self.data, self.config.val_limit, self.fabric.device)
+        return validate(network, self.data, self.config.val_limit, self.fabric)

@@ -19,11 +19,19 @@ _NEVER_GENERATED = (PAD, START, UNKNOWN)
 class CaptioningNetwork(nn.Module):
     """Computes losses from cached features, or through the trunk when the encoder is tuned.
 
-    Several decoders may share one trunk, which is then trained for all of them.
+    Several decoders may share one trunk, which is then trained for all of them. `config` says how the losses are
+    computed. It is no argument of `forward`: Fabric converts the arguments to the precision of the run, and refuses
+    those that cannot be changed.
     """
 
-    def __init__(self, decoders: Mapping[str, CaptionDecoder], trunk: Trunk | None = None) -> None:
+    def __init__(
+        self,
+        decoders: Mapping[str, CaptionDecoder],
+        trunk: Trunk | None = None,
+        config: TrainConfig = TrainConfig(),  # noqa: B008, a value
+    ) -> None:
         super().__init__()
+        self.config = config
         self.decoders = nn.ModuleDict(dict(decoders))
         self.trunk = trunk
 
@@ -51,7 +59,6 @@ class CaptioningNetwork(nn.Module):
         grid: Tensor,
         words: Mapping[str, Tensor],
         advantages: Mapping[str, Tensor] | None,
-        config: TrainConfig,
         texts: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the loss of each decoder, in nats per word, for grids (B, N, 2048) and (R, T) words per decoder.
@@ -60,7 +67,7 @@ class CaptioningNetwork(nn.Module):
         arXiv:2305.12254): the gradient of self-critical training. `texts` (R', T') are captions without images, read
         with an empty grid.
         """
-        losses = {}
+        losses, config = {}, self.config
         for name, decoder in self.each():
             if advantages is None:
                 losses[name] = _cross_entropy(decoder, grid, words[name], config)

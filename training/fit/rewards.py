@@ -31,6 +31,8 @@ class Rewards:
             self._pool = ProcessPoolExecutor(
                 processes, get_context("spawn"), initializer=_begin, initargs=(references, repeat_penalty)
             )
+            for _ in range(processes):
+                self._pool.submit(_in_process, [])  # starts one
 
     def submit(self, captions: Sequence[Sampled]) -> Collect:
         """Start to compute the rewards of captions."""

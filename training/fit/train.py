@@ -80,7 +80,7 @@ def run_training(
     shapes: dict[str, DecoderConfig] = {c: shape_of(config, c, len(prepared.vocabulary)) for c in config.cells}
     decoders = {cell: make_decoder(shape) for cell, shape in shapes.items()}
     tuned = encoder.load().encoder if config.encoder_learning_rate > 0 else None
-    network = CaptioningNetwork(decoders, None if tuned is None else _trunk(tuned, encoder, config))
+    network = CaptioningNetwork(decoders, None if tuned is None else _trunk(tuned, encoder, config), config)
     if start:
         _load_start(network, start)
     state = fit(fabric, network, prepared, config, run, resume=resume, classifier=classifier, on_epoch=on_epoch)
@@ -96,7 +96,10 @@ def run_training(
 
 def open_fabric(devices: int = 1) -> Fabric:
     """Return what places tensors, chooses their precision and starts the other processes."""
-    precision = _MIXED[best_precision("cuda" if torch.cuda.is_available() else "cpu")]
+    cuda = torch.cuda.is_available()
+    precision = _MIXED[best_precision("cuda" if cuda else "cpu")]
+    if cuda:
+        torch.set_float32_matmul_precision("high")  # of sampling and beam search, which are in float32
     # the encoder's first epochs leave its parameters unused
     strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
     fabric = Fabric(accelerator="auto", devices=devices, precision=precision, strategy=strategy)

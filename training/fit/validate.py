@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
+from torch import Tensor
 
-from captioning.model.captioner import Captioner
+from captioning.model.captioner import Captioner, GridEncoder
 from captioning.model.pixels import Preprocessing
 from captioning.values import Caption, DecodeOptions
 from training.data.batches import ImageSource, TrainingData
@@ -21,25 +23,34 @@ Texts = dict[str, dict[str, str]]
 """Captions by decoder and image."""
 
 
-def validate(network: CaptioningNetwork, data: TrainingData, limit: int, device: torch.device) -> tuple[Scores, Texts]:
+def validate(network: CaptioningNetwork, data: TrainingData, limit: int, fabric: Fabric) -> tuple[Scores, Texts]:
     """Return the scores of each decoder on the val images, and its captions.
 
-    `limit` is how many images of each data set are captioned, from the first; 0: all.
+    `limit` is how many images of each data set are captioned, from the first; 0: all. As in the product, only the
+    encoder computes in a lower precision.
     """
-    all_captioners = captioners(network, data)
+
+    def encode(images: Tensor) -> Tensor:
+        with fabric.autocast():
+            return network.grid(images)
+
+    all_captioners = captioners(network, data, encode)
     found: dict[str, Texts] = {decoder: {} for decoder in all_captioners}
     for part in data.sets:
         names = part.corpus.val[: limit or None]
-        for decoder, captions in caption_all(all_captioners, data.val, names, device).items():
+        for decoder, captions in caption_all(all_captioners, data.val, names, fabric.device).items():
             found[decoder][part.name] = {name: caption.text for name, caption in captions.items()}
     scores = {decoder: score_sets(of_sets, data.corpus.captions) for decoder, of_sets in found.items()}
     return scores, {decoder: merged(of_sets) for decoder, of_sets in found.items()}
 
 
-def captioners(network: CaptioningNetwork, data: TrainingData) -> dict[str, Captioner]:
-    """Return the product's captioner for each decoder. They encode what the network reads."""
+def captioners(
+    network: CaptioningNetwork, data: TrainingData, encode: GridEncoder | None = None
+) -> dict[str, Captioner]:
+    """Return the product's captioner for each decoder. They encode what the network reads, with `encode` if given."""
     return {
-        name: Captioner(network.grid, decoder, data.vocabulary, Preprocessing()) for name, decoder in network.each()
+        name: Captioner(encode or network.grid, decoder, data.vocabulary, Preprocessing())
+        for name, decoder in network.each()
     }
 
 
