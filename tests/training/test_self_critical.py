@@ -43,6 +43,13 @@ def test_a_content_word_that_is_said_again_costs_its_penalty() -> None:
         assert difference == pytest.approx(0.5 * again)
 
 
+def test_the_rewards_of_an_image_with_one_caption_count_a_fifth() -> None:
+    with Rewards(REFERENCES, 0.0, 0) as rewards:
+        (copied,) = rewards.submit(CAPTIONS[-1:])()
+    assert CiderReward(REFERENCES).of("2", CAPTIONS[-1].words) == pytest.approx(10)
+    assert copied == pytest.approx(2)
+
+
 def test_the_advantage_is_over_the_other_captions_of_the_image() -> None:
     found = advantages([1.0, 2.0, 3.0, 0.0, 0.0, 6.0], images=2)
     assert found.tolist() == [-1.5, 0.0, 1.5, -3.0, -3.0, 6.0]

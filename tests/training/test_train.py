@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 
 from captioning.bundles import find_bundles, read_bundle
@@ -25,8 +26,10 @@ from training.data.data_sets import DataFolder
 from training.data.encoders import EncoderFile, open_encoder
 from training.export.write_bundle import export_bundle
 from training.fit.checkpoints import BEST, LAST
+from training.fit.loop import fit
+from training.fit.network import CaptioningNetwork
 from training.fit.run_dir import CONFIG
-from training.fit.train import prepare, run_training
+from training.fit.train import prepare, run_training, shape_of
 from training.fit.trained import ABOUT
 
 
@@ -90,6 +93,17 @@ def test_self_critical_training_raises_the_reward(
     rewards = [entry["reward"] for entry in read_log(tmp_path) if entry["phase"] == "scst"]
     assert len(rewards) == 30
     assert sum(rewards[-5:]) > sum(rewards[:5]) * 1.2
+
+
+def test_training_in_mixed_precision_runs_both_phases(
+    corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(MEMORISING, epochs=1, scst_epochs=1)
+    data = prepare([DataFolder(corpus)], encoder, config, cache)
+    decoder = make_decoder(shape_of(config, "lstm", len(data.vocabulary)))
+    network = CaptioningNetwork({"lstm": decoder}, config=config)
+    state = fit(Fabric(accelerator="cpu", precision="bf16-mixed"), network, data, config, tmp_path, resume=False)
+    assert [entry["phase"] for entry in state.log] == ["cross_entropy", "scst"]
 
 
 def test_tuning_changes_stage_5_only_and_for_all_decoders(

@@ -13,6 +13,7 @@ from training.data.tokens import repeated
 _ORDERS = 4
 _SIGMA = 6.0  # of the length penalty, in words
 _END = "<end>"
+_USUAL_CAPTIONS = 5  # of an image, in Flickr8k and in COCO
 Ngram = tuple[str, ...]
 
 
@@ -57,6 +58,14 @@ class CiderReward:
                 total += penalty * product / norm if norm else 0.0
         penalty = self._penalty * repeated(words) if self._penalty else 0.0
         return 10 * total / (_ORDERS * len(references)) - penalty
+
+    def weight(self, name: str) -> float:
+        """Return how much the rewards of an image count: n/5 when it has n captions, at most 1.
+
+        A copy of an image's only caption gets 10, a copy of one of five little more than 2. So without a weight the
+        decoders would learn the images with one caption by heart, instead of what the captions of others share.
+        """
+        return min(1.0, len(self._references[name]) / _USUAL_CAPTIONS)
 
     def _vectors(self, counts: Mapping[Ngram, int]) -> tuple[list[dict[Ngram, float]], list[float], int]:
         """Return the tf-idf vectors by order, their norms, and the length in bigrams, as the reference scorer does."""

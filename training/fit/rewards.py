@@ -76,7 +76,7 @@ def _in_process(captions: Sequence[Sampled]) -> list[float]:
 
 
 def _rewards(reward: CiderReward, captions: Sequence[Sampled]) -> list[float]:
-    return [reward.of(caption.name, caption.words, ended=caption.ended) for caption in captions]
+    return [reward.weight(c.name) * reward.of(c.name, c.words, ended=c.ended) for c in captions]
 
 
 def _required(reward: CiderReward | None) -> CiderReward:
