@@ -68,17 +68,18 @@ secrets: ## Write random passwords for docker-compose.yml into secrets/; existin
 TRAIN = $(BIN)/training train $(foreach data,$(DATA),--data $(data)) --cache $(RUNS)/cache --resume --cell lstm,gru --patience 0
 bundles: setup ## Rebuild the built-in models in RUNS/bundles: make bundles DATA='flickr8k coco=2' ENCODER= RUNS=
 	@test -n "$(DATA)" -a -n "$(ENCODER)" -a -n "$(RUNS)" || { echo "usage: make bundles DATA='flickr8k coco=2' ENCODER=resnet50.safetensors STRIDE=3x3 ORIGIN='source of the weights' RUNS=runs [CLASSIFIER=fc.safetensors] [NAMING=folder]"; exit 2; }
-	$(TRAIN) --encoder $(ENCODER) $(if $(STRIDE),--stride $(STRIDE)) $(if $(ORIGIN),--origin "$(ORIGIN)") --run $(RUNS)/words \
-	  $(if $(CLASSIFIER),--classifier $(CLASSIFIER)) --set min_count=3 --epochs 7 --learning-rate 1.5e-3 --set warmup_steps=100 --set ema_decay=0.995 \
-	  --tune-encoder 1e-4 --tune-from layer3 --set encoder_freeze_epochs=1 --set train_size=160 --set val_limit=250
-	$(TRAIN) --encoder $(RUNS)/words --start $(RUNS)/words --run $(RUNS)/rewards --epochs 0 --scst-epochs 10 \
-	  --set views=4 --set scst_learning_rate=1e-4 --set temperature=0.5 --set ema_decay=0.995
-	for cell in lstm gru; do $(BIN)/training export --run $(RUNS)/rewards --encoder $(RUNS)/words --cell $$cell --name $$cell \
+	$(TRAIN) --encoder $(ENCODER) $(if $(STRIDE),--stride $(STRIDE)) $(if $(ORIGIN),--origin "$(ORIGIN)") --run $(RUNS)/model \
+	  $(if $(CLASSIFIER),--classifier $(CLASSIFIER) --set classifier_weight=0.3) --set min_count=3 --set keep_last=true \
+	  --epochs 12 --learning-rate 1.5e-3 --set warmup_steps=100 --set ema_decay=0.995 \
+	  --tune-encoder 1e-4 --tune-from layer2 --set encoder_freeze_epochs=1 --set train_size=192 --set val_limit=400 \
+	  --scst-epochs 12 --set scst_learning_rate=1e-4 --set scst_encoder_learning_rate=3e-5 --set scst_dropout=0.5 \
+	  --set temperature=0.5 --set repeat_penalty=0.1
+	for cell in lstm gru; do $(BIN)/training export --run $(RUNS)/model --encoder $(RUNS)/model --cell $$cell --name $$cell \
 	  -o $(RUNS)/bundles $(foreach data,$(DATA),--data $(data)) $(if $(NAMING),--naming $(NAMING)) --cache $(RUNS)/cache \
 	  || exit 1; done
 
 compare: setup ## Compare LSTM and GRU again (an hour): make compare DATA= ENCODER= RUNS=
-	@test -n "$(DATA)" -a -n "$(ENCODER)" -a -n "$(RUNS)" || { echo 'usage: make compare DATA=flickr8k ENCODER=flickr8k-lstm RUNS=runs'; exit 2; }
+	@test -n "$(DATA)" -a -n "$(ENCODER)" -a -n "$(RUNS)" || { echo 'usage: make compare DATA=flickr8k ENCODER=lstm RUNS=runs'; exit 2; }
 	$(BIN)/training compare --data $(DATA) --encoder $(ENCODER) --cache $(RUNS)/cache --run $(RUNS)/compare --jobs 2
 
 bench: setup ## Measure a whole embedded job: make bench IMAGES=folder

@@ -87,7 +87,7 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """What people call the model, for example `flickr8k-lstm`."""
+        """What people call the model, for example `lstm`."""
         return str(self.description["name"])
 
     @property

@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     database_password_file: Path | None = Field(
         None, description="File with the password for `DATABASE_URL`, which then contains none."
     )
-    model: str = Field("flickr8k-lstm", description="Model that captions when no other is asked for.")
+    model: str = Field("lstm", description="Model that captions when no other is asked for.")
     bundles: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="More folders with model bundles, separated by `:`."
     )

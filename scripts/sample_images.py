@@ -13,10 +13,13 @@ SCIKIT_IMAGE = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "gra
 SCIKIT_LEARN = ("china.jpg", "flower.jpg")
 
 
-def copy_samples(folder: Path) -> list[Path]:
-    """Copy the photographs into a folder, which is created if necessary; return the paths of the copies."""
+def copy_samples(folder: Path, more: tuple[str, ...] = ()) -> list[Path]:
+    """Copy the photographs into a folder, which is created if necessary; return the paths of the copies.
+
+    `more` names other images of scikit-image.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    sources = [files("skimage") / "data" / name for name in SCIKIT_IMAGE]
+    sources = [files("skimage") / "data" / name for name in (*SCIKIT_IMAGE, *more)]
     sources += [files("sklearn") / "datasets" / "images" / name for name in SCIKIT_LEARN]
     return [Path(shutil.copyfile(str(source), folder / source.name)) for source in sources]
 

@@ -19,6 +19,8 @@ from scripts.sample_images import copy_samples
 
 SIDE, TEXT, GAP, COLUMNS = 224, 58, 12, 5  # pixels, but for the columns
 LINE = 34  # characters
+MORE = ("brick.png", "clock_motion.png", "coins.png", "moon.png", "page.png")
+"""Images that are harder than the samples of the demo."""
 
 
 def captions_of(model: str, files: list[Path]) -> list[str]:
@@ -53,7 +55,7 @@ def main() -> None:
         raise SystemExit(__doc__)
     out, models = Path(sys.argv[1]), sys.argv[2:]
     with tempfile.TemporaryDirectory() as folder:
-        files = copy_samples(Path(folder))
+        files = copy_samples(Path(folder), MORE)
         draw_sheet(files, {model: captions_of(model, files) for model in models}).save(out, quality=85)
 
 

@@ -198,7 +198,7 @@ def tune(
     print_values(best, as_json=as_json)
 
 
-@app.command(epilog="Example: training evaluate flickr8k-lstm --data flickr8k")
+@app.command(epilog="Example: training evaluate lstm --data flickr8k")
 def evaluate(
     model: Model,
     data: Data,
@@ -277,7 +277,7 @@ def compare(
     typer.echo(f"{comparison.answer}\nreport: {path}")
 
 
-@app.command(epilog="Example: training export --run runs/gru --encoder runs/encoder --name flickr8k-gru -o bundles")
+@app.command(epilog="Example: training export --run runs/gru --encoder runs/encoder --name gru -o bundles")
 def export(
     run: Run,
     name: Annotated[str, typer.Option(help="Name of the model.")],
@@ -330,7 +330,7 @@ def calibrate(
     _print_bundle(calibrated)
 
 
-@app.command(epilog="Example: training info flickr8k-lstm")
+@app.command(epilog="Example: training info lstm")
 def info(model: Model) -> None:
     """Print the description of a model as JSON: sizes, scores, origin, digest of the names of its training images."""
     bundle = _open_bundle(model)

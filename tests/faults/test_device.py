@@ -46,7 +46,7 @@ def test_a_failed_device_ends_the_pool_process_and_loses_nothing(world: World) -
 def test_a_worker_without_its_model_claims_nothing(world: World, damage: str, message: str) -> None:
     models = world.folder / "models"
     shutil.copytree(BUILT_IN, models)
-    folder = models / "flickr8k-gru"
+    folder = models / "gru"
     config = json.loads((folder / "bundle.json").read_text()) | {"name": "mine"}
     (folder / "bundle.json").write_text(json.dumps(config))
     world.settings |= {"CAPTIONING_BUNDLES": str(models), "CAPTIONING_MODEL": "mine"}

@@ -82,14 +82,14 @@ def test_a_folder_is_captioned_once_and_then_known(
     assert sorted(Path(row["path"]).relative_to(images) for row in rows) == sorted(
         path.relative_to(images) for path in images.rglob("*.*")
     )
-    assert all(row["caption"] and row["model"] == "flickr8k-lstm" and 0 < row["confidence"] <= 1 for row in rows)
+    assert all(row["caption"] and row["model"] == "lstm" and 0 < row["confidence"] <= 1 for row in rows)
 
-    other = runner.submit(str(images), "--model", "flickr8k-gru")
+    other = runner.submit(str(images), "--model", "gru")
     assert (other["captioned"], other["model_runs"]) == (11, 11)
     shown = runner.producer("show", str(images / "coffee.png"), "--json").json
-    assert {caption["model"] for caption in shown["captions"]} == {"flickr8k-lstm", "flickr8k-gru"}
-    assert shown["model"] == "flickr8k-lstm"
-    assert {row["model"] for row in runner.producer("export", "--model", "flickr8k-gru").lines} == {"flickr8k-gru"}
+    assert {caption["model"] for caption in shown["captions"]} == {"lstm", "gru"}
+    assert shown["model"] == "lstm"
+    assert {row["model"] for row in runner.producer("export", "--model", "gru").lines} == {"gru"}
 
     word = rows[0]["caption"].split()[-1]
     found = runner.producer("search", word, "--json").json

@@ -69,11 +69,11 @@ def test_no_program_speaks_to_the_network_or_writes_into_the_home_folder(
     (images / "Flickr_8k.trainImages.txt").write_text(names[0])
     (images / "Flickr_8k.devImages.txt").write_text(names[1])
     corpus = ("--data", str(images), "--cache", str(tmp_path / "cache"))
-    run = ("--run", str(tmp_path / "run"), "--encoder", "flickr8k-lstm")
+    run = ("--run", str(tmp_path / "run"), "--encoder", "lstm")
     small = ("--epochs", "1", "--set", "hidden_size=64", "--set", "memory_size=64", "--set", "min_count=1")
     with cli_server(PYTHONPATH=recording.env["PYTHONPATH"], RECORD=recording.env["RECORD"]) as server:
         for words in (
-            ("evaluate", "flickr8k-lstm", *corpus),
+            ("evaluate", "lstm", *corpus),
             ("train", *run, *corpus, *small),
             ("export", *run, *corpus[2:], "--name", "mine", "-o", str(tmp_path / "bundles")),
         ):

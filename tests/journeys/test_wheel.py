@@ -22,9 +22,9 @@ def test_the_wheel_contains_migrations_and_models_but_no_tests(tmp_path: Path) -
     names = contents.namelist()
     for needed in (
         "captionmill.py",
-        "captioning/bundled/flickr8k-lstm/bundle.json",
-        "captioning/bundled/flickr8k-lstm/decoder.safetensors",
-        "captioning/bundled/flickr8k-gru/CARD.md",
+        "captioning/bundled/lstm/bundle.json",
+        "captioning/bundled/lstm/decoder.safetensors",
+        "captioning/bundled/gru/CARD.md",
         "captioning/decoding/child.py",
         "migrations/env.py",
         "migrations/versions/0001_initial_schema.py",

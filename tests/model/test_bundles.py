@@ -16,7 +16,7 @@ from training.export.model_card import model_card
 def copied(tmp_path: Path) -> Path:
     """Return the folder of a bundle that a test may damage."""
     shutil.copytree(BUILT_IN, tmp_path / "bundles")
-    return tmp_path / "bundles" / "flickr8k-gru"
+    return tmp_path / "bundles" / "gru"
 
 
 def rewrite(folder: Path, **changes: object) -> Bundle:
@@ -33,7 +33,7 @@ def outdate(folder: Path, name: str) -> None:
 
 def test_two_models_are_built_in_and_share_one_encoder() -> None:
     bundles = find_bundles()
-    assert sorted(bundles) == ["flickr8k-gru", "flickr8k-lstm"]
+    assert sorted(bundles) == ["gru", "lstm"]
     assert [bundles[n].description["decoder"]["cell"] for n in sorted(bundles)] == ["gru", "lstm"]
     assert len({b.encoder_digest for b in bundles.values()}) == 1
     assert len({b.digest for b in bundles.values()}) == 2
@@ -60,7 +60,7 @@ def test_a_changed_weight_file_is_refused(copied: Path) -> None:
     data = bytearray((copied / "decoder.safetensors").read_bytes())
     data[-1] ^= 1
     (copied / "decoder.safetensors").write_bytes(data)
-    with pytest.raises(BundleError, match="the decoder of model flickr8k-gru has digest"):
+    with pytest.raises(BundleError, match="the decoder of model gru has digest"):
         read_bundle(copied).verify()
 
 
@@ -105,8 +105,8 @@ def test_an_outdated_bundle_is_told_when_somebody_asks_for_it_and_disturbs_nobod
 ) -> None:
     outdate(copied, "mine")
     bundles = find_bundles([copied])
-    assert sorted(bundles) == ["flickr8k-gru", "flickr8k-lstm"]
-    assert named("flickr8k-lstm", bundles).name == "flickr8k-lstm"
+    assert sorted(bundles) == ["gru", "lstm"]
+    assert named("lstm", bundles).name == "lstm"
     assert capsys.readouterr().err == ""
     with pytest.raises(BundleError, match="training export --run RUN --name mine"):
         named("mine", bundles)
@@ -115,10 +115,10 @@ def test_an_outdated_bundle_is_told_when_somebody_asks_for_it_and_disturbs_nobod
 
 
 def test_an_outdated_bundle_in_the_place_of_a_built_in_one_does_not_let_the_built_in_one_caption(copied: Path) -> None:
-    outdate(copied, "flickr8k-gru")
+    outdate(copied, "gru")
     with pytest.raises(BundleError, match=r"preprocessing\.version"):
-        named("flickr8k-gru", find_bundles([copied]))
-    assert named("flickr8k-gru", find_bundles([copied, BUILT_IN])).folder == BUILT_IN / "flickr8k-gru"
+        named("gru", find_bundles([copied]))
+    assert named("gru", find_bundles([copied, BUILT_IN])).folder == BUILT_IN / "gru"
 
 
 def test_the_encoder_of_a_bundle_loads(copied: Path) -> None:
@@ -147,10 +147,10 @@ def test_an_invalid_bundle_is_refused_in_one_line(tmp_path: Path, text: str | No
 
 
 def test_a_bundle_of_the_user_replaces_a_built_in_one_of_the_same_name(copied: Path) -> None:
-    assert find_bundles([copied.parent])["flickr8k-gru"].folder == copied
-    assert find_bundles([copied])["flickr8k-gru"].folder == copied
+    assert find_bundles([copied.parent])["gru"].folder == copied
+    assert find_bundles([copied])["gru"].folder == copied
 
 
 def test_the_error_for_an_unknown_model_lists_the_available_ones() -> None:
-    with pytest.raises(UsageError, match="available: flickr8k-gru, flickr8k-lstm"):
+    with pytest.raises(UsageError, match="available: gru, lstm"):
         named("blip", find_bundles())

@@ -18,7 +18,7 @@ from captioning.model.pixels import Limits, Pixels, Preprocessing, open_image
 from captioning.model.runtime import choose_runtime, load_captioner, make_grid_encoder
 from captioning.values import Caption, DecodeOptions
 
-MODELS = ["flickr8k-lstm", "flickr8k-gru"]
+MODELS = ["lstm", "gru"]
 SIZE = Preprocessing().size
 
 
@@ -59,21 +59,21 @@ def test_captions_describe_the_photographs(name: str, pixels: dict[str, Pixels])
 
 
 def test_the_same_image_gets_the_same_caption_alone_and_in_a_batch(pixels: dict[str, Pixels]) -> None:
-    captioner = load_captioner(find_bundles()["flickr8k-gru"], choose_runtime("torch", "cpu"))
+    captioner = load_captioner(find_bundles()["gru"], choose_runtime("torch", "cpu"))
     batch = captioner.caption(list(pixels.values()), DecodeOptions())
     assert captioner.caption([next(iter(pixels.values()))], DecodeOptions())[0].text == batch[0].text
     assert captioner.caption([], DecodeOptions()) == []
 
 
 def test_runtimes_agree_on_most_captions(pixels: dict[str, Pixels], compiled: Path) -> None:
-    bundle, images = find_bundles()["flickr8k-lstm"], list(pixels.values())
+    bundle, images = find_bundles()["lstm"], list(pixels.values())
     one, other = captions(bundle, "torch", images), captions(bundle, "openvino", images, compiled)
     same = sum(a.text == b.text for a, b in zip(one, other, strict=True))
     assert same >= len(one) * 0.6
 
 
 def test_runtimes_agree_on_the_grid(pixels: dict[str, Pixels], compiled: Path) -> None:
-    bundle = find_bundles()["flickr8k-lstm"]
+    bundle = find_bundles()["lstm"]
     batch = torch.from_numpy(np.stack(list(pixels.values())))
     with torch.inference_mode():
         exact = load_encoder(bundle)(batch)
@@ -88,7 +88,7 @@ def test_runtimes_agree_on_the_grid(pixels: dict[str, Pixels], compiled: Path) -
 def bundle_160(tmp_path: Path) -> Bundle:
     """A built-in model that reads images of 160 x 160 pixels."""
     shutil.copytree(BUILT_IN, tmp_path / "bundles")
-    path = tmp_path / "bundles" / "flickr8k-gru" / "bundle.json"
+    path = tmp_path / "bundles" / "gru" / "bundle.json"
     description = json.loads(path.read_text())
     description["preprocessing"]["size"] = 160
     path.write_text(json.dumps(description))
@@ -107,7 +107,7 @@ def test_a_bundle_of_another_image_size_works_in_both_runtimes(
 
 @pytest.mark.slow
 def test_a_compiled_encoder_is_kept_for_each_image_size(bundle_160: Bundle, photographs: Path, tmp_path: Path) -> None:
-    usual, cache = find_bundles()["flickr8k-gru"], tmp_path / "cache"
+    usual, cache = find_bundles()["gru"], tmp_path / "cache"
     assert usual.encoder_digest == bundle_160.encoder_digest
     images = {size: list(decoded(photographs, size).values())[:1] for size in (SIZE, 160)}
     first = captions(usual, "openvino", images[SIZE], cache)
@@ -122,7 +122,7 @@ def test_a_model_that_cannot_be_kept_on_disk_captions_all_the_same(
     pixels: dict[str, Pixels], caplog: pytest.LogCaptureFixture
 ) -> None:
     images = list(pixels.values())[:2]
-    made = captions(find_bundles()["flickr8k-lstm"], "openvino", images, Path("/dev/null/runtime"))
+    made = captions(find_bundles()["lstm"], "openvino", images, Path("/dev/null/runtime"))
     assert all(len(caption.text.split()) >= 4 for caption in made)
     assert "the converted model cannot be kept in /dev/null/runtime" in caplog.text
     assert "(Not a directory): the worker goes on without it" in caplog.text

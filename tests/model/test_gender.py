@@ -42,7 +42,7 @@ def test_a_group_without_its_neutral_word_stays() -> None:
 
 @pytest.mark.parametrize("share", [0.4, 1.1, "0.8", True, None])
 def test_a_bundle_says_the_share_or_has_no_neutral_words(share: object) -> None:
-    bundle = find_bundles()["flickr8k-lstm"]
+    bundle = find_bundles()["lstm"]
     described = dataclasses.replace(bundle, description=bundle.description | {"neutral_gender": share})
     if share is None:
         assert neutral_words(described, WORDS) is None

@@ -26,7 +26,7 @@ def with_int8(bundle: Bundle, part: Any) -> Bundle:
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return find_bundles()["flickr8k-lstm"]
+    return find_bundles()["lstm"]
 
 
 @pytest.fixture(scope="module")

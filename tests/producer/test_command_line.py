@@ -160,7 +160,7 @@ def test_status_jobs_and_show_agree(captioned_cli: CliRunner, photographs: Path)
     assert [job["job"] for job in captioned_cli.producer("jobs", "--json").json] == [1]
     text = captioned_cli.producer("show", str(photographs / "coffee.png")).out
     assert "two dogs run past image" in text
-    assert "flickr8k-lstm" in text
+    assert "lstm" in text
     assert "word by word: two " in text
     words = captioned_cli.producer("show", str(photographs / "coffee.png"), "--json").json["captions"][0]["words"]
     assert [one["word"] for one in words][:2] == ["two", "dogs"]
@@ -263,7 +263,7 @@ def test_the_exit_code_is_0_when_nobody_reads_the_output(captioned_cli: CliRunne
 def test_the_doctor_finds_a_damaged_model(cli: CliRunner, tmp_path: Path) -> None:
     assert cli.producer("doctor").code == 0
     shutil.copytree(BUILT_IN, tmp_path / "damaged")
-    (tmp_path / "damaged" / "flickr8k-lstm" / "decoder.safetensors").write_bytes(b"no")
+    (tmp_path / "damaged" / "lstm" / "decoder.safetensors").write_bytes(b"no")
     cli.environment["CAPTIONING_BUNDLES"] = str(tmp_path / "damaged")
     result = cli.producer("doctor", "--json")
     assert result.code == 1
@@ -285,7 +285,7 @@ def test_a_broken_bundle_does_not_hide_the_others(cli: CliRunner) -> None:
         (cli.data / "models" / name).mkdir(parents=True)
         (cli.data / "models" / name / "bundle.json").write_text(text)
     result = cli.producer("models", "--json")
-    assert [model["name"] for model in result.json] == ["flickr8k-gru", "flickr8k-lstm"]
+    assert [model["name"] for model in result.json] == ["gru", "lstm"]
     assert [line.partition(": ")[0] for line in result.err.splitlines()] == ["left out", "left out"]
     assert json.dumps(result.json).count('"default": true') == 1
 

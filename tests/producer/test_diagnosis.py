@@ -47,7 +47,7 @@ def test_without_a_worker_the_remedy_depends_on_the_mode(driver: StoreDriver, se
 def test_a_model_that_no_worker_has_is_named(driver: StoreDriver, settings: Settings, job: int) -> None:
     heartbeat(driver.db, GRU.digest, roots=["photos"])
     (reason,) = reasons(driver, settings, job)
-    assert reason.startswith(f"no worker has the job's model, flickr8k-lstm {LSTM.digest[:16]}")
+    assert reason.startswith(f"no worker has the job's model, lstm {LSTM.digest[:16]}")
 
 
 def test_a_root_that_no_worker_sees_is_named(driver: StoreDriver, settings: Settings, job: int) -> None:

@@ -170,4 +170,4 @@ def test_a_stalled_job_names_its_root_harmlessly(cli: CliRunner) -> None:
     assert "no worker sees the root" in output
     workers.heartbeat(db, WorkerInfo("w", "host", (), "torch"), roots=[])
     db.close()
-    assert "no worker has the job's model, flickr8k-lstm" in run_on_a_terminal(cli, ("status",))[0]
+    assert "no worker has the job's model, lstm" in run_on_a_terminal(cli, ("status",))[0]

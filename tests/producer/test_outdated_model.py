@@ -21,8 +21,8 @@ def runner(tmp_path: Path) -> CliRunner:
     """Return a runner whose data folder has a model of version 1, called theirs."""
     models = tmp_path / "data" / "models"
     shutil.copytree(BUILT_IN, models)
-    shutil.rmtree(models / "flickr8k-lstm")
-    (models / "flickr8k-gru").rename(models / "theirs")
+    shutil.rmtree(models / "lstm")
+    (models / "gru").rename(models / "theirs")
     path = models / "theirs" / "bundle.json"
     description = json.loads(path.read_text()) | {"name": "theirs"}
     description["preprocessing"]["version"] = 1
@@ -61,7 +61,7 @@ def test_a_command_that_lists_models_says_why_it_is_left_out(
     result = runner.run(program, *words, cwd=tmp_path)
     assert result.code == 0, result
     assert "theirs" not in result.out
-    assert "flickr8k-lstm" in result.out
+    assert "lstm" in result.out
     assert [line for line in result.err.splitlines() if line.startswith("left out: ") and line.endswith(REMEDY)]
 
 

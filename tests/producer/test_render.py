@@ -16,7 +16,7 @@ from producer.dry_run import DryRun
 from tests.support.texts import TEXTS
 
 DONE = Progress(
-    job=1, name="photos", state="done", model="flickr8k-lstm", model_digest="5e" * 32, registered=True, priority=0,
+    job=1, name="photos", state="done", model="lstm", model_digest="5e" * 32, registered=True, priority=0,
     total=13, captioned=10, reused=2, failed=1, model_runs=10, known=3, skipped={"other file": 2, "hidden": 1},
     created_at=0.0, finished_at=1.0,
 )  # fmt: skip

@@ -11,8 +11,8 @@ from captioning.store.leases import Claim, ClaimedItem, Content, Outcome, Proven
 from captioning.values import Alternative, Caption, DecodeOptions, ImageInfo, ItemState, Reason
 
 PROVENANCE = Provenance("torch", "fp32", "test")
-LSTM = find_bundles()["flickr8k-lstm"]
-GRU = find_bundles()["flickr8k-gru"]
+LSTM = find_bundles()["lstm"]
+GRU = find_bundles()["gru"]
 LEASE_SECONDS = 60.0
 
 

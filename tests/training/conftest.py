@@ -58,7 +58,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def encoder() -> EncoderFile:
     """The encoder of the built-in models."""
-    return open_encoder(Path("flickr8k-lstm"), None, Path())
+    return open_encoder(Path("lstm"), None, Path())
 
 
 @pytest.fixture(scope="session")

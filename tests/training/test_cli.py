@@ -35,8 +35,8 @@ MISTAKES = [
     ([*TRAIN, "--set", "colour=blue"], "names are kind"),
     ([*TRAIN, "--kind", "transformer"], "kind=transformer: kind must be one of plain, "),
     (["evaluate", "blip", "--data", "CORPUS"], "no model named 'blip'"),
-    (["evaluate", "flickr8k-gru", "--data", "CORPUS", "--split", "dev"], "'dev' is not one of 'train', 'val', 'test'"),
-    (["evaluate", "flickr8k-gru", "--data", "CORPUS", "--split", "test"], "has no test split"),
+    (["evaluate", "gru", "--data", "CORPUS", "--split", "dev"], "'dev' is not one of 'train', 'val', 'test'"),
+    (["evaluate", "gru", "--data", "CORPUS", "--split", "test"], "has no test split"),
     (["info", "blip"], "no model named 'blip'"),
     (["fetch", "coco", "-o", "x"], "no 'coco' to fetch; choose one of flickr8k, imagenet-v1, imagenet-v2"),
     (["export", "--run", "/none", "--encoder", "/none", "--name", "x", "-o", "y"], "no encoder at /none"),
@@ -64,8 +64,8 @@ def test_every_command_has_an_example_in_its_help(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_info_identifies_the_images_that_a_model_was_trained_on(tmp_path: Path) -> None:
-    result = CliRunner(tmp_path).run("training", "info", "flickr8k-gru").json
-    assert result["name"] == "flickr8k-gru"
+    result = CliRunner(tmp_path).run("training", "info", "gru").json
+    assert result["name"] == "gru"
     assert len(result["provenance"]["images"]["digest"]) == 64
 
 
@@ -73,7 +73,7 @@ def test_evaluation_captions_an_image_as_the_product_does(tmp_path: Path, corpus
     runner = CliRunner(tmp_path, with_compiled_model=True, in_process=True)
     words = [
         "evaluate",
-        "flickr8k-lstm",
+        "lstm",
         "--data",
         str(corpus),
         "--cache",
@@ -90,7 +90,7 @@ def test_evaluation_captions_an_image_as_the_product_does(tmp_path: Path, corpus
     assert set(scores["confidence"]) == {"caption_error", "word_error", "captions_good", "words_right"}
     evaluated = {row["image"]: row for row in map(json.loads, (tmp_path / "out").read_text().splitlines())}
     assert set(evaluated) == set(VAL)
-    captioner = load_captioner(find_bundles()["flickr8k-lstm"], choose_runtime(), runner.data / "runtime")
+    captioner = load_captioner(find_bundles()["lstm"], choose_runtime(), runner.data / "runtime")
     image = (corpus / "Images" / "val-chelsea.png").read_bytes()
     pixels, _ = open_image(image, captioner.preprocessing.size)
     (served,) = captioner.caption([pixels], DecodeOptions())

@@ -23,7 +23,7 @@ def test_ranges_of_four_photographs_keep_the_features(
     corpus: Path, cache: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     images, kept = open_corpus(corpus, cache), Path(os.environ["CAPTIONING_TEST_RUNTIME"])
-    bundle, ticks = find_bundles()["flickr8k-lstm"], list[tuple[int, int]]()
+    bundle, ticks = find_bundles()["lstm"], list[tuple[int, int]]()
     part = find_int8(bundle, images, kept, lambda done, total: ticks.append((done, total)))
     assert part["images"] == 4
     assert ticks[-1] == (4, 4)

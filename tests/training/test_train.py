@@ -216,7 +216,7 @@ def save_until_killed(checkpoint, file):
     save(checkpoint, file)
 torch.save = save_until_killed
 config = dataclasses.replace(MEMORISING, **getattr(test_train, changes))
-encoder = open_encoder(Path("flickr8k-lstm"), None, Path())
+encoder = open_encoder(Path("lstm"), None, Path())
 run_training([DataFolder(Path(corpus))], encoder, config, Path(run), Path(cache), resume=False)
 """
 
@@ -330,7 +330,7 @@ def test_a_run_that_was_started_before_a_setting_existed_resumes_with_its_defaul
 
 def test_a_run_resumes_only_when_asked_and_with_its_own_settings(corpus: Path, cache: Path, tmp_path: Path) -> None:
     runner = CliRunner(tmp_path / "data", in_process=True)
-    words = ["train", "--data", str(corpus), "--encoder", "flickr8k-lstm", "--epochs", "1", "--hidden", "32"]
+    words = ["train", "--data", str(corpus), "--encoder", "lstm", "--epochs", "1", "--hidden", "32"]
     words += ["--cache", str(cache), "--run", str(tmp_path / "run")]
     assert runner.run("training", *words).code == 0
     again = runner.run("training", *words)
@@ -412,7 +412,7 @@ def test_a_wrong_data_folder_leaves_no_run_folder(encoder: EncoderFile, cache: P
 def test_a_model_is_trained_further_with_its_own_vocabulary(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
-    bundle = find_bundles()["flickr8k-gru"]
+    bundle = find_bundles()["gru"]
     config = TrainConfig(cells=("gru",), epochs=1, learning_rate=0.0, start=str(bundle.folder))
     about = run_training([DataFolder(corpus)], encoder, config, tmp_path / "run", cache, resume=False)
     assert about["vocabulary"] == bundle.description["vocabulary"]
@@ -433,7 +433,7 @@ def test_a_model_is_trained_further_with_its_own_vocabulary(
 def test_a_model_that_does_not_fit_the_config_cannot_be_trained_further(
     change: dict[str, Any], message: str, corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:
-    config = TrainConfig(cells=("gru",), epochs=1, start=str(find_bundles()["flickr8k-gru"].folder))
+    config = TrainConfig(cells=("gru",), epochs=1, start=str(find_bundles()["gru"].folder))
     with pytest.raises(UsageError, match=message):
         run_training(
             [DataFolder(corpus)], encoder, dataclasses.replace(config, **change), tmp_path / "run", cache, resume=False
@@ -483,7 +483,7 @@ def test_two_processes_learn_about_the_same_as_one(
     options: tuple[str, ...], corpus: Path, cache: Path, tmp_path: Path
 ) -> None:
     runner = CliRunner(tmp_path)
-    words = ["train", "--data", str(corpus), "--encoder", "flickr8k-lstm", "--epochs", "2", "--hidden", "32"]
+    words = ["train", "--data", str(corpus), "--encoder", "lstm", "--epochs", "2", "--hidden", "32"]
     words += ["--cache", str(cache), "--set", "warmup_steps=1"]
     words += ["--set", "dropout=0", *options]  # the processes draw different dropout masks
     for devices in ("1", "2"):

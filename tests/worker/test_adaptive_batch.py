@@ -35,7 +35,7 @@ class Device:
 
 @pytest.fixture(scope="module")
 def model() -> Captioner:
-    bundle = find_bundles()["flickr8k-gru"]
+    bundle = find_bundles()["gru"]
     decoder, vocabulary = load_decoder(bundle)
     return Captioner(Device(), decoder, vocabulary, preprocessing_of(bundle))
 

@@ -238,11 +238,14 @@ def _int8(description: Description) -> str:
 def _limits(description: Description) -> str:
     words = f"The vocabulary has {len(description['vocabulary']) - 4} words."
     images = description["provenance"]["images"]
-    if FLICKR8K not in [part["digest"] for part in images.get("sets") or [images]]:
+    known = [part["digest"] for part in images.get("sets") or [images]]
+    if FLICKR8K not in known:
         return f"**Limits.** The model describes any image in terms of the images that it was trained on. {words}"
+    more = ", and a little of COCO's animals, vehicles, rooms and food" if COCO in known else ""
     return (
         "**Limits.** The model knows what Flickr8k shows, as of about 2008: people, dogs, sport and outdoor scenes in"
-        " daylight. For other images (documents, drawings, food, interiors, X-rays) it often describes people and dogs,"
-        " with high confidence. Colours and counts are unreliable. It guesses gender from weak evidence, and it"
-        " repeats the assumptions of its annotators. Do not use it for decisions about people. " + words
+        f" daylight{more}. For other images (documents, drawings, X-rays, close-ups of things) it often describes"
+        " people and dogs, with high confidence. Colours and counts are unreliable. It guesses gender from weak"
+        " evidence, and it repeats the assumptions of its annotators. Do not use it for decisions about people. "
+        + words
     )
