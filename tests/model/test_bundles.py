@@ -122,7 +122,7 @@ def test_an_outdated_bundle_in_the_place_of_a_built_in_one_does_not_let_the_buil
 
 
 def test_the_encoder_of_a_bundle_loads(copied: Path) -> None:
-    assert load_encoder(read_bundle(copied)).encoder.stride == "1x1"
+    assert load_encoder(read_bundle(copied)).encoder.stride == "3x3"
 
 
 @pytest.mark.parametrize(

@@ -172,8 +172,10 @@ def _data(description: Description) -> str:
         )
     start = (description["provenance"].get("start") or {}).get("images")
     if start and start["digest"] != images["digest"]:
-        source = "images of Flickr8k" if start["digest"] == FLICKR8K else "other images"
-        text += f" Training started from a model trained on {start['train']} {source}; their terms apply too."
+        sources = " and ".join(
+            f"{part['train']} {_NAMES.get(part['digest'], 'other images')}" for part in start.get("sets") or [start]
+        )
+        text += f" Training started from a model trained on {sources}; their terms apply too."
     if known:
         text += (
             " The photographs belong to the people who uploaded them; the bundle contains no photograph. **Licence.**"
@@ -183,6 +185,8 @@ def _data(description: Description) -> str:
         )
     return text
 
+
+_NAMES = {FLICKR8K: "images of Flickr8k", COCO: "images of COCO"}
 
 _KNOWN = {
     FLICKR8K: (
