@@ -131,6 +131,8 @@ class Caption:
     word_log_probabilities: tuple[float, ...]  # nats, one per word and one for the end token
     alternatives: tuple[Alternative, ...] = ()
     confidence: float = 0.0  # 0 to 1, calibrated
+    unlike: bool | None = None  # whether the image is unlike those that the model learned from; None: it cannot tell
+    evidence: tuple[float, ...] = ()  # that the confidence is computed from, see captioning.calibration.EVIDENCE
 
     @property
     def log_probability(self) -> float:

@@ -10,9 +10,9 @@ from typing import TextIO
 
 from captioning.atomic import replacing
 from captioning.errors import UsageError
-from captioning.store.captions import EXPORT_FIELDS, FileRow
+from captioning.store.captions import EXPORT_FIELDS, LATER_FIELDS, FileRow
 from captioning.terminal import printable
-from producer.render import json_text
+from producer.render import json_text, yes_or_no
 
 _FORMULA_STARTS = tuple("=+-@\t\r\n\0＝＋－＠")  # some spreadsheets accept the full-width signs too
 
@@ -27,8 +27,8 @@ def write_jsonl(rows: Iterable[FileRow], file: TextIO) -> int:
 
 def write_csv(rows: Iterable[FileRow], file: TextIO) -> int:
     """Write CSV with a header; return the number of rows."""
-    columns = (*EXPORT_FIELDS, "path_b64")
-    lines = (row.as_export() for row in rows)
+    columns = (*EXPORT_FIELDS, *LATER_FIELDS)
+    lines = (row.as_export() | {"unlike": yes_or_no(row.unlike)} for row in rows)
     return write_csv_table(columns, ([line.get(name) for name in columns] for line in lines), file)
 
 

@@ -115,6 +115,16 @@ def percent(confidence: float | None) -> str:
     return "" if confidence is None else f"{100 * confidence:.0f} %"
 
 
+def certainty(confidence: float | None, *, unlike: bool | None) -> str:
+    """Return a confidence in percent, with a mark where the image is unlike those that the model learned from."""
+    return ", ".join([percent(confidence), *(["unlike"] if unlike else [])])
+
+
+def yes_or_no(value: bool | None) -> str:
+    """Return a truth value in words, empty for None."""
+    return "" if value is None else "yes" if value else "no"
+
+
 def _decimals(score: float | None) -> str:
     return "" if score is None else f"{score:.3f}"
 
@@ -168,7 +178,10 @@ def print_files(rows: Sequence[FileRow], *, strip: str = "") -> None:
     """Print files with their captions; `strip` is removed from the start of the paths."""
     print_table(
         ("path", "caption", "confidence"),
-        ((row.path.removeprefix(strip), _caption_or_status(row), percent(row.confidence)) for row in rows),
+        (
+            (row.path.removeprefix(strip), _caption_or_status(row), certainty(row.confidence, unlike=row.unlike))
+            for row in rows
+        ),
         wrap=("path", "caption"),
     )
 
@@ -214,6 +227,8 @@ def _provenance(caption: CaptionDetails) -> list[str]:
     by = f"{caption.model} ({(caption.model_digest or '')[:12]})" if caption.model else caption.source
     confidence = f", confidence {percent(caption.confidence)}" if caption.confidence is not None else ""
     lines = [f"by {by}, {caption.created_at}{confidence}"]
+    if caption.unlike:
+        lines += ["unlike the images that the model learned from: look before you use it"]
     if caption.words:
         lines += ["word by word: " + " ".join(f"{w['word']} {100 * w['confidence']:.0f}" for w in caption.words)]
         lines += [f"least certain word: {caption.weakest_word}"]

@@ -19,7 +19,10 @@ from captioning.values import ItemState, Source
 EXPORT_FIELDS = (
     "path", "sha256", "caption", "confidence", "model", "width", "height", "status", "error", "captioned_at"
 )  # fmt: skip
-"""The fields of an export, in order: attributes of `FileRow`. Only `path_b64` may follow them."""
+"""The first fields of an export, in order: attributes of `FileRow`."""
+
+LATER_FIELDS = ("path_b64", "unlike")
+"""The fields after them, in order: each came later, so that the places of the others stay."""
 
 _PAGE_SIZE = 2000  # rows fetched at once
 
@@ -40,13 +43,14 @@ class FileRow:
     status: str  # captioned, failed, pending, or missing when the file is gone
     error: str | None  # why there is no caption, if it failed
     captioned_at: str | None  # ISO 8601, UTC
+    unlike: bool | None  # whether the image is unlike those that the model learned from; None: it cannot tell
 
     def as_export(self) -> dict[str, Any]:
         """Return the fields of an export line; `path_b64` is there only when `path` as UTF-8 is not the exact path."""
         line = {name: getattr(self, name) for name in EXPORT_FIELDS}
         if self.path.encode() != self.path_bytes:
             line["path_b64"] = base64.b64encode(self.path_bytes).decode()
-        return line
+        return line | {"unlike": self.unlike}
 
 
 def preferred_caption_id(image_id: Any, model: str | None) -> sa.ScalarSelect[int]:
@@ -81,6 +85,7 @@ def select_file_rows(model: str | None) -> sa.Select[Any]:
         Caption.confidence,
         Caption.source,
         Caption.created_at,
+        Caption.unlike,
         Model.name.label("model"),
         File.failed_reason,
         File.failed_detail,
@@ -113,6 +118,7 @@ def to_file_row(row: sa.Row[Any]) -> FileRow:
         status=_status(row),
         error=": ".join(part for part in (row.failed_reason, row.failed_detail) if part) if failed else None,
         captioned_at=None if row.created_at is None else _iso(row.created_at),
+        unlike=row.unlike,
     )
 
 
@@ -174,6 +180,7 @@ class CaptionDetails:
     model: str | None
     model_digest: str | None
     confidence: float | None  # 0 to 1
+    unlike: bool | None  # as in FileRow
     weakest_word: str | None
     words: list[dict[str, Any]]  # each with its confidence
     alternatives: list[dict[str, Any]]  # text and log-probability (nats) of other hypotheses
@@ -228,6 +235,7 @@ def _caption_details(connection: sa.Connection, image_id: int | None) -> list[Ca
             model=row.model,
             model_digest=row.digest,
             confidence=row.confidence,
+            unlike=row.unlike,
             weakest_word=row.weakest_word,
             words=_word_confidences(row),
             alternatives=row.alternatives or [],

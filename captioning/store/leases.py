@@ -418,6 +418,7 @@ def _insert_captions(
             "precision": provenance.precision,
             "software": provenance.software,
             "created_at": at,
+            "unlike": o.caption.unlike,
         }
         for o in outcomes
         if o.caption is not None and o.content is not None

@@ -241,6 +241,7 @@ class Caption(Base):
     precision: Mapped[str | None] = mapped_column(Text)
     software: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[float] = mapped_column(Double)
+    unlike: Mapped[bool | None]  # the image is unlike those that the model learned from
 
 
 class Worker(Base):

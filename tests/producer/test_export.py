@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from producer.export import FORMATS, export, spreadsheet_safe, write_csv_table
 from tests.support.texts import TEXTS
 
 ROW = FileRow(
-    "/a.jpg", b"/a.jpg", "5e", "a dog", 0.5, "m", "machine", 640, 480, "captioned", None, "2026-01-01T00:00:00Z"
+    "/a.jpg", b"/a.jpg", "5e", "a dog", 0.5, "m", "machine", 640, 480, "captioned", None, "2026-01-01T00:00:00Z", None
 )
 SLOW_TO_DRAW = settings(suppress_health_check=[HealthCheck.too_slow])
 CELLS = TEXTS | st.none()
@@ -36,11 +37,25 @@ def test_the_fields_of_an_export_are_fixed() -> None:
     assert EXPORT_FIELDS == (
         "path", "sha256", "caption", "confidence", "model", "width", "height", "status", "error", "captioned_at"
     )  # fmt: skip
-    assert tuple(ROW.as_export()) == EXPORT_FIELDS
+    assert tuple(ROW.as_export()) == (*EXPORT_FIELDS, "unlike")
+
+
+def test_the_mark_of_unlike_images_is_the_last_column_and_a_word_in_csv(tmp_path: Path) -> None:
+    rows = [replace(ROW, unlike=value) for value in (True, False, None)]
+    export(rows, "csv", str(tmp_path / "x.csv"))
+    header, *lines = csv.reader((tmp_path / "x.csv").read_text().splitlines())
+    assert header == [*EXPORT_FIELDS, "path_b64", "unlike"]
+    assert [line[-1] for line in lines] == ["yes", "no", ""]
+    export(rows, "jsonl", str(tmp_path / "x.jsonl"))
+    assert [json.loads(line)["unlike"] for line in (tmp_path / "x.jsonl").read_text().splitlines()] == [
+        True,
+        False,
+        None,
+    ]
 
 
 def test_csv_prefixes_cells_that_a_spreadsheet_would_run_and_json_does_not(tmp_path: Path) -> None:
-    row = FileRow("=cmd()", b"=cmd()", None, "@SUM(A1)", 0.5, "m", "machine", 1, 1, "captioned", None, None)
+    row = FileRow("=cmd()", b"=cmd()", None, "@SUM(A1)", 0.5, "m", "machine", 1, 1, "captioned", None, None, None)
     export([row], "csv", str(tmp_path / "x.csv"))
     assert (tmp_path / "x.csv").read_text().splitlines()[1].startswith("'=cmd(),,'@SUM(A1),0.5")
     export([row], "jsonl", str(tmp_path / "x.jsonl"))

@@ -29,7 +29,7 @@ JSON_VALUES = st.recursive(
 
 
 def file_row(path: str) -> FileRow:
-    return FileRow(path, path.encode(), None, "a dog", 0.5, "m", "machine", 1, 1, "captioned", None, None)
+    return FileRow(path, path.encode(), None, "a dog", 0.5, "m", "machine", 1, 1, "captioned", None, None, None)
 
 
 def first_line(capsys: pytest.CaptureFixture[str]) -> str:

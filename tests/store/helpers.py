@@ -83,7 +83,7 @@ def sha256_of(item: ClaimedItem) -> str:
 def captioned(item: ClaimedItem, text: str = "a dog runs", sha256: str | None = None) -> Outcome:
     """Return the outcome of an item on which the model ran."""
     log_probabilities = tuple(-0.5 for _ in range(len(text.split()) + 1))
-    caption = Caption(text, log_probabilities, (Alternative("a cat", -9.0),), 0.6)
+    caption = Caption(text, log_probabilities, (Alternative("a cat", -9.0),), 0.6, unlike=True)
     content = Content(sha256 or sha256_of(item), item.size, ImageInfo(640, 480, "JPEG"))
     return Outcome(item, ItemState.CAPTIONED, content, caption)
 

@@ -197,10 +197,12 @@ def test_an_export_has_one_row_per_file_with_its_status(db: Database) -> None:
     assert rows[0]["caption"] == "a dog runs"
     assert (rows[0]["width"], rows[0]["height"], rows[0]["model"]) == (640, 480, LSTM.name)
     assert [("path_b64" in row) for row in rows] == [False, False, True]
+    assert [row["unlike"] for row in rows] == [True, None, None]
     assert [row.path for row in captions.export_rows(db, min_confidence=0.5)] == ["/photos/a.jpg"]
     with db.reading() as connection:
-        view = connection.exec_driver_sql("SELECT path, status, error, captioned_at FROM caption_export ORDER BY path")
-        assert [tuple(r) for r in view] == [(r["path"], r["status"], r["error"], r["captioned_at"]) for r in rows]
+        names = ("path", "status", "error", "captioned_at", "unlike")
+        view = connection.exec_driver_sql(f"SELECT {', '.join(names)} FROM caption_export ORDER BY path")
+        assert [tuple(r) for r in view] == [tuple(r[name] for name in names) for r in rows]
 
 
 def test_the_files_of_a_folder_are_found_from_within_a_root_and_from_above_it(db: Database) -> None:
