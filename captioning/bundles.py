@@ -1,8 +1,9 @@
 """Model bundles: find them and read their descriptions. This module does not import torch.
 
 A bundle is a folder: `bundle.json` (decoder sizes, vocabulary, preprocessing, metrics, provenance, digests of the
-weight files), `decoder.safetensors` and `CARD.md`. The weights of its encoder are in the same folder or, shared with
-other bundles, in `../encoders/` under their digest. The digest of `bundle.json` identifies the model.
+weight files), `decoder.safetensors` and `CARD.md`. The weights of its encoder, and of the encoder's classifier where
+the decoder reads concepts, are in the same folder or, shared with other bundles, in `../encoders/` under their
+digests. The digest of `bundle.json` identifies the model.
 """
 
 import hashlib
@@ -45,7 +46,7 @@ class _Part(BaseModel):
 
 
 class _DecoderPart(_Part):
-    cell: str  # and what else a DecoderConfig has, which captioning.model.captioner checks
+    cell: str  # and what else a DecoderConfig has, which captioning.model.load_bundle checks
 
 
 class _EncoderPart(_Part):
@@ -57,6 +58,9 @@ class _WeightsPart(_Part):
 
     decoder: str = Field(pattern="^[0-9a-f]{64}$")
     encoder: str = Field(pattern="^[0-9a-f]{64}$")
+    classifier: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    likeness: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    presence: str | None = Field(None, pattern="^[0-9a-f]{64}$")
 
 
 class _MetricsPart(_Part):
@@ -71,6 +75,7 @@ class BundleDescription(_Part):
     decoder: _DecoderPart
     encoder: _EncoderPart
     vocabulary: list[Any]  # the words, which captioning.model.vocabulary checks
+    concepts: list[str] | None = None  # the phrase of each of the classifier's classes
     preprocessing: dict[str, Any]  # of captioning.model.pixels
     weights: _WeightsPart
     metrics: _MetricsPart = _MetricsPart()
@@ -92,8 +97,8 @@ class Bundle:
 
     @property
     def card(self) -> dict[str, Any]:
-        """The description without the vocabulary: what the store keeps beside the captions."""
-        return {key: value for key, value in self.description.items() if key != "vocabulary"}
+        """The description without the lists of words: what the store keeps beside the captions."""
+        return {key: value for key, value in self.description.items() if key not in ("vocabulary", "concepts")}
 
     @property
     def description_file(self) -> Path:
@@ -113,8 +118,35 @@ class Bundle:
     @property
     def encoder_file(self) -> Path:
         """The encoder's weights: in the bundle, or else in `encoders` beside it."""
-        own = self.folder / "encoder.safetensors"
-        return own if own.exists() else self.folder.parent / "encoders" / f"{self.encoder_digest[:16]}.safetensors"
+        return self._shared("encoder")
+
+    @property
+    def classifier_file(self) -> Path | None:
+        """The weights of the encoder's classifier, where they are also; None if the decoder reads no concepts."""
+        return self._shared("classifier") if self.description["weights"].get("classifier") else None
+
+    @property
+    def likeness_file(self) -> Path | None:
+        """What compares images with the training images, where it is; None if the model does not compare them."""
+        return self._shared("likeness") if self.description["weights"].get("likeness") else None
+
+    @property
+    def presence_file(self) -> Path | None:
+        """What tells whether an image shows people and dogs; None if the model does not ask."""
+        return self._shared("presence") if self.description["weights"].get("presence") else None
+
+    def probability(self, option: str) -> float | None:
+        """Return an option of the description that is a probability, None without it. Raises BundleError."""
+        value = self.description.get(option)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+            raise self.damaged(f"{option}: must be a probability above 0, at most 1, not {value!r}")
+        return float(value)
+
+    def _shared(self, part: str) -> Path:
+        own, digest = self.folder / f"{part}.safetensors", self.description["weights"][part]
+        return own if own.exists() else self.folder.parent / "encoders" / f"{digest[:16]}.safetensors"
 
     @property
     def encoder_key(self) -> str:
@@ -123,8 +155,14 @@ class Bundle:
         return f"{self.encoder_digest[:16]}-{digest_of(parts)[:8]}"
 
     def verify(self) -> None:
-        """Raise BundleError unless both weight files exist and have the digests that the description gives."""
-        for part, path in (("decoder", self.decoder_file), ("encoder", self.encoder_file)):
+        """Raise BundleError unless all weight files exist and have the digests that the description gives."""
+        files = {
+            "decoder": self.decoder_file, "encoder": self.encoder_file, "classifier": self.classifier_file,
+            "likeness": self.likeness_file, "presence": self.presence_file,
+        }  # fmt: skip
+        for part, path in files.items():
+            if path is None:
+                continue
             expected, found = str(self.description["weights"][part]), file_digest(path)
             if found != expected:
                 raise BundleError(

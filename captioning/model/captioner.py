@@ -1,36 +1,46 @@
-"""The interface to the model: pixels in, captions out. Loads decoder and encoder from a bundle."""
+"""The interface to the model: pixels in, captions out."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar, get_args
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from captioning.bundles import Bundle, first_error
-from captioning.calibration import Calibration
+from captioning.calibration import EVIDENCE, Calibration
 from captioning.errors import DeviceFailed, DeviceOutOfMemory, ServiceUnavailable
-from captioning.model.beam import BeamResult, State, beam_search
-from captioning.model.decoder import CaptionDecoder, DecoderConfig, make_decoder
-from captioning.model.encoder import CHANNELS, PixelsToGrid, ResNetEncoder, Stride
+from captioning.model.beam import BeamResult, State, Step, beam_search
+from captioning.model.concept_names import ConceptNames
+from captioning.model.concepts import ConceptClassifier
+from captioning.model.constrained import constrained_search
+from captioning.model.decoder import CaptionDecoder, Memory
+from captioning.model.demand import Demand
 from captioning.model.gender import NeutralWords
+from captioning.model.likeness import Likeness
 from captioning.model.pixels import Pixels, Preprocessing
+from captioning.model.presence import AbsentWords, Presence, least_present
+from captioning.model.repeats import said_once
 from captioning.model.vocabulary import Vocabulary
-from captioning.model.weights import load_weights
-from captioning.terminal import printable
 from captioning.values import Alternative, Caption, DecodeOptions
 
-T = TypeVar("T")
-M = TypeVar("M", bound=torch.nn.Module)
 GridEncoder = Callable[[Tensor], Tensor]
 """uint8 pixels (B, S, S, 3) -> grid features (B, N, 2048) in float32, on the decoder's device."""
 
 _DEVICE_ERRORS = ("CUDA error", "CUDNN_STATUS_", "CUBLAS_STATUS_")  # in messages that torch raises as RuntimeError
+
+
+class Hypothesis(NamedTuple):
+    """A caption that a search found."""
+
+    text: str
+    log_probabilities: tuple[float, ...]  # nats of each word and of the end
+
+    @property
+    def mean_log_probability(self) -> float:
+        """Nats a word, the end counted as one."""
+        return sum(self.log_probabilities) / max(1, len(self.log_probabilities))
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,11 @@ class Captioner:
     preprocessing: Preprocessing
     calibration: Calibration = field(default_factory=Calibration)
     neutral: NeutralWords | None = None
+    classifier: ConceptClassifier | None = None  # of a decoder that reads concepts
+    demand: Demand | None = None  # a concept that captions must name
+    likeness: Likeness | None = None  # to the training images
+    presence: Presence | None = None  # of people and dogs
+    absent: AbsentWords | None = None  # words that captions must not have
 
     def caption(self, images: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
         """Return one caption per image, in order. Each image is (S, S, 3) uint8, as `open_image` returns it.
@@ -64,14 +79,76 @@ class Captioner:
 
     def caption_features(self, features: Tensor, options: DecodeOptions) -> list[Caption]:
         """Return one caption for each row of grid features (B, N, 2048)."""
-        memory, state = self.decoder.start(features)
+        probabilities = concepts = None
+        if self.classifier is not None:
+            probabilities = self.classifier.probabilities(features)
+            concepts = self.classifier.concepts(probabilities)
+        present = None if self.presence is None else self.presence(features)
+        excluded = None if self.absent is None or present is None else self.absent.of(present)
+        memory, state = self.decoder.start(features, concepts)
+        found = _hypotheses(beam_search(self._step(memory, excluded), state, options, self._once), self.vocabulary)
+        if self.demand is not None and probabilities is not None:
+            rows, phrases = self.demand.missing(probabilities, [best.text for best, *_ in found])
+            if rows:
+                of_rows = tuple(part[rows] for part in memory)
+                state = tuple(part[:, rows] for part in state)
+                step = self._step(of_rows, None if excluded is None else excluded[rows])
+                again = constrained_search(step, state, phrases.to(features.device), options, self._once)
+                for row, hypotheses in zip(rows, _hypotheses(again, self.vocabulary), strict=True):
+                    found[row] = hypotheses or found[row]
+        seen: Sequence[Sequence[float]] = [()] * len(features) if probabilities is None else probabilities.tolist()
+        distances = [None] * len(features) if self.likeness is None else self.likeness(features).tolist()
+        shown = [None] * len(features) if present is None else present.tolist()
+        return [self._caption(*parts) for parts in zip(found, seen, distances, shown, strict=True)]
 
-        def step(words: Tensor, s: State) -> tuple[Tensor, State]:
-            logp, s = self.decoder.step(words, s, memory)
-            return logp if self.neutral is None else self.neutral.apply(logp), s
+    def _caption(
+        self,
+        found: list[Hypothesis],
+        seen: Sequence[float],
+        distance: float | None,
+        present: list[float] | None,
+    ) -> Caption:
+        """Return the best of an image's hypotheses, with the others, and what is known of the image.
 
-        found = beam_search(step, state, options)
-        return _captions(found, self.vocabulary, self.calibration)
+        `seen` are the probabilities of the concepts, `present` those of THINGS.
+        """
+        best = found[0]
+        known: dict[str, float] = {"log_probability": best.mean_log_probability}
+        if self.names is not None:
+            known |= {"named": self.names.probability(best.text, seen), "surest": max(seen)}
+        if distance is not None:
+            known["distance"] = distance
+        if present is not None:
+            known["present"] = least_present(best.text, present)
+        evidence = tuple(known.get(name, 0.0) for name in EVIDENCE)
+        alternatives = tuple(Alternative(other.text, round(sum(other.log_probabilities), 4)) for other in found[1:])
+        return Caption(
+            best.text, best.log_probabilities, alternatives, self.calibration.of_caption(evidence),
+            None if distance is None else distance > 1, evidence,
+        )  # fmt: skip
+
+    @cached_property
+    def names(self) -> ConceptNames | None:
+        """Find concepts in captions, where the model has them."""
+        return None if self.classifier is None else ConceptNames(self.classifier)
+
+    @cached_property
+    def _once(self) -> Tensor:
+        return said_once(self.vocabulary).to(next(self.decoder.parameters()).device)
+
+    def _step(self, memory: Memory, excluded: Tensor | None) -> Step:
+        """Return what searches call. `excluded` (B, V) are words that an image's caption must not have."""
+
+        def step(words: Tensor, state: State) -> tuple[Tensor, State]:
+            logp, state = self.decoder.step(words, state, memory)
+            if self.neutral is not None:
+                logp = self.neutral.apply(logp)
+            if excluded is not None:
+                of_images = logp.view(len(excluded), -1, logp.size(-1))
+                logp = of_images.masked_fill(excluded.unsqueeze(1), float("-inf")).view_as(logp)
+            return logp, state
+
+        return step
 
 
 def device_error(failure: RuntimeError) -> ServiceUnavailable | None:
@@ -88,91 +165,16 @@ def device_error(failure: RuntimeError) -> ServiceUnavailable | None:
     return None
 
 
-def _captions(found: BeamResult, vocabulary: Vocabulary, calibration: Calibration) -> list[Caption]:
-    captions = []
+def _hypotheses(found: BeamResult, vocabulary: Vocabulary) -> list[list[Hypothesis]]:
+    """Return the possible captions of each image, the best first."""
+    of_images = []
     for words, logps, scores in zip(
         found.words.tolist(), found.log_probabilities.tolist(), found.scores.tolist(), strict=True
     ):
-        texts = [vocabulary.decode(hypothesis) for hypothesis in words]
-        alternatives = tuple(
-            Alternative(" ".join(text), round(sum(logp), 4))
-            for text, logp, score in zip(texts[1:], logps[1:], scores[1:], strict=True)
-            if score > float("-inf")
-        )
-        word_logps = tuple(round(logp, 4) for logp in logps[0][: len(texts[0]) + 1])
-        captions.append(Caption(" ".join(texts[0]), word_logps, alternatives, calibration.of_caption(word_logps)))
-    return captions
-
-
-def load_decoder(bundle: Bundle) -> tuple[CaptionDecoder, Vocabulary]:
-    """Return a bundle's decoder, in evaluation mode, and its vocabulary. Raises BundleError."""
-    config = from_description(DecoderConfig, "decoder", bundle)
-    try:
-        vocabulary = Vocabulary(tuple(bundle.description["vocabulary"]))
-    except ValueError as error:
-        raise bundle.damaged(f"vocabulary: {error}") from error
-    if len(vocabulary) != config.vocabulary_size:
-        raise bundle.damaged(f"vocabulary: it has {len(vocabulary)} words, the decoder needs {config.vocabulary_size}")
-    if config.feature_size != CHANNELS:
-        raise bundle.damaged(
-            f"decoder.feature_size: must be {CHANNELS}, as encoders compute, not {config.feature_size}"
-        )
-    decoder = _with_weights(lambda: make_decoder(config), bundle.decoder_file, bundle)
-    return decoder.eval(), vocabulary
-
-
-def load_encoder(bundle: Bundle) -> PixelsToGrid:
-    """Return a bundle's encoder, in evaluation mode, in float32, batch normalisation not folded. Raises BundleError."""
-    preprocessing = preprocessing_of(bundle)
-    stride = bundle.description["encoder"]["stride"]
-    if stride not in get_args(Stride):
-        raise bundle.damaged(f"encoder.stride: must be one of {', '.join(get_args(Stride))}, not {stride!r}")
-    encoder = _with_weights(lambda: ResNetEncoder(stride), bundle.encoder_file, bundle)
-    return PixelsToGrid(encoder.eval(), preprocessing.mean, preprocessing.std).eval()
-
-
-def preprocessing_of(bundle: Bundle) -> Preprocessing:
-    """Return how images are prepared for a bundle. Raises BundleError for another version of the preprocessing."""
-    bundle.require_current()
-    return from_description(Preprocessing, "preprocessing", bundle)
-
-
-def from_description(kind: type[T], part: str, bundle: Bundle) -> T:
-    """Make a dataclass from a part of the description, with exact types and no other fields. Raises BundleError."""
-    text = json.dumps(bundle.description[part])  # only from JSON does strict validation take a list for a tuple
-    try:
-        return TypeAdapter(kind).validate_json(text, strict=True, extra="forbid")
-    except ValidationError as error:
-        raise bundle.damaged(first_error(error, part)) from error
-
-
-class _WithoutInitialisation(TorchFunctionMode):
-    """Makes the functions of `torch.nn.init` return their tensor as it is.
-
-    On a module without memory they have no effect, but the first of them imports torch's compiler: two seconds.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__module__", None) == torch.nn.init.__name__:
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-def _with_weights(make: Callable[[], M], path: Path, bundle: Bundle) -> M:
-    """Make a module and load its weights from a file: all and no others, except counters that only training reads.
-
-    The shapes are compared first, on a module without memory: a description costs none before its weights fit.
-    """
-    weights = load_weights(path)
-    with torch.device("meta"), _WithoutInitialisation():
-        shapes = {name: tensor.shape for name, tensor in make().state_dict().items()}
-    wanted = {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
-    wrong = list(wanted.keys() ^ weights.keys())
-    wrong += [name for name in wanted.keys() & weights.keys() if wanted[name] != weights[name].shape]
-    if wrong:
-        raise bundle.damaged(f"it does not fit the weights in {path.name}: {printable(', '.join(sorted(wrong)[:5]))}")
-    module = make()
-    module.load_state_dict(weights, strict=False)
-    return module
+        of_image = []
+        for ids, of_words, score in zip(words, logps, scores, strict=True):
+            text = vocabulary.decode(ids)
+            if score > float("-inf"):
+                of_image.append(Hypothesis(" ".join(text), tuple(round(p, 4) for p in of_words[: len(text) + 1])))
+        of_images.append(of_image)
+    return of_images

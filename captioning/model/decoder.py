@@ -10,7 +10,9 @@ updown: two recurrent layers, an attention RNN and a language RNN (Anderson et a
 cells instead of detected regions. Each step depends on the attention of the step before, so training runs word by
 word, several times slower.
 
-To add a kind: write its class here, with `card`, `output_size`, `start` and `advance`, and enter it into `DECODERS`.
+A decoder of any kind may also read concepts, see `captioning.model.concepts`.
+
+To add a kind: write its class here, with `card`, `output_size`, `encode` and `advance`, and enter it into `DECODERS`.
 """
 
 from abc import ABC, abstractmethod
@@ -21,17 +23,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the usual name
 
+from captioning.model.concepts import ConceptAttention, Concepts
+from captioning.model.vocabulary import PAD
 from captioning.values import Cell
 
 State = tuple[Tensor, ...]
 """Recurrent state, (1, R, H) each, R rows: per layer one tensor for a GRU, two for an LSTM."""
 
 Memory = tuple[Tensor, ...]
-"""The encoded images, one row per image; for decoders with attention, keys and values (B, heads, N, M/heads) first."""
+"""The encoded images, one row per image; for decoders with attention, keys and values (B, heads, N, M/heads) first.
+
+The last three are those of the concepts, where the decoder reads them.
+"""
+_CONCEPT_TENSORS = 3  # of a memory
+
+OF_WORDS = ("embedding.weight", "bias")
+"""The weights of a decoder that have a row for each word."""
 
 _SIZE_LIMIT = 1_000_000  # beyond any real model; products of two sizes below it do not overflow
+_MOST_CONCEPTS = 100
 _SIZES = ("vocabulary_size", "feature_size", "memory_size", "hidden_size", "embedding_size", "heads")
-_DROPOUTS = ("feature_dropout", "embedding_dropout", "output_dropout")
+_DROPOUTS = ("concept_dropout", "feature_dropout", "embedding_dropout", "output_dropout")
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,8 @@ class DecoderConfig:
     hidden_size: int = 512  # of the recurrent state
     embedding_size: int = 300  # of a word, as input and as output (tied: Press & Wolf 2017, arXiv:1608.05859)
     heads: int = 8
+    concepts: int = 0  # that are read beside the grid, K; 0: none
+    concept_dropout: float = 0.2
     feature_dropout: float = 0.3
     embedding_dropout: float = 0.3
     output_dropout: float = 0.5
@@ -56,6 +70,8 @@ class DecoderConfig:
         for name in _SIZES:
             if not 1 <= getattr(self, name) < _SIZE_LIMIT:
                 raise ValueError(f"{name} must be from 1 to {_SIZE_LIMIT - 1}")
+        if not 0 <= self.concepts <= _MOST_CONCEPTS:
+            raise ValueError(f"concepts must be from 0 to {_MOST_CONCEPTS}")
         for name in _DROPOUTS:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and less than 1")
@@ -67,12 +83,15 @@ class CaptionDecoder(nn.Module, ABC):
     """Scores the next word of a caption.
 
     Shapes: B images, N grid cells, F feature channels, M memory channels, R rows (R = B x captions per image), T words,
-    V vocabulary, H hidden, E embedding, O output of `advance`. The rows of one image are adjacent, so its memory is not
-    repeated for them.
+    V vocabulary, H hidden, E embedding, K concepts, O output of `advance`, which begins with the hidden state.
+    The rows of one image are adjacent, so its memory is not repeated for them.
     """
 
     card: ClassVar[str]
     """What the model card says of this kind; `{cell}` is replaced by the name of the cell."""
+
+    layers: ClassVar[int] = 1
+    """Recurrent layers."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -82,6 +101,8 @@ class CaptionDecoder(nn.Module, ABC):
         self.embedding = nn.Embedding(c.vocabulary_size, c.embedding_size)
         self.output_projection = nn.Linear(self.output_size(c), c.embedding_size)
         self.bias = nn.Parameter(torch.zeros(c.vocabulary_size))
+        states = self.states * self.layers
+        self.concepts = ConceptAttention(c.hidden_size, c.embedding_size, states) if c.concepts else None
         nn.init.normal_(self.embedding.weight, std=c.embedding_size**-0.5)
 
     @staticmethod
@@ -90,34 +111,71 @@ class CaptionDecoder(nn.Module, ABC):
         """Return O, the size of what `advance` returns for each word."""
 
     @abstractmethod
-    def start(self, features: Tensor) -> tuple[Memory, State]:
-        """Encode the images, once per search: (B, N, F) -> the memory and the first state, one row per image."""
+    def encode(self, features: Tensor) -> tuple[Memory, State]:
+        """Encode the grids (B, N, F) -> the memory and the first state, one row per image."""
 
     @abstractmethod
     def advance(self, embedded: Tensor, state: State, memory: Memory) -> tuple[Tensor, State]:
         """Read embedded words (R, T, E) -> the output after each (R, T, O), and the state after the last."""
 
+    def start(self, features: Tensor, concepts: Concepts | None = None) -> tuple[Memory, State]:
+        """Encode the images, once per search: (B, N, F) -> the memory and the first state, one row per image.
+
+        A decoder that reads concepts needs those of the images.
+        """
+        memory, state = self.encode(features)
+        if self.concepts is None:
+            return memory, state
+        if concepts is None:
+            raise ValueError("this decoder reads concepts: give those of the images")
+        weights = self._drop_concepts(concepts.weights)
+        embedded = self._embed(concepts.words)
+        added = self.concepts.first_state(embedded, weights).chunk(len(state), -1)
+        state = tuple(s + a.unsqueeze(0).to(s.dtype) for s, a in zip(state, added, strict=True))
+        return (*memory, *self.concepts.encode(embedded, weights)), state
+
+    def _embed(self, words: Tensor) -> Tensor:
+        """Return the mean embedding of each concept's words: (B, K, L) -> (B, K, E)."""
+        counted = (words != PAD).unsqueeze(-1)
+        mean: Tensor = (self.embedding(words) * counted).sum(2) / counted.sum(2).clamp(min=1)
+        return mean
+
+    def _drop_concepts(self, weights: Tensor) -> Tensor:
+        """Leave out some concepts while training, so that captions do not depend on any."""
+        if not self.training or not self.config.concept_dropout:
+            return weights
+        return weights * torch.empty_like(weights).bernoulli_(1 - self.config.concept_dropout)
+
+    def _word_vector(self, output: Tensor, memory: Memory) -> Tensor:
+        """Return what is compared with every word's embedding: (R, T, O) -> (R, T, E)."""
+        vector: Tensor = torch.tanh(self.output_projection(output))
+        if self.concepts is None:
+            return vector
+        hidden = output[..., : self.config.hidden_size]
+        copied: Tensor = self.concepts(hidden, memory[-_CONCEPT_TENSORS:])
+        return vector + copied.to(vector.dtype)
+
     def step(self, words: Tensor, state: State, memory: Memory) -> tuple[Tensor, State]:
         """Read one word per row (R,) -> log-probabilities of the next word (R, V), in nats, and the new state."""
         output, state = self.advance(self.embedding(words).unsqueeze(1), state, memory)
-        logits = self.logits(torch.tanh(self.output_projection(output))).squeeze(1)  # (R, V)
+        logits = self.logits(self._word_vector(output, memory)).squeeze(1)  # (R, V)
         return F.log_softmax(logits.float(), -1), state
 
-    def read(self, features: Tensor, words: Tensor) -> Tensor:
+    def read(self, features: Tensor, words: Tensor, concepts: Concepts | None = None) -> Tensor:
         """Teacher forcing without the last layer: (B, N, F) and (R, T) -> (R, T, E), the input of `logits`."""
-        memory, state = self.start(features)
+        memory, state = self.start(features, concepts)
         state = tuple(s.repeat_interleave(words.size(0) // features.size(0), 1) for s in state)
         embedded = _drop_channels(self.embedding(words), self.config.embedding_dropout, self.training)
         output, _ = self.advance(embedded, state, memory)
-        return _drop_channels(torch.tanh(self.output_projection(output)), self.config.output_dropout, self.training)
+        return _drop_channels(self._word_vector(output, memory), self.config.output_dropout, self.training)
 
     def logits(self, projected: Tensor) -> Tensor:
         """Score every word: (..., E) -> (..., V). The weights are those of the embedding."""
         return F.linear(projected, self.embedding.weight, self.bias)
 
-    def forward(self, features: Tensor, words: Tensor) -> Tensor:
+    def forward(self, features: Tensor, words: Tensor, concepts: Concepts | None = None) -> Tensor:
         """Teacher forcing: (B, N, F) and (R, T) -> logits of the word after each (R, T, V)."""
-        return self.logits(self.read(features, words))
+        return self.logits(self.read(features, words, concepts))
 
     def grid(self, features: Tensor) -> Tensor:
         """Project the grid: (B, N, F) -> (B, N, M). Dropout removes a channel from all grid cells at once."""
@@ -150,7 +208,7 @@ class PlainDecoder(CaptionDecoder):
         """The output is the hidden state."""
         return config.hidden_size
 
-    def start(self, features: Tensor) -> tuple[Memory, State]:
+    def encode(self, features: Tensor) -> tuple[Memory, State]:
         """Read the image into a zero state. The memory is empty."""
         pooled = self.image_projection(self.norm(self.grid(features).mean(1))).unsqueeze(1)  # (B, 1, E)
         zeros = pooled.new_zeros(1, pooled.size(0), self.config.hidden_size)
@@ -202,7 +260,7 @@ class AttentionDecoder(_AttentionBase):
         self.rnn = self.rnn_of(config.embedding_size)
         self.initial = nn.Linear(config.memory_size, self.states * config.hidden_size)
 
-    def start(self, features: Tensor) -> tuple[Memory, State]:
+    def encode(self, features: Tensor) -> tuple[Memory, State]:
         """Encode the images. The first state is a projection of the pooled image."""
         grid = self.grid(features)
         first = torch.tanh(self.initial(grid.mean(1))).chunk(self.states, -1)  # (B, H) each
@@ -213,9 +271,9 @@ class AttentionDecoder(_AttentionBase):
         hidden, state = _recur(self.rnn, embedded, state)
         return torch.cat([hidden, self.attend(hidden, memory)], -1), state
 
-    def attention(self, features: Tensor, words: Tensor) -> Tensor:
+    def attention(self, features: Tensor, words: Tensor, concepts: Concepts | None = None) -> Tensor:
         """Return the attention after each word, averaged over the heads: (B, N, F) and (B, T) -> (B, T, N)."""
-        memory, state = self.start(features)
+        memory, state = self.start(features, concepts)
         hidden, _ = _recur(self.rnn, self.embedding(words), state)
         queries = self._heads(self.query(hidden))  # (B, heads, T, M/heads)
         weights = torch.softmax(queries @ memory[0].transpose(-1, -2) / queries.size(-1) ** 0.5, -1)
@@ -225,6 +283,7 @@ class AttentionDecoder(_AttentionBase):
 class UpDownDecoder(_AttentionBase):
     """Two layers: one computes the attention, the next the word, and its state is an input of the first."""
 
+    layers = 2
     card = "two-layer decoder of {cell} cells with multi-head attention over the grid"
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -233,7 +292,7 @@ class UpDownDecoder(_AttentionBase):
         self.language_rnn = self.rnn_of(config.memory_size + config.hidden_size)
         self.initial = nn.Linear(config.memory_size, 2 * self.states * config.hidden_size)
 
-    def start(self, features: Tensor) -> tuple[Memory, State]:
+    def encode(self, features: Tensor) -> tuple[Memory, State]:
         """Encode the images. The first states are projections of the pooled image, which the memory also keeps."""
         grid = self.grid(features)
         pooled = grid.mean(1)

@@ -15,9 +15,19 @@ from torch import Tensor
 from captioning.bundles import Bundle
 from captioning.calibration import calibration_of
 from captioning.errors import UsageError
-from captioning.model.captioner import Captioner, GridEncoder, load_decoder, load_encoder, preprocessing_of
+from captioning.model.captioner import Captioner, GridEncoder
+from captioning.model.demand import demand_of
 from captioning.model.encoder import PixelsToGrid, fold_batch_norm
 from captioning.model.gender import neutral_words
+from captioning.model.load_bundle import (
+    absent_words,
+    load_classifier,
+    load_decoder,
+    load_encoder,
+    load_likeness,
+    load_presence,
+    preprocessing_of,
+)
 from captioning.model.openvino_encoder import openvino_encoder, openvino_precision
 from captioning.model.precision import Precision, best_precision, torch_dtype
 
@@ -69,13 +79,17 @@ def load_captioner(
     which OpenVINO's converted encoders are kept from one process to the next.
     """
     decoder, vocabulary = load_decoder(bundle)
+    classifier = load_classifier(bundle, decoder, vocabulary)
+    likeness, presence = load_likeness(bundle), load_presence(bundle)
     preprocessing = preprocessing_of(bundle)
     if encode is None:
         kept = cache / bundle.encoder_key if cache else None
         encode = make_grid_encoder(lambda: load_encoder(bundle), preprocessing.size, choice, kept)
     return Captioner(
         encode, decoder.to(choice.device), vocabulary, preprocessing, calibration_of(bundle.description),
-        neutral_words(bundle, vocabulary),
+        neutral_words(bundle, vocabulary), classifier and classifier.to(choice.device),
+        demand_of(bundle, classifier, vocabulary), likeness and likeness.to(choice.device),
+        presence and presence.to(choice.device), absent_words(bundle, vocabulary),
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from captioning.model.beam import Step, beam_search
-from captioning.model.vocabulary import END, PAD, START, UNKNOWN
+from captioning.model.repeats import said_once
+from captioning.model.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from captioning.values import DecodeOptions
 
 WORDS = 7  # four special tokens and three words
@@ -110,3 +111,21 @@ def test_the_best_hypothesis_comes_first() -> None:
     torch.manual_seed(5)
     found = beam_search(table_step(torch.randn(6, 40, 40, 40).log_softmax(-1)), start(6), DecodeOptions(beam_size=3))
     assert (found.scores.diff(dim=1) <= 0).all()
+
+
+def test_a_word_of_those_said_once_does_not_come_again() -> None:
+    vocabulary = Vocabulary.build([["a", "man", "on", "motorcycle", "red"]], 1)
+    once = said_once(vocabulary)
+    assert [word for word in vocabulary.words[4:] if not once[vocabulary.encode([word])[0]]] == ["a", "on", "red"]
+    table = torch.full((1, len(vocabulary), len(vocabulary)), -20.0)
+    a, man, on, motorcycle, red = vocabulary.encode(["a", "man", "on", "motorcycle", "red"])
+    for word, following in ((START, man), (man, on), (on, a), (a, motorcycle), (motorcycle, on)):
+        table[0, word, following] = -0.1
+    table[0, a, red] = table[0, red, END] = -1.0
+
+    def step(words: Tensor, state: State) -> tuple[Tensor, State]:
+        return table[0, words], state
+
+    options = DecodeOptions(beam_size=1, max_words=8, min_words=1)
+    found = beam_search(step, (torch.zeros(1, 1, 1),), options, once)
+    assert vocabulary.decode(found.words[0, 0].tolist()) == ["man", "on", "a", "motorcycle", "on", "a", "red"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from captioning.bundles import BUILT_IN, Bundle, find_bundles, read_bundle
-from captioning.model.captioner import load_encoder
+from captioning.model.load_bundle import load_encoder
 from captioning.model.openvino_encoder import why_not_written
 from captioning.model.pixels import Limits, Pixels, Preprocessing, open_image
 from captioning.model.runtime import choose_runtime, load_captioner, make_grid_encoder

@@ -11,9 +11,9 @@ import torch
 
 from captioning.bundles import Bundle, find_bundles
 from captioning.errors import BundleError
-from captioning.model.captioner import load_encoder
 from captioning.model.encoder import fold_batch_norm
 from captioning.model.int8 import convolution_inputs, int8_graph
+from captioning.model.load_bundle import load_encoder
 from captioning.model.openvino_encoder import compiled_encoder, converted_encoder
 from captioning.model.pixels import open_image
 

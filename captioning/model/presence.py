@@ -1,0 +1,41 @@
+"""Whether an image shows people, or dogs: what captioners that learned from photographs of both name anyway."""
+
+import torch
+from torch import Tensor, nn
+
+from captioning.model.vocabulary import Vocabulary
+from captioning.model.word_groups import THINGS
+
+
+class Presence(nn.Module):
+    """Tells how probable each of THINGS is in an image, by logistic regression on its mean features."""
+
+    def __init__(self, feature_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(feature_size, len(THINGS))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the probability of each of THINGS for grids (B, N, F): (B, things)."""
+        with torch.autocast(features.device.type, enabled=False):
+            return torch.sigmoid(self.linear(features.float().mean(1)))
+
+
+class AbsentWords:
+    """Finds the words that a caption must not have, because what they name is not in the image."""
+
+    def __init__(self, vocabulary: Vocabulary, probability: float) -> None:
+        """A thing is absent if it is less probable than `probability`."""
+        self.probability = probability
+        self._words = torch.tensor([[word in words for word in vocabulary.words] for words in THINGS.values()])
+
+    def of(self, present: Tensor) -> Tensor:
+        """Return which words are excluded: probabilities (B, things) -> (B, V)."""
+        absent = present < self.probability
+        return (absent.unsqueeze(-1) & self._words.to(present.device)).any(1)
+
+
+def least_present(caption: str, present: list[float]) -> float:
+    """Return the probability of the least probable of THINGS that a caption names; 1 if it names none."""
+    words = set(caption.split())
+    named = (p for p, things in zip(present, THINGS.values(), strict=True) if words & things)
+    return min(named, default=1.0)
