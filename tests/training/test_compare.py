@@ -10,7 +10,20 @@ from pathlib import Path
 import pytest
 
 from captioning.errors import CaptioningError, UsageError
-from training.compare.plan import LSTM, PLAIN_GRU, SAME_BUDGET, SAME_WIDTH, Plan, same_budget
+from training.compare.plan import (
+    GRU_CONCEPTS,
+    LSTM,
+    LSTM_CONCEPTS,
+    PLAIN_GRU,
+    SAME_BUDGET,
+    SAME_WIDTH,
+    Plan,
+    arms_of,
+    main_runs,
+    pairs_of,
+    same_budget,
+    tuning_runs,
+)  # fmt: skip
 from training.compare.report import write_report
 from training.compare.significance import difference
 from training.compare.study import compare
@@ -43,6 +56,7 @@ def test_a_comparison_trains_every_run_once_and_writes_a_report(
     again = compare([DataFolder(corpus)], encoder, tmp_path, cache, PLAN)
     assert again.answer == found.answer
     assert {run.name: (run / "run.json").stat().st_mtime_ns for run in runs} == before
+    assert set(found.differences) == {SAME_WIDTH, SAME_BUDGET}
     page = write_report(found, tmp_path / "report.html").read_text()
     _check_tags(page)
     assert page.count("data:image/jpeg") >= 4 + 3  # examples, and attention maps of three
@@ -92,6 +106,32 @@ def test_the_same_budget_differs_by_a_percent_at_most(size: int) -> None:
     wide = same_budget(config, 2538)
     assert wide > size
     assert count("gru", wide) == pytest.approx(count("lstm", size), rel=0.01)
+
+
+def test_a_learning_rate_is_not_chosen_at_the_edge_of_those_tried(tmp_path: Path) -> None:
+    plan = Plan(rates=(1e-3, 2e-3))
+    arms = arms_of(TrainConfig(), 100, plan)
+
+    def tried(found: dict[str, dict[float, float]]) -> set[tuple[str, float]]:
+        return {(run.arm, run.config.learning_rate) for run in tuning_runs(tmp_path, plan, arms, found)}
+
+    attention = (LSTM, SAME_WIDTH, SAME_BUDGET)
+    assert tried({}) == {(arm, rate) for arm in attention for rate in plan.rates}
+    lower, higher, inside = {1e-3: 0.5, 2e-3: 0.4}, {1e-3: 0.4, 2e-3: 0.5}, {1e-3: 0.4, 2e-3: 0.5, 4e-3: 0.3}
+    assert tried({LSTM: lower, SAME_WIDTH: higher, SAME_BUDGET: inside}) == {(LSTM, 5e-4), (SAME_WIDTH, 4e-3)}
+
+
+def test_with_a_classifier_both_cells_are_compared_with_and_without_concepts(tmp_path: Path) -> None:
+    plan = Plan(seeds=2, classifier="fc.safetensors", concepts=4)
+    arms = arms_of(TrainConfig(), 100, plan)
+    assert {arm: arms[arm].concepts for arm in (LSTM, LSTM_CONCEPTS, SAME_WIDTH, GRU_CONCEPTS)} == {
+        LSTM: 0, LSTM_CONCEPTS: 4, SAME_WIDTH: 0, GRU_CONCEPTS: 4,
+    }  # fmt: skip
+    rates = {LSTM: 1e-3, SAME_WIDTH: 2e-3, SAME_BUDGET: 5e-4}
+    runs = [(run.arm, run.config.learning_rate) for run in main_runs(tmp_path, plan, arms, rates)]
+    assert runs.count((GRU_CONCEPTS, 2e-3)) == runs.count((LSTM_CONCEPTS, 1e-3)) == 2
+    assert (LSTM, LSTM_CONCEPTS) in pairs_of(arms).values()
+    assert set(pairs_of(arms_of(TrainConfig(), 100, Plan()))) == {SAME_WIDTH, SAME_BUDGET}
 
 
 def test_a_cell_is_better_only_if_the_difference_is_significant_over_seeds_and_over_images() -> None:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from rich.progress import Progress
 from captioning.atomic import write_text
 from captioning.errors import CaptioningError, UsageError
 from captioning.model.captioner import Captioner
+from captioning.model.vocabulary import Vocabulary
 from captioning.values import Caption
 from training.compare.plan import PlannedRun
 from training.data.batches import ImageSource, TrainingData
@@ -165,8 +166,9 @@ def _train(data: Sequence[DataFolder], encoder: EncoderFile, cache: Path, run: P
 
 def captioner_of(run: Path, prepared: TrainingData) -> Captioner:
     """Return the captioner of a finished run with one decoder. It takes cached grid features."""
-    _, network = best_network(run)
-    return next(iter(captioners(network, prepared).values()))
+    about, network = best_network(run)
+    words = Vocabulary(tuple(about["vocabulary"]))  # a decoder that reads concepts knows their words too
+    return next(iter(captioners(network, replace(prepared, vocabulary=words)).values()))
 
 
 def captions_of_run(run: Path, prepared: TrainingData, evaluation_set: EvaluationSet) -> dict[str, Caption]:

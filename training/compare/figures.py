@@ -17,14 +17,16 @@ from captioning.model.pixels import Pixels
 from captioning.model.vocabulary import START
 from captioning.values import DecodeOptions
 from training.compare.executor import FinishedRun, captions_of_run
-from training.compare.plan import LSTM, PLAIN_GRU, PLAIN_LSTM, SAME_BUDGET, SAME_WIDTH
+from training.compare.plan import GRU_CONCEPTS, LSTM, LSTM_CONCEPTS, PLAIN_GRU, PLAIN_LSTM, SAME_BUDGET, SAME_WIDTH
 from training.compare.study import Comparison
 from training.drawing import new_figure
 from training.evaluate.fit_calibration import (
-    Graded,
+    Floats,
     cross_validated,
+    cross_validated_captions,
     expected_calibration_error,
     grade,
+    grade_words,
     reliability_bins,
 )
 
@@ -37,6 +39,8 @@ COLOURS = {
     SAME_BUDGET: "#8a5a00",
     PLAIN_LSTM: "#9db7db",
     PLAIN_GRU: "#eac08f",
+    LSTM_CONCEPTS: "#1d3f6e",
+    GRU_CONCEPTS: "#b3430f",
 }
 _MAPPED_WORDS = 12  # words of a caption that get an attention map
 _HIDDEN_SHARE = 20  # a twentieth of the images, where the risk-coverage curve is mostly noise
@@ -84,10 +88,12 @@ def reliability(comparison: Comparison) -> str:
     for arm in (LSTM, SAME_WIDTH):
         run = comparison.runs[arm][0]
         captions = captions_of_run(run.folder, comparison.data, comparison.evaluation_set)
-        of_captions, of_words = grade(captions, comparison.data.corpus.captions)
-        _plot_reliability(left, arm, "captions", "-", of_captions)
-        _plot_reliability(left, arm, "words", "--", of_words)
-        _plot_coverage(right, arm, run, list(captions), of_captions)
+        references = comparison.data.corpus.captions
+        of_captions, of_words = grade(captions, references), grade_words(captions, references)
+        confidence = cross_validated_captions({arm: of_captions})[arm]
+        _plot_reliability(left, arm, "captions", "-", confidence, of_captions.correct)
+        _plot_reliability(left, arm, "words", "--", cross_validated(of_words), of_words.correct)
+        _plot_coverage(right, arm, run, list(captions), confidence)
     left.set(xlabel="confidence", ylabel="share that is correct", title="reliability, cross-validated")
     left.legend(fontsize=7)
     right.set(xlabel="share of images kept, most confident first", ylabel="mean CIDEr-D", title="risk and coverage")
@@ -95,10 +101,9 @@ def reliability(comparison: Comparison) -> str:
     return _svg(figure)
 
 
-def _plot_reliability(axes: Any, arm: str, what: str, line: str, graded: Graded) -> None:
-    confidence = cross_validated(graded)
-    bins = reliability_bins(confidence, graded.correct)
-    error = expected_calibration_error(confidence, graded.correct)
+def _plot_reliability(axes: Any, arm: str, what: str, line: str, confidence: Floats, correct: Floats) -> None:
+    bins = reliability_bins(confidence, correct)
+    error = expected_calibration_error(confidence, correct)
     axes.plot(
         [b.confidence for b in bins],
         [b.correct for b in bins],
@@ -109,8 +114,8 @@ def _plot_reliability(axes: Any, arm: str, what: str, line: str, graded: Graded)
     )
 
 
-def _plot_coverage(axes: Any, arm: str, run: FinishedRun, names: list[str], graded: Graded) -> None:
-    ranked = np.array(names)[np.argsort(-graded.log_probability)]
+def _plot_coverage(axes: Any, arm: str, run: FinishedRun, names: list[str], confidence: Floats) -> None:
+    ranked = np.array(names)[np.argsort(-confidence, kind="stable")]
     kept = np.cumsum([run.ciders[name] for name in ranked]) / np.arange(1, len(ranked) + 1)
     start = len(ranked) // _HIDDEN_SHARE
     axes.plot((np.arange(len(ranked)) + 1)[start:] / len(ranked), kept[start:], color=COLOURS[arm], label=arm)

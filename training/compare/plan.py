@@ -1,10 +1,11 @@
 """Which runs the comparison consists of: the arms, their sizes, learning rates and seeds.
 
 An arm is one way to build the decoder. A GRU has three quarters of an LSTM's weights, so it has two arms: one with
-the width of the LSTM, one with about as many weights ("same budget").
+the width of the LSTM, one with about as many weights ("same budget"). With a classifier, both cells have an arm that
+reads concepts too.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,9 +18,12 @@ from training.fit.train import shape_of
 
 LSTM, SAME_WIDTH, SAME_BUDGET = "LSTM", "GRU, same width", "GRU, same budget"
 PLAIN_LSTM, PLAIN_GRU = "plain LSTM", "plain GRU"
+LSTM_CONCEPTS, GRU_CONCEPTS = "LSTM with concepts", "GRU with concepts"
 
 _ATTENTION_ARMS = (LSTM, SAME_WIDTH, SAME_BUDGET)
 _PLAIN_ARMS = {PLAIN_LSTM: LSTM, PLAIN_GRU: SAME_WIDTH}  # and the arm from which each takes its learning rate
+_CONCEPT_ARMS = {LSTM_CONCEPTS: LSTM, GRU_CONCEPTS: SAME_WIDTH}  # the same
+_STEP = 2.0  # between the learning rates that are tried
 _TUNING_SEED = 0
 _FOLDER = "runs"  # of the training runs, in the comparison's folder
 
@@ -38,6 +42,8 @@ class Plan:
     val_limit: int = 100  # val images scored after each epoch, for the curves
     warmup_steps: int = 60  # optimizer steps
     batch_size: int = 64  # images
+    classifier: str = ""  # file of the classifier whose words some arms read; none: no such arms
+    concepts: int = 6  # words that they read
 
 
 QUICK = Plan(
@@ -69,16 +75,32 @@ def base_config(plan: Plan, threads: int) -> TrainConfig:
     )  # fmt: skip
 
 
-def arms_of(base: TrainConfig, words: int) -> dict[str, TrainConfig]:
+def arms_of(base: TrainConfig, words: int, plan: Plan) -> dict[str, TrainConfig]:
     """Return the config of each arm; the vocabulary has `words` words."""
     lstm, gru = replace(base, cells=("lstm",)), replace(base, cells=("gru",))
-    return {
+    arms = {
         LSTM: lstm,
         SAME_WIDTH: gru,
         SAME_BUDGET: replace(gru, hidden_size=same_budget(base, words)),
         PLAIN_LSTM: replace(lstm, kind="plain"),
         PLAIN_GRU: replace(gru, kind="plain"),
     }
+    if plan.classifier:
+        for arm, config in ((LSTM_CONCEPTS, lstm), (GRU_CONCEPTS, gru)):
+            arms[arm] = replace(config, classifier=plan.classifier, concepts=plan.concepts)
+    return arms
+
+
+def pairs_of(arms: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return what is compared, by title: two arms, the second minus the first."""
+    pairs = {SAME_WIDTH: (LSTM, SAME_WIDTH), SAME_BUDGET: (LSTM, SAME_BUDGET)}
+    if LSTM_CONCEPTS in arms:
+        pairs |= {
+            "both with concepts": (LSTM_CONCEPTS, GRU_CONCEPTS),
+            "LSTM, concepts": (LSTM, LSTM_CONCEPTS),
+            "GRU, concepts": (SAME_WIDTH, GRU_CONCEPTS),
+        }
+    return pairs
 
 
 def same_budget(config: TrainConfig, words: int) -> int:
@@ -97,13 +119,27 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def tuning_runs(folder: Path, plan: Plan, arms: Mapping[str, TrainConfig]) -> list[PlannedRun]:
-    """Return the shorter runs, with a seed of their own, that choose the learning rate of each arm with attention."""
+def tuning_runs(
+    folder: Path, plan: Plan, arms: Mapping[str, TrainConfig], found: Mapping[str, Mapping[float, float]]
+) -> list[PlannedRun]:
+    """Return the shorter runs, with a seed of their own, that choose the learning rate of each arm with attention.
+
+    `found` has the CIDEr-D by arm and rate so far. Where the best is at an edge of the rates, the next one beyond it is
+    tried too.
+    """
     return [
         _planned(folder, arm, replace(arms[arm], learning_rate=rate, seed=_TUNING_SEED, epochs=plan.tuning_epochs))
         for arm in _ATTENTION_ARMS
-        for rate in plan.rates
+        for rate in (_beyond(found[arm]) if arm in found else plan.rates)
     ]
+
+
+def _beyond(ciders: Mapping[float, float]) -> list[float]:
+    """Return the rate next to the best one, if that is the lowest or the highest of several."""
+    best = max(ciders, key=lambda rate: ciders[rate])
+    if len(ciders) == 1:
+        return []
+    return ([best / _STEP] if best == min(ciders) else []) + ([best * _STEP] if best == max(ciders) else [])
 
 
 def main_runs(
@@ -113,6 +149,9 @@ def main_runs(
     for seed in range(1, plan.seeds + 1):
         for arm in _ATTENTION_ARMS:
             yield _planned(folder, arm, replace(arms[arm], learning_rate=rates[arm], seed=seed))
+        for arm, tuned_arm in _CONCEPT_ARMS.items():
+            if arm in arms:
+                yield _planned(folder, arm, replace(arms[arm], learning_rate=rates[tuned_arm], seed=seed))
     for arm, tuned_arm in _PLAIN_ARMS.items():
         yield _planned(folder, arm, replace(arms[arm], learning_rate=rates[tuned_arm], seed=1))
 

@@ -20,14 +20,16 @@ class Difference:
     over_seeds: Interval  # Welch's t-test: other seeds, the same images
     over_images: Interval  # paired bootstrap: the same runs, other images
     p_seeds: float
+    first: str = "the LSTM"
+    second: str = "the GRU"
 
     @property
     def verdict(self) -> str:
-        """The better cell, but only if both intervals exclude zero."""
+        """The better one, but only if both intervals exclude zero."""
         if all(low > 0 for low, _ in (self.over_seeds, self.over_images)):
-            return "the GRU is better"
+            return f"{self.second} is better"
         if all(high < 0 for _, high in (self.over_seeds, self.over_images)):
-            return "the LSTM is better"
+            return f"{self.first} is better"
         return "there is no significant difference"
 
     @property
@@ -37,8 +39,10 @@ class Difference:
         return f"{self.mean:+.3f} (95 % interval {a:+.3f} to {b:+.3f} over seeds, {c:+.3f} to {d:+.3f} over images)"
 
 
-def difference(first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]]) -> Difference:
+def difference(first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]], *called: str) -> Difference:
     """Compare two groups of runs, each run given as the score of every image; there must be two images or more.
+
+    `called` are the names of both, the LSTM and the GRU if none are given.
 
     The bootstrap (Koehn 2004, "Statistical Significance Tests for Machine Translation Evaluation") resamples images,
     each with its mean over seeds.
@@ -56,6 +60,7 @@ def difference(first: Sequence[Mapping[str, float]], second: Sequence[Mapping[st
         _rounded(welch.confidence_interval()),
         _rounded(bootstrap.confidence_interval),
         round(float(welch.pvalue), 4),
+        *called,
     )
 
 

@@ -28,6 +28,7 @@ from training.compare.plan import (
     base_config,
     count_parameters,
     main_runs,
+    pairs_of,
     tuning_runs,
 )
 from training.compare.significance import Difference, difference
@@ -52,15 +53,15 @@ class Comparison:
     tuning: dict[str, dict[float, float]]  # CIDEr-D by arm and learning rate
     parameters: dict[str, int]  # by arm
     hidden: dict[str, int]  # size of the recurrent state by arm
-    differences: dict[str, Difference]  # by arm of the GRU: GRU minus LSTM
+    differences: dict[str, Difference]  # by title, see pairs_of
 
     @property
     def answer(self) -> str:
         """The result in one sentence, with its uncertainty."""
         cider = mean(run.scores["cider"] for run in self.runs[LSTM])
-        verdicts = {found.verdict for found in self.differences.values()}
-        verdict = verdicts.pop() if len(verdicts) == 1 else "the result depends on how the sizes are matched"
         width, budget = self.differences[SAME_WIDTH], self.differences[SAME_BUDGET]
+        verdicts = {found.verdict for found in (width, budget)}
+        verdict = verdicts.pop() if len(verdicts) == 1 else "the result depends on how the sizes are matched"
         return (
             f"{verdict[0].upper()}{verdict[1:]}: on {len(self.evaluation_set.names)} images, with"
             f" {self.plan.seeds} training runs each, the LSTM reaches CIDEr-D {cider:.3f},"
@@ -82,23 +83,33 @@ def compare(
     if len(evaluation_set.names) < 2:
         raise UsageError("the comparison needs two images or more to evaluate on, there is only one.")
     words = len(prepared.vocabulary)
-    arms = arms_of(base, words)
+    arms = arms_of(base, words, plan)
     executor = Executor(data, encoder, cache, prepared, jobs)
     tuning: dict[str, dict[float, float]] = {}
-    for run in executor.finish_all(tuning_runs(folder, plan, arms), val_set):
-        tuning.setdefault(run.arm, {})[run.rate] = run.scores["cider"]
+    while trials := tuning_runs(folder, plan, arms, tuning):
+        for run in executor.finish_all(trials, val_set):
+            tuning.setdefault(run.arm, {})[run.rate] = run.scores["cider"]
     rates = {arm: max(ciders, key=lambda rate: ciders[rate]) for arm, ciders in tuning.items()}
     runs: dict[str, list[FinishedRun]] = {}
     for run in executor.finish_all(list(main_runs(folder, plan, arms, rates)), evaluation_set):
         runs.setdefault(run.arm, []).append(run)
-    lstm = [run.ciders for run in runs[LSTM]]
-    differences = {arm: difference(lstm, [run.ciders for run in runs[arm]]) for arm in (SAME_WIDTH, SAME_BUDGET)}
+    ciders = {arm: [run.ciders for run in of_arm] for arm, of_arm in runs.items()}
+    differences = {
+        title: difference(ciders[first], ciders[second], *_called(first, second))
+        for title, (first, second) in pairs_of(arms).items()
+    }
     shapes = {arm: shape_of(config, config.cells[0], words) for arm, config in arms.items()}
     parameters = {arm: count_parameters(make_decoder(shape)) for arm, shape in shapes.items()}
     hidden = {arm: shape.hidden_size for arm, shape in shapes.items()}
     comparison = Comparison(plan, prepared, evaluation_set, encoder, runs, tuning, parameters, hidden, differences)
     write_text(folder / RESULT, json.dumps(_to_json(comparison), indent=1) + "\n")
     return comparison
+
+
+def _called(first: str, second: str) -> tuple[str, str]:
+    """Return what a sentence calls two arms: by their cells where these differ, otherwise by all that differs."""
+    cells = tuple(f"the {arm.replace(',', '').split()[0]}" for arm in (first, second))
+    return (cells[0], cells[1]) if cells[0] != cells[1] else (f"the {first}", f"the {second}")
 
 
 def _test_set(encoder: EncoderFile, prepared: TrainingData, cache: Path) -> EvaluationSet | None:
