@@ -65,18 +65,23 @@ secrets: ## Write random passwords for docker-compose.yml into secrets/; existin
 	    od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; } > secrets/$$name && chmod 444 secrets/$$name; done
 	@ls secrets
 
-TRAIN = $(BIN)/training train $(foreach data,$(DATA),--data $(data)) --cache $(RUNS)/cache --resume --cell lstm,gru --patience 0
-bundles: setup ## Rebuild the built-in models in RUNS/bundles: make bundles DATA='flickr8k coco=2' ENCODER= RUNS=
-	@test -n "$(DATA)" -a -n "$(ENCODER)" -a -n "$(RUNS)" || { echo "usage: make bundles DATA='flickr8k coco=2' ENCODER=resnet50.safetensors STRIDE=3x3 ORIGIN='source of the weights' RUNS=runs [CLASSIFIER=fc.safetensors] [NAMING=folder]"; exit 2; }
-	$(TRAIN) --encoder $(ENCODER) $(if $(STRIDE),--stride $(STRIDE)) $(if $(ORIGIN),--origin "$(ORIGIN)") --run $(RUNS)/model \
-	  $(if $(CLASSIFIER),--classifier $(CLASSIFIER) --set classifier_weight=0.3) --set min_count=3 --set keep_last=true \
-	  --epochs 12 --learning-rate 1.5e-3 --set warmup_steps=100 --set ema_decay=0.995 \
+TRAIN = $(BIN)/training train $(foreach data,$(DATA),--data $(data)) --cache $(RUNS)/cache --resume --cell lstm,gru --patience 0 \
+  --classifier $(CLASSIFIER) --set keep_last=true --set ema_decay=0.995
+REWARDS = --set scst_learning_rate=1e-4 --set temperature=0.5 --set repeat_penalty=0.1
+bundles: setup ## Rebuild the built-in models in RUNS/bundles: make bundles DATA='flickr8k coco=2' ENCODER= CLASSIFIER= TEXT= RUNS=
+	@test -n "$(DATA)" -a -n "$(ENCODER)" -a -n "$(CLASSIFIER)" -a -n "$(TEXT)" -a -n "$(RUNS)" || { echo "usage: make bundles DATA='flickr8k coco=2' ENCODER=resnet50.safetensors STRIDE=3x3 ORIGIN='source of the weights' CLASSIFIER=fc.safetensors TEXT='captions.txt more.txt.gz' RUNS=runs [NAMING=folder]"; exit 2; }
+	$(TRAIN) --encoder $(ENCODER) $(if $(STRIDE),--stride $(STRIDE)) $(if $(ORIGIN),--origin "$(ORIGIN)") --run $(RUNS)/encoder \
+	  --set classifier_weight=0.3 --set min_count=3 --epochs 12 --learning-rate 1.5e-3 --set warmup_steps=100 \
 	  --tune-encoder 1e-4 --tune-from layer2 --set encoder_freeze_epochs=1 --set train_size=192 --set val_limit=400 \
-	  --scst-epochs 12 --set scst_learning_rate=1e-4 --set scst_encoder_learning_rate=3e-5 --set scst_dropout=0.5 \
-	  --set temperature=0.5 --set repeat_penalty=0.1
-	for cell in lstm gru; do $(BIN)/training export --run $(RUNS)/model --encoder $(RUNS)/model --cell $$cell --name $$cell \
+	  --scst-epochs 12 $(REWARDS) --set scst_encoder_learning_rate=3e-5 --set scst_dropout=0.5
+	$(TRAIN) --encoder $(RUNS)/encoder --start $(RUNS)/encoder --run $(RUNS)/concepts --concepts 6 --set new_words=true \
+	  $(foreach text,$(TEXT),--text $(text)) --set min_count=12 --set views=1 --epochs 4 --set warmup_steps=100 \
+	  --set captions_per_image=2 --set text_captions=192 --set text_weight=0.5 --set swapped=0.15 --set val_limit=300
+	$(TRAIN) --encoder $(RUNS)/encoder --start $(RUNS)/concepts --run $(RUNS)/rewards --concepts 6 --epochs 0 --scst-epochs 2 \
+	  $(REWARDS) --set views=1 --set scst_dropout=1.0 --set invention_penalty=0.3 --set val_limit=300
+	for cell in lstm gru; do $(BIN)/training export --run $(RUNS)/rewards --encoder $(RUNS)/encoder --cell $$cell --name $$cell \
 	  -o $(RUNS)/bundles $(foreach data,$(DATA),--data $(data)) $(if $(NAMING),--naming $(NAMING)) --cache $(RUNS)/cache \
-	  || exit 1; done
+	  --neutral-gender 0.8 --demand 0.6 --absent 0.2 || exit 1; done
 
 compare: setup ## Compare LSTM and GRU again (an hour): make compare DATA= ENCODER= RUNS=
 	@test -n "$(DATA)" -a -n "$(ENCODER)" -a -n "$(RUNS)" || { echo 'usage: make compare DATA=flickr8k ENCODER=lstm RUNS=runs'; exit 2; }

@@ -237,7 +237,7 @@ def _export_fields() -> Iterator[str]:
     yield _wrapped("`producer export` writes one row per file with these fields, in this order.")
     comments = _comments(getsource(captions))
     comments["FileRow", "path_b64"] = "the path's bytes in Base64, only where the path is not UTF-8"
-    fields = (*captions.EXPORT_FIELDS, "path_b64")
+    fields = (*captions.EXPORT_FIELDS, *captions.LATER_FIELDS)
     yield _table(("field", "meaning"), ((f"`{name}`", comments.get(("FileRow", name), "")) for name in fields))
 
 

@@ -77,6 +77,22 @@ NeutralGender = Annotated[
         help='Share that "man" or "woman" must have of both, for example 0.8; otherwise the model writes "person".',
     ),
 ]
+Demand = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        max=1,
+        help="Probability from which the caption must name what the classifier sees, for example 0.6.",
+    ),
+]
+Absent = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        max=1,
+        help="Probability below which the caption must not name people or dogs, for example 0.2.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Setting = Annotated[
     list[str] | None,
@@ -132,6 +148,9 @@ def train(
             help="Weights of the encoder's classifier, fc.weight and fc.bias: tuning keeps what it sees.",
         ),
     ] = None,
+    concepts: Annotated[
+        int, typer.Option(min=0, max=100, help="Words of what the classifier sees that the decoder reads, with --text.")
+    ] = 0,
     patience: Annotated[int, typer.Option(min=0, help="Epochs without a better CIDEr that end a phase; 0: never.")] = 4,
     start: Annotated[
         str | None, typer.Option(help="Run or model; its decoders and vocabulary are trained further.")
@@ -156,6 +175,7 @@ def train(
         learning_rate=learning_rate, encoder_learning_rate=tune_encoder, tune_from=tune_from, seed=seed,
         threads=threads,
         patience=patience, start=_start_folder(start), classifier=str(classifier or ""),
+        concepts=concepts,
     )  # fmt: skip
     config = with_settings(config, settings or ())
     folders = parse_data(data)
@@ -210,6 +230,8 @@ def evaluate(
     ] = False,
     naming: Naming = None,
     neutral_gender: NeutralGender = None,
+    demand: Demand = None,
+    absent: Absent = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File for all captions, as JSON lines.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -221,15 +243,16 @@ def evaluate(
 
     bundle = _open_bundle(model)
     bundle.require_current()
-    if neutral_gender is not None:  # instead of what the bundle says
-        bundle = replace(bundle, description=bundle.description | {"neutral_gender": neutral_gender})
+    options = {"neutral_gender": neutral_gender, "demand": demand, "absent": absent}
+    given = {name: value for name, value in options.items() if value is not None}  # instead of what the bundle says
+    bundle = replace(bundle, description=bundle.description | given)
     folders = parse_data(data)
     if spice:
         check_spice()
     corpus, sets = open_data(folders, cache)
-    options = DecodeOptions(beam_size=beam_size)
+    search = DecodeOptions(beam_size=beam_size)
     with progress("captioning") as tick:
-        scores, captions = evaluate_bundle(bundle, corpus, sets, split, options, cache=cache, spice=spice, tick=tick)
+        scores, captions = evaluate_bundle(bundle, corpus, sets, split, search, cache=cache, spice=spice, tick=tick)
     if output is not None:
         rows = [{"image": name, "caption": c.text, "confidence": c.confidence} for name, c in captions.items()]
         output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -238,7 +261,7 @@ def evaluate(
     result |= {"diversity": diversity_of(captions, corpus), "confidence": errors}
     if naming is not None:
         with progress("captioning labelled images") as tick:
-            result["naming"], _ = evaluate_naming(bundle, naming, options, cache=cache, tick=tick)
+            result["naming"], _ = evaluate_naming(bundle, naming, search, cache=cache, tick=tick)
     print_values(result, as_json=as_json)
 
 
@@ -254,6 +277,12 @@ def compare(
     ] = False,
     seeds: Annotated[int, typer.Option(min=2, help="Runs of each decoder.")] = 5,
     epochs: Annotated[int, typer.Option(min=2, help="Epochs of each run.")] = 5,
+    size: Annotated[int, typer.Option(min=8, help="Size of the LSTM's recurrent state.")] = 256,
+    limit: Annotated[int, typer.Option(min=0, help="Training images that are used, from the first; 0: all.")] = 0,
+    classifier: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The encoder's classifier: decoders that read its words are compared too."),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at once; they share the cores.")] = 1,
     show: Annotated[Path | None, typer.Option(help="Folder of images for the report, instead of the corpus's.")] = None,
     output: Annotated[
@@ -270,7 +299,8 @@ def compare(
     folders = parse_data(data)
     if show is not None:
         images_in(show)  # fail before hours of training
-    plan = QUICK if quick else Plan(seeds=seeds, epochs=epochs)
+    plan = QUICK if quick else Plan(seeds=seeds, epochs=epochs, size=size, limit=limit)
+    plan = replace(plan, classifier=str(classifier or ""))
     file = open_encoder(encoder, stride, cache, _bundle_folders())
     comparison = run_comparison(folders, file, run, cache, plan, jobs)
     path = write_report(comparison, output or run / "report.html", show)
@@ -294,6 +324,8 @@ def export(
     ] = None,
     naming: Naming = None,
     neutral_gender: NeutralGender = None,
+    demand: Demand = None,
+    absent: Absent = None,
 ) -> None:
     """Export a bundle from a finished run: int8 weights, digests, calibration and a model card."""
     from training.data.data_sets import parse_data
@@ -305,7 +337,7 @@ def export(
     with progress("captioning") as tick:
         bundle = export_bundle(
             run, file, name, output, cell=cell, data=folders, naming=naming, neutral_gender=neutral_gender,
-            cache=cache, tick=tick,
+            demand=demand, absent=absent, cache=cache, tick=tick,
         )  # fmt: skip
     _print_bundle(bundle)
 

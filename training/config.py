@@ -58,7 +58,9 @@ class TrainConfig:
     memory_size: Size = 512
     embedding_size: Size = 300
     dropout: DropoutFactor = 1.0  # multiplies the dropout of features, words and outputs: 0.3, 0.3 and 0.5
+    concepts: Annotated[int, Field(ge=0, le=100)] = 0  # of the encoder's classifier, that decoders read beside the grid
     start: str = ""  # folder of a finished run or a bundle, to train its decoders further
+    new_words: bool = False  # with a start: also words that it lacks and the training captions have, not only its own
 
     # -- data --
     batch_size: PositiveInt = 64  # images in a step
@@ -79,6 +81,9 @@ class TrainConfig:
     text_captions: PositiveInt = 160  # in a step, when there are any
     text_weight: NonNegativeFloat = 0.3  # of their loss, beside that of captions with images
 
+    # -- concepts, in cross-entropy training --
+    swapped: Fraction = 0.0  # share of images whose concepts and captions name another thing than they show
+
     # -- cross-entropy training --
     epochs: NonNegativeInt = 10
     learning_rate: NonNegativeFloat = 1e-3  # peak, for decoders
@@ -97,7 +102,8 @@ class TrainConfig:
     samples: Annotated[int, Field(ge=2)] = 5  # captions sampled for an image; each is compared with the others
     temperature: PositiveFloat = 1.0  # of the softmax that captions are sampled from and that is trained
     entropy_weight: NonNegativeFloat = 0.0  # of the mean entropy of the next word, in nats, which is rewarded
-    repeat_penalty: NonNegativeFloat = 0.0  # reward that a content word loses when it occurs again
+    repeat_penalty: NonNegativeFloat = 0.0  # reward that a caption loses for each content word that occurs again
+    invention_penalty: NonNegativeFloat = 0.0  # for people, and for dogs, that no reference of the image has
 
     # -- optimization, of both --
     optimizer: OptimizerName = "adamw"
@@ -133,10 +139,13 @@ class TrainConfig:
             raise UsageError("epochs and scst_epochs are both 0: there is nothing to train.")
         if self.tune_from and not self.encoder_learning_rate:
             raise UsageError(f"tune_from={self.tune_from}: give the encoder a learning rate too, --tune-encoder 1e-4.")
-        if self.classifier and not self.encoder_learning_rate:
+        if self.classifier and not (self.encoder_learning_rate or self.concepts):
             raise UsageError(
-                f"classifier={self.classifier}: a frozen encoder forgets nothing; tune it, --tune-encoder 1e-4."
+                f"classifier={self.classifier}: a frozen encoder forgets nothing; tune it, --tune-encoder 1e-4, or read"
+                " concepts, --concepts 6."
             )
+        if self.concepts and not self.classifier:
+            raise UsageError(f"concepts={self.concepts}: give the classifier that sees them, --classifier FILE.")
         if self.memory_size % DecoderConfig.heads:
             heads = DecoderConfig.heads
             raise UsageError(f"memory_size={self.memory_size}: give a multiple of {heads}, the number of heads.")

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from captioning.calibration import Calibration, Curve, calibration_of
 from captioning.errors import BundleError
 from captioning.values import Caption
-from training.evaluate.fit_calibration import Graded, calibrate, cross_validated, expected_calibration_error, grade
+from training.evaluate.fit_calibration import (
+    Graded,
+    GradedCaptions,
+    calibrate,
+    cross_validated,
+    cross_validated_captions,
+    expected_calibration_error,
+    grade,
+    grade_words,
+)
 
 
 def test_calibration_corrects_an_overconfident_model() -> None:
@@ -27,18 +36,55 @@ def test_the_curves_of_a_bundle_are_fitted_to_captions_and_words_that_people_use
     references = {str(i): [f"a dog number{i} runs"] * 5 for i in range(60)}
     sure, unsure = (-0.1, -0.2, -0.3, -0.1, -0.1), (-0.1, -0.2, -4.0, -0.1, -0.1)
     captions = {
-        n: Caption(f"a dog number{n} runs", sure) if i % 2 else Caption("a dog wrong runs", unsure)
+        n: Caption(f"a dog number{n} runs", sure, evidence=(-0.16,))
+        if i % 2
+        else Caption("a dog wrong runs", unsure, evidence=(-0.9,))
         for i, n in enumerate(references)
     }
-    of_captions, of_words = grade(captions, references)
+    of_captions, of_words = grade(captions, references), grade_words(captions, references)
     assert len(set(of_words.image_index)) == 60
     assert of_captions.correct.mean() == 0.5
     assert of_words.correct.mean() == 7 / 8
     assert set(of_words.log_probability[of_words.correct == 0]) == {-4.0}
-    calibration = calibration_of({"name": "x", "calibration": calibrate(captions, references)})
+    calibration = calibration_of({"name": "x", "calibration": calibrate({"x": of_captions}, of_words)})
     assert calibration.word.at(-4.0) < 0.1 < 0.9 < calibration.word.at(-0.1)
     assert [word for word, _ in calibration.of_words("a dog wrong runs", unsure)] == ["a", "dog", "wrong", "runs"]
-    assert calibration.of_caption(sure) > calibration.of_caption(unsure)
+    assert calibration.of_caption((-0.16,)) > calibration.of_caption((-0.9,))
+
+
+def kinds_of_images(seed: int) -> dict[str, GradedCaptions]:
+    """Return captions of two kinds of images: of one the log-probability says nothing, and what is named says all."""
+    rng = np.random.default_rng(seed)
+    logp, named = rng.uniform(-3, 0, 1500), rng.uniform(0, 1, 1500)
+    people = GradedCaptions(np.stack([logp, 0 * named], 1), (rng.uniform(size=1500) < np.exp(logp)).astype(float))
+    things = GradedCaptions(np.stack([logp - 1, named], 1)[:300], (rng.uniform(size=300) < named[:300]).astype(float))
+    return {"people": people, "things": things}
+
+
+def test_evidence_makes_one_confidence_hold_for_several_kinds_of_images() -> None:
+    kinds = kinds_of_images(1)
+    confidences = cross_validated_captions(kinds)
+    assert all(expected_calibration_error(confidences[name], kind.correct) < 0.1 for name, kind in kinds.items())
+    without = {name: GradedCaptions(kind.evidence[:, :1], kind.correct) for name, kind in kinds.items()}
+    blind = cross_validated_captions(without)
+    assert expected_calibration_error(blind["things"], kinds["things"].correct) > 0.12
+
+
+def test_the_calibration_of_a_bundle_weighs_the_evidence_and_reports_each_kind() -> None:
+    kinds, words = kinds_of_images(1), Graded(np.array([-0.1]), np.array([1.0]), np.array([0]))
+    found = calibrate(kinds, words, {"things": kinds_of_images(2)["things"]})
+    assert found["weights"][1] > found["weights"][0] > 0
+    assert {name: errors["images"] for name, errors in found["kinds"].items()} == {"people": 1500, "things": 300}
+    low, high = found["held_out"]["things"]["error_interval"]
+    assert low <= found["held_out"]["things"]["error"] <= high < 0.25
+    calibration = calibration_of({"name": "x", "calibration": found})
+    assert calibration.of_caption((-2.0, 0.9)) > calibration.of_caption((-2.0, 0.1))
+
+
+@pytest.mark.parametrize("weights", [[], [1.0] * 6, ["x"], [float("inf")], None])
+def test_a_bundle_with_invalid_weights_of_evidence_is_refused(weights: object) -> None:
+    with pytest.raises(BundleError, match="is invalid"):
+        calibration_of({"name": "x", "calibration": {"weights": weights}})
 
 
 @given(
@@ -57,8 +103,8 @@ def test_a_higher_probability_never_gives_a_lower_confidence(
 
 
 def test_without_a_calibration_the_confidence_is_the_probability() -> None:
-    assert Calibration().of_caption((0.0, 0.0)) == 1.0
-    assert Calibration().of_caption((-1.0, -3.0)) == pytest.approx(np.exp(-2), abs=1e-4)
+    assert Calibration().of_caption((0.0,)) == 1.0
+    assert Calibration().of_caption((-2.0,)) == pytest.approx(np.exp(-2), abs=1e-4)
 
 
 @pytest.mark.parametrize("curve", [[[0.0], [2.0]], [[-1.0, -2.0], [0.1, 0.2]], [[-1.0], []], "x", [["a"], [0.5]]])

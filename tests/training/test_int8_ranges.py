@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from captioning.bundles import find_bundles
-from captioning.model.captioner import load_encoder
 from captioning.model.int8 import int8_graph
+from captioning.model.load_bundle import load_encoder
 from captioning.model.openvino_encoder import compiled_encoder, converted_encoder
 from captioning.model.pixels import open_image
 from training.data.corpus import open_corpus

@@ -7,7 +7,7 @@ import torch
 
 from captioning.model.decoder import DecoderConfig, make_decoder
 from training.config import TrainConfig
-from training.fit.cider_reward import CiderReward, Sampled
+from training.fit.cider_reward import CiderReward, Penalties, Sampled
 from training.fit.network import CaptioningNetwork
 from training.fit.rewards import Rewards, processes_for
 from training.fit.self_critical import advantages
@@ -27,24 +27,38 @@ CAPTIONS = [
         ("2", "two cats sit on a sofa", True),
     ]
 ]
+PENALTIES = Penalties(repeat=0.2, invention=0.3)
 
 
 @pytest.mark.processes
 def test_processes_return_the_same_rewards_in_the_same_order() -> None:
-    with Rewards(REFERENCES, 0.2, 0) as here, Rewards(REFERENCES, 0.2, 2) as there:
+    with Rewards(REFERENCES, PENALTIES, 0) as here, Rewards(REFERENCES, PENALTIES, 2) as there:
         waiting = [there.submit(CAPTIONS), there.submit(CAPTIONS[:1]), there.submit([])]
         assert [collect() for collect in waiting] == [here.submit(part)() for part in (CAPTIONS, CAPTIONS[:1], [])]
 
 
 def test_a_content_word_that_is_said_again_costs_its_penalty() -> None:
-    plain, strict = CiderReward(REFERENCES), CiderReward(REFERENCES, repeat_penalty=0.5)
+    plain, strict = CiderReward(REFERENCES), CiderReward(REFERENCES, penalties=Penalties(repeat=0.5))
     for caption, again in zip(CAPTIONS, (0, 1, 0, 0, 0), strict=True):
         difference = plain.of(caption.name, caption.words) - strict.of(caption.name, caption.words)
         assert difference == pytest.approx(0.5 * again)
 
 
+def test_people_and_dogs_that_no_reference_has_cost_the_penalty_for_invention() -> None:
+    references = {"1": [["a", "man", "on", "a", "horse"]], "2": [["two", "cats"], ["a", "puppy", "and", "cats"]]}
+    plain, strict = CiderReward(references), CiderReward(references, penalties=Penalties(invention=0.5))
+
+    def cost(name: str, caption: str) -> float:
+        return plain.of(name, caption.split()) - strict.of(name, caption.split())
+
+    assert cost("1", "a boy on a horse") == pytest.approx(0)
+    assert cost("1", "two dogs on a horse with a dog") == pytest.approx(0.5)
+    assert cost("2", "a dog") == pytest.approx(0)
+    assert cost("2", "people and a man") == pytest.approx(0.5)
+
+
 def test_the_rewards_of_an_image_with_one_caption_count_a_fifth() -> None:
-    with Rewards(REFERENCES, 0.0, 0) as rewards:
+    with Rewards(REFERENCES, Penalties(), 0) as rewards:
         (copied,) = rewards.submit(CAPTIONS[-1:])()
     assert CiderReward(REFERENCES).of("2", CAPTIONS[-1].words) == pytest.approx(10)
     assert copied == pytest.approx(2)

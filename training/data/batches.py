@@ -2,17 +2,20 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from captioning.model.concepts import Concepts
 from captioning.model.vocabulary import END, PAD, START, Vocabulary
 from training.config import TrainConfig
 from training.data.augmentation import Augmentation, draw_augmentation
+from training.data.concepts import ConceptDrawer, class_words
 from training.data.corpus import Corpus
 from training.data.data_sets import DataSet
 from training.data.features import Features, is_mirrored
@@ -39,14 +42,27 @@ class TrainingData:
     texts: Sequence[Words] = ()  # captions without images
 
 
+class TextBatch(NamedTuple):
+    """Captions without images, of one step."""
+
+    words: Tensor  # (R, T) ids
+    concepts: Concepts | None = None  # of each, for decoders that read them
+
+    def to(self, device: torch.device) -> "TextBatch":
+        """Return it on a device."""
+        concepts = None if self.concepts is None else self.concepts.to(device)
+        return TextBatch(self.words.to(device, non_blocking=True), concepts)
+
+
 @dataclass(frozen=True)
 class Example:
     """An image of a batch: how it is shown, and the captions that an epoch draws for it."""
 
     name: str
     view: int  # of cached features
-    captions: list[list[str]]  # tokenized
+    captions: list[Sequence[str]]  # tokenized
     augmentation: Augmentation | None = None  # of pixels
+    seen: dict[str, float] | None = None  # concepts in the place of those that the classifier sees
 
 
 @dataclass(frozen=True)
@@ -58,32 +74,43 @@ class Batch:
     images: Tensor  # features (B, ...) bfloat16, or pixels (B, S, S, 3) uint8
     words: Tensor  # (B x captions of each, T) ids
     augmentations: list[Augmentation]  # of pixels; none of features, which have views
+    swapped: Concepts | None = None  # in the place of what the classifier sees, of images with any weight
 
 
 def batches(
     data: TrainingData, config: TrainConfig, epoch: int, rank: int = 0, ranks: int = 1
 ) -> "DataLoader[tuple[Example, list[list[int]]]]":
-    """Return a loader of an epoch's batches. Of several processes, each gets its share of every batch."""
+    """Return a loader of an epoch's batches. Of several processes, each gets its share of every batch.
+
+    With `swapped`, some images have concepts and captions that name another thing than they show.
+    """
+    drawer = _drawer(data, config) if config.swapped else None
     return DataLoader(
         _CaptionDataset(data.vocabulary, config.max_length),
-        batch_sampler=_EpochSampler(data, config, epoch, rank, ranks),
-        collate_fn=lambda examples: _collate(data.train, examples),
+        batch_sampler=_EpochSampler(data, config, epoch, rank, ranks, drawer),
+        collate_fn=lambda examples: _collate(data.train, examples, drawer),
         generator=torch.Generator(),  # not torch's global one: a number drawn from it would change the dropout masks
     )
 
 
 def text_batches(
     data: TrainingData, config: TrainConfig, epoch: int, rank: int = 0, ranks: int = 1
-) -> Iterator[Tensor | None]:
-    """Yield batches (R, T) of the captions without images, for as long as they are asked for; None if there are none.
+) -> Iterator[TextBatch | None]:
+    """Yield batches of the captions without images, for as long as they are asked for; None if there are none.
 
     Of several processes, each gets its share of every batch.
     """
     rng = random.Random(f"texts/{config.seed}/{epoch}")
     dataset = _CaptionDataset(data.vocabulary, config.max_length)
+    drawer = _drawer(data, config) if config.concepts else None
     while True:
         drawn = rng.sample(data.texts, min(config.text_captions, len(data.texts)))[rank::ranks]
-        yield _padded([dataset.ids(words) for words in drawn]) if drawn else None
+        captions, concepts = drawer.draw(drawn, rng) if drawer and drawn else (drawn, None)
+        yield TextBatch(_padded([dataset.ids(caption) for caption in captions]), concepts) if drawn else None
+
+
+def _drawer(data: TrainingData, config: TrainConfig) -> ConceptDrawer:
+    return ConceptDrawer(class_words(), data.vocabulary, config.concepts)
 
 
 def steps_of(data: TrainingData, config: TrainConfig, ranks: int = 1) -> int:
@@ -94,8 +121,12 @@ def steps_of(data: TrainingData, config: TrainConfig, ranks: int = 1) -> int:
 class _EpochSampler(Sampler[list[Example]]):
     """Draws the batches of an epoch: the order of the images, then for each batch its views and its captions."""
 
-    def __init__(self, data: TrainingData, config: TrainConfig, epoch: int, rank: int, ranks: int) -> None:
+    def __init__(
+        self, data: TrainingData, config: TrainConfig, epoch: int, rank: int, ranks: int,
+        drawer: ConceptDrawer | None = None,
+    ) -> None:  # fmt: skip
         self.data, self.config, self.epoch, self.rank, self.ranks = data, config, epoch, rank, ranks
+        self.drawer = drawer
 
     def __len__(self) -> int:
         images = sum(_drawn(part) for part in self.data.sets)
@@ -109,7 +140,7 @@ class _EpochSampler(Sampler[list[Example]]):
         size = self.config.batch_size
         for start in range(0, len(names), size):
             # the whole batch, so that the random generators of all processes agree
-            examples = self._draw(names[start : start + size], rng)
+            examples = [self._swap(example, rng) for example in self._draw(names[start : start + size], rng)]
             if len(examples) >= self.ranks:  # a process without a share would make the others wait forever
                 yield examples[self.rank :: self.ranks]
 
@@ -126,6 +157,14 @@ class _EpochSampler(Sampler[list[Example]]):
             Example(name, view, choose_captions(captions[name], is_mirrored(view), count, rng))
             for name, view in zip(names, views, strict=True)
         ]
+
+    def _swap(self, example: Example, rng: random.Random) -> Example:
+        """Return the example, or now and then one whose concepts and captions name another thing."""
+        if self.drawer is None or rng.random() >= self.config.swapped:
+            return example
+        captions, new = self.drawer.swap(example.captions, rng)
+        seen = None if new is None else self.drawer.seen([new], rng)
+        return replace(example, captions=captions, seen=seen)
 
 
 def _drawn(part: DataSet) -> int:
@@ -160,7 +199,7 @@ def _words(caption: str) -> list[str]:
     return tokenize(caption)  # as long as all else that a step does in Python
 
 
-def choose_captions(captions: Sequence[str], mirrored: bool, count: int, rng: random.Random) -> list[list[str]]:
+def choose_captions(captions: Sequence[str], mirrored: bool, count: int, rng: random.Random) -> list[Sequence[str]]:
     """Choose `count` captions, some more than once when there are fewer, and tokenize them.
 
     For a mirrored image, captions that mention left or right are avoided, unless all do.
@@ -171,11 +210,14 @@ def choose_captions(captions: Sequence[str], mirrored: bool, count: int, rng: ra
     return [chosen[i % len(chosen)] for i in range(count)]
 
 
-def _collate(source: ImageSource, examples: Sequence[tuple[Example, list[list[int]]]]) -> Batch:
+def _collate(
+    source: ImageSource, examples: Sequence[tuple[Example, list[list[int]]]], drawer: ConceptDrawer | None
+) -> Batch:
     names, views = [example.name for example, _ in examples], [example.view for example, _ in examples]
     words = _padded([row for _, group in examples for row in group])
     augmentations = [example.augmentation for example, _ in examples if example.augmentation is not None]
-    return Batch(names, views, source.get(names, views), words, augmentations)
+    swapped = drawer.table([example.seen or {} for example, _ in examples]) if drawer else None
+    return Batch(names, views, source.get(names, views), words, augmentations, swapped)
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Tensor:

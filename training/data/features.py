@@ -82,8 +82,7 @@ def cached_features(
     """
     cache.mkdir(parents=True, exist_ok=True)
     remove_unfinished(cache)  # tables of a process that was killed: gigabytes
-    key = digest_of([identity, file_versions(folder, names), depth, PREPROCESSING_VERSION])[:20]
-    files = [cache / f"{depth}-{key}-view{view}.npy" for view in range(views)]
+    files = [table_file(identity, folder, names, depth, cache, view) for view in range(views)]
     missing = [view for view, path in enumerate(files) if not path.exists()]
     if missing:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -93,6 +92,12 @@ def cached_features(
         for i, view in enumerate(missing):
             _compute(network, paths, view, depth, files[view], lambda n, i=i: tick(i * len(names) + n, total))  # type: ignore[misc]
     return Features(tuple(np.load(path, mmap_mode="r") for path in files), {name: i for i, name in enumerate(names)})
+
+
+def table_file(identity: str, folder: Path, names: Sequence[str], depth: Depth, cache: Path, view: int = 0) -> Path:
+    """Return the file in the cache that has, or would have, the features of a view of images."""
+    key = digest_of([identity, file_versions(folder, names), depth, PREPROCESSING_VERSION])[:20]
+    return cache / f"{depth}-{key}-view{view}.npy"
 
 
 def _compute(

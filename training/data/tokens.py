@@ -5,10 +5,8 @@ from collections.abc import Sequence
 
 from nltk.tokenize import RegexpTokenizer
 
-_FUNCTION_WORDS = {
-    "a", "an", "the", "of", "in", "on", "at", "to", "and", "or", "with", "is", "are", "his", "her", "its",
-    "their", "it", "by", "for", "from", "as", "while", "into", "onto", "up",
-}  # fmt: skip
+from captioning.model.word_groups import FUNCTION_WORDS
+
 _WORDS = RegexpTokenizer(r"[a-z0-9]+(?:'[a-z]+)?")
 
 
@@ -19,4 +17,4 @@ def tokenize(caption: str) -> list[str]:
 
 def repeated(words: Sequence[str]) -> int:
     """Return how often a caption says a content word again, as in "a man on a motorcycle on a motorcycle"."""
-    return sum(n - 1 for word, n in Counter(words).items() if word not in _FUNCTION_WORDS)
+    return sum(n - 1 for word, n in Counter(words).items() if word not in FUNCTION_WORDS)

@@ -2,15 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from captioning.model.word_groups import FEMALE, MALE, THINGS
 from training.data.tokens import repeated, tokenize
 
-_MALE = {"man", "men", "boy", "boys", "guy", "guys", "male", "gentleman", "he", "his", "him"}
-_FEMALE = {"woman", "women", "girl", "girls", "lady", "ladies", "female", "she", "her"}
-_PEOPLE = _MALE | _FEMALE | {
-    "person", "people", "persons", "child", "children", "kid", "kids", "baby", "babies", "toddler", "toddlers", "adult",
-    "adults", "player", "players", "couple", "crowd", "someone", "somebody", "man's", "woman's", "boy's", "girl's",
-}  # fmt: skip
-_DOGS = {"dog", "dogs", "puppy", "puppies", "dog's"}
 _STOCK_PHRASES = ("man in a", "shirt", "red", "in front of")
 
 
@@ -45,7 +39,7 @@ def diversity_and_bias(
         human_share = sum(_contains(caption, phrase) for caption in human) / len(human)
         model_share = sum(_contains(caption, phrase) for caption in words.values()) / count
         found[f"stock {phrase}"] = model_share / human_share if human_share else 0.0
-    for group, own, opposite in (("male", _MALE, _FEMALE), ("female", _FEMALE, _MALE)):
+    for group, own, opposite in (("male", MALE, FEMALE), ("female", FEMALE, MALE)):
         images = [name for name in captions if _only([tokenize(text) for text in references[name]], own, opposite)]
         wrong = sum(_only([words[name]], opposite, own) for name in images)
         found[f"{group} images"] = len(images)
@@ -59,7 +53,7 @@ def invention(captions: Mapping[str, str], references: Mapping[str, Sequence[str
     They are shares of the images without a person (`images_without_people`) or without a dog.
     """
     found: dict[str, float] = {}
-    for thing, words in (("people", _PEOPLE), ("dogs", _DOGS)):
+    for thing, words in THINGS.items():
         without = [n for n in captions if not any(words.intersection(tokenize(text)) for text in references[n])]
         wrong = sum(bool(words.intersection(tokenize(captions[name]))) for name in without)
         found[f"images_without_{thing}"] = len(without)

@@ -9,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu
@@ -20,7 +19,6 @@ from pycocoevalcap.rouge.rouge import Rouge
 from captioning.errors import UsageError
 from training.data.tokens import tokenize
 
-_WORDNET = (Path("/usr/share/wordnet"), Path("/usr/local/share/wordnet"))  # Debian's wordnet-base
 _SMOOTHING = SmoothingFunction(epsilon=1e-9).method1  # captions without a common 4-gram score 0, without a warning
 
 Captions = Mapping[str, str]  # by image
@@ -97,15 +95,14 @@ def _meteor(truths: Mapping[str, list[str]], hypotheses: Mapping[str, list[str]]
 
 @cache
 def _wordnet() -> Any:
-    """Return WordNet from NLTK's data or the system's, None where neither exists."""
-    import nltk
-    from nltk.corpus.reader.wordnet import WordNetCorpusReader
+    """Return WordNet from NLTK's data, None where it is not: `python -m nltk.downloader wordnet` fetches it."""
+    from nltk.corpus import wordnet
 
     try:
-        return WordNetCorpusReader(nltk.data.find("corpora/wordnet"), None)
-    except LookupError:
-        folder = next((f for f in _WORDNET if (f / "lexnames").exists()), None)
-        return WordNetCorpusReader(nltk.data.FileSystemPathPointer(str(folder)), None) if folder else None
+        wordnet.ensure_loaded()
+    except (LookupError, OSError):
+        return None
+    return wordnet
 
 
 def _tokenized(

@@ -39,15 +39,27 @@ def read_naming(folder: Path) -> dict[str, Named]:
         raise UsageError(f"cannot read the labels of {folder}: {WORDS}: {error!r}.") from error
 
 
+def named(captions: Mapping[str, str], labels: Mapping[str, Named]) -> dict[str, bool]:
+    """Return whether each labelled image is named by its caption."""
+    words = {name: f" {' '.join(tokenize(captions.get(name, '')))} " for name in labels}
+    return {name: any(f" {word} " in words[name] for word in label.words) for name, label in labels.items()}
+
+
+def halves(labels: Mapping[str, Named]) -> tuple[dict[str, Named], dict[str, Named]]:
+    """Return every second label, to choose and to calibrate on, and the others, to report."""
+    names = sorted(labels)
+    first, second = names[::2], names[1::2]
+    return {name: labels[name] for name in first}, {name: labels[name] for name in second}
+
+
 def naming_rates(captions: Mapping[str, str], labels: Mapping[str, Named]) -> dict[str, Any]:
     """Return the shares of images that are named: of all and of those that show no dog, with 95 % intervals.
 
     An image without a caption counts as not named. `length` is the mean number of words.
     """
-    words = {name: f" {' '.join(tokenize(captions.get(name, '')))} " for name in labels}
-    hits = {name: any(f" {word} " in words[name] for word in label.words) for name, label in labels.items()}
+    hits = named(captions, labels)
     others = [hit for name, hit in hits.items() if not labels[name].is_dog]
-    lengths = [len(text.split()) for text in words.values() if text.strip()]
+    lengths = [len(tokenize(caption)) for name in labels if (caption := captions.get(name))]
     return {
         "named": round(float(np.mean(list(hits.values()))), 4),
         "named_interval": _interval(list(hits.values())),

@@ -1,14 +1,19 @@
 """Captions and scores of a bundle on a corpus, computed as the product does: image files, `Captioner`, captions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from captioning.bundles import Bundle
 from captioning.errors import UsageError
-from captioning.model.captioner import Captioner, load_encoder, preprocessing_of
+from captioning.model.captioner import Captioner
 from captioning.model.int8 import int8_graph
+from captioning.model.load_bundle import load_encoder, preprocessing_of
 from captioning.model.openvino_encoder import compiled_encoder, converted_encoder
 from captioning.model.pixels import Pixels, open_image
 from captioning.model.runtime import choose_runtime, load_captioner
@@ -80,11 +85,26 @@ def evaluate_naming(
     cache: Path | None = None,
     tick: Tick = lambda done, total: None,
 ) -> tuple[dict[str, Any], dict[str, Caption]]:
-    """Return the naming rates of a bundle on the labelled images of a folder, and its captions."""
+    """Return the naming rates of a bundle on the labelled images of a folder, and its captions.
+
+    `classifier_alone` is the rate of the classifier's most probable word without a caption, where the model has one:
+    what captions could reach. ImageNet's labels are its home ground.
+    """
     labels = read_naming(folder)
     captioner = load_captioner(bundle, choose_runtime(), cache)
-    captions = caption_images(captioner, folder / IMAGES, list(labels), options, tick)
-    return naming_rates({name: caption.text for name, caption in captions.items()}, labels), captions
+    words: dict[str, str] = {}
+
+    def look(names: Sequence[str], features: Tensor) -> None:
+        if captioner.classifier is not None:
+            surest = captioner.classifier.probabilities(features).argmax(1).tolist()
+            words.update(zip(names, (captioner.classifier.phrases[i] for i in surest), strict=True))
+
+    captions = caption_images(captioner, folder / IMAGES, list(labels), options, tick, look)
+    rates = naming_rates({name: caption.text for name, caption in captions.items()}, labels)
+    if words:
+        alone = naming_rates(words, labels)
+        rates |= {"classifier_alone": alone["named"], "classifier_alone_without_dogs": alone["without_dogs"]}
+    return rates, captions
 
 
 def caption_images(
@@ -93,14 +113,18 @@ def caption_images(
     names: Sequence[str],
     options: DecodeOptions,
     tick: Tick = lambda done, total: None,
+    look: Callable[[Sequence[str], Tensor], None] = lambda names, features: None,
 ) -> dict[str, Caption]:
-    """Return the caption of each named image in `folder`."""
+    """Return the caption of each named image in `folder`. `look` is called with each batch's features (B, N, F)."""
     captions: dict[str, Caption] = {}
     with ThreadPoolExecutor(2) as readers:
         for start in range(0, len(names), BATCH):
             batch = names[start : start + BATCH]
             images = list(readers.map(lambda name: _open(folder / name, captioner.preprocessing.size), batch))
-            captions |= zip(batch, captioner.caption(images, options), strict=True)
+            with torch.inference_mode():
+                features = captioner.encode(torch.from_numpy(np.stack(images)))
+                look(batch, features)
+                captions |= zip(batch, captioner.caption_features(features, options), strict=True)
             tick(len(captions), len(names))
     return captions
 

@@ -26,6 +26,7 @@ def model_card(description: Description) -> str:
         _scores(description),
         _fill(_protocol(description)),
         _fill(_diversity(description)),
+        _fill(_concepts(description)),
         _fill(_training(description)),
         _fill(_data(description)),
         _fill(_encoder(description)),
@@ -99,10 +100,17 @@ _ROWS: dict[str, Callable[[Description], str]] = {
 
 def _naming(found: Description) -> str:
     low, high = found["named_interval"]
+    alone = ""
+    if "classifier_alone" in found:
+        alone = (
+            f" The classifier's word alone, without a caption, names {found['classifier_alone']:.0%};"
+            f" {found['classifier_alone_without_dogs']:.0%} without dogs."
+        )
     return (
         f"**Naming.** Of {found['images']} labelled photographs of ImageNet's validation set, {found['named']:.0%} get"
         f" a caption that names the object or an everyday kind of it ({low:.0%} to {high:.0%}); without breeds of dogs,"
-        f" {found['without_dogs']:.0%}. ImageNet is what the encoder learned from first, so expect less elsewhere."
+        f" {found['without_dogs']:.0%}.{alone} ImageNet is the home ground of the encoder and of its classifier: expect"
+        " less elsewhere."
     )
 
 
@@ -145,6 +153,24 @@ _NEUTRAL = (
     ' Where neither "man" nor "woman" has {share:.0%} of the probability of both, the model writes "person", and'
     ' "child" for boys and girls.'
 )
+
+
+def _concepts(description: Description) -> str:
+    if not description["decoder"].get("concepts"):
+        return ""
+    count, demand = description["decoder"]["concepts"], description.get("demand")
+    text = (
+        f"**Concepts.** Beside the grid the decoder reads the {count} most probable words of what ImageNet's classifier"
+        " sees in it, of 1000 classes, and may copy them."
+    )
+    if demand:
+        text += f" A word with a probability of {demand:.0%} or more must be in the caption, or a kind of it."
+    if "absent" in description:
+        text += (
+            f" People and dogs are not mentioned where they are less than {description['absent']:.0%} probable, by a"
+            " linear classifier of the training images."
+        )
+    return text
 
 
 def _training(description: Description) -> str:
@@ -220,12 +246,27 @@ def _confidence(description: Description) -> str:
     found = description.get("calibration")
     if not found:
         return ""
+    if "kinds" not in found:
+        return (
+            "**Confidence.** Calibrated on the val images. The confidence of a caption is the share of similar captions"
+            f" with {found['good']}. The confidence of a word is the share of similar words that at least one of five"
+            f" people used too. The expected calibration error, cross-validated, is {found['caption_error']:.3f} for"
+            f" captions and {found['word_error']:.3f} for words. On images of another kind the confidence is too high."
+        )
+    named = " Of labelled images a caption is right that names the label." if "naming" in found["kinds"] else ""
+    of_kinds = [_calibration_error(kind, errors) for kind, errors in found["kinds"].items()]
+    of_kinds += [_calibration_error(f"{kind}, other images", errors) for kind, errors in found["held_out"].items()]
     return (
         "**Confidence.** Calibrated on the val images. The confidence of a caption is the share of similar captions"
-        f" with {found['good']}. The confidence of a word is the share of similar words that at least one of five"
-        f" people used too. The expected calibration error, cross-validated, is {found['caption_error']:.3f} for"
-        f" captions and {found['word_error']:.3f} for words. On images of another kind the confidence is too high."
+        f" with {found['good']}.{named} The confidence of a word is the share of similar words that at least one of"
+        f" five people used too. Expected calibration errors, cross-validated: {'; '.join(of_kinds)}; words"
+        f" {found['word_error']:.3f}. On images of another kind the confidence may be wrong."
     )
+
+
+def _calibration_error(kind: str, errors: Description) -> str:
+    low, high = errors["error_interval"]
+    return f"{kind} {errors['error']:.3f} (95 % interval {low:.3f} to {high:.3f}; Brier score {errors['brier']:.3f})"
 
 
 def _int8(description: Description) -> str:

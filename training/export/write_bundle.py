@@ -2,21 +2,28 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+from torch import Tensor
 
 from captioning import __version__
 from captioning.atomic import replacing, write_text
 from captioning.bundles import FORMAT, Bundle, file_digest, read_bundle
 from captioning.errors import UsageError
+from captioning.model.concepts import ConceptClassifier
 from captioning.model.pixels import Preprocessing
 from captioning.model.weights import save_weights
+from captioning.values import Caption
 from training.data.data_sets import DataFolder, open_data
 from training.data.encoders import EncoderFile
-from training.evaluate.fit_calibration import calibrate
+from training.evaluate.fit_calibration import GradedCaptions, calibrate, grade, grade_words, graded
+from training.evaluate.naming import Named, halves, named, read_naming
 from training.evaluate.score_bundle import diversity_of, evaluate_bundle, evaluate_naming, int8_cider
+from training.export.fit_to_images import MeanFeatures, fit_likeness, fit_presence
 from training.export.int8_ranges import find_int8
 from training.export.model_card import model_card
 from training.fit.trained import best_network
@@ -33,31 +40,44 @@ def export_bundle(
     data: Sequence[DataFolder] = (),
     naming: Path | None = None,
     neutral_gender: float | None = None,
+    demand: float | None = None,
+    absent: float | None = None,
     cache: Path = Path("cache"),
     tick: Tick = lambda done, total: None,
 ) -> Bundle:
     """Write `output/name` and `output/encoders/<digest>.safetensors`, which other bundles in `output` share.
 
     With `data` the finished bundle is scored and calibrated on their val images, as the product computes them, and gets
-    ranges for int8, found on their training images. `naming` is a folder of labelled images, see
-    `training.evaluate.naming`. `neutral_gender` is the share from which a gender is named, see
-    `captioning.model.gender`. Raises UsageError when the run is not finished, was trained on another encoder, or has
+    what its training images tell: ranges for int8, and what marks unlike images. `naming` is a folder of labelled
+    images, see `training.evaluate.naming`; half of them are for the calibration too. `neutral_gender` is the share from
+    which a gender is named, see `captioning.model.gender`; `demand` is the probability from which a concept must be
+    named, see `captioning.model.demand`; `absent` that below which people or dogs are not, see
+    `captioning.model.presence`. Raises UsageError when the run is not finished, was trained on another encoder, or has
     several decoders and `cell` does not name one.
     """
     about, network = best_network(run)
     cell = _chosen_cell(run, list(about["decoders"]), cell)
     if about["encoder"]["digest"] != encoder.digest:
         raise UsageError(f"{run} was trained on encoder {about['encoder']['digest'][:16]}, not {encoder.digest[:16]}.")
-    if data:
-        open_data(data, cache)  # fail before anything is written
+    opened = open_data(data, cache) if data else None  # fails before anything is written
     folder = output / name
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "decoder.safetensors", mode=0o644) as unfinished:
         save_weights(dict(network.each())[cell].state_dict(), unfinished)
     _copy_encoder(encoder, output / "encoders")
     description = _description(name, about, cell, encoder, folder)
-    if neutral_gender is not None:
-        description["neutral_gender"] = neutral_gender
+    if "concepts" in about:
+        description["concepts"] = about["concepts"]
+        classifier = cast("ConceptClassifier", network.classifier).state_dict()
+        description["weights"]["classifier"] = _save_shared(classifier, output / "encoders")
+    options = {"neutral_gender": neutral_gender, "demand": demand, "absent": absent}
+    description |= {name: value for name, value in options.items() if value is not None}
+    if opened is not None:
+        means = MeanFeatures(encoder, opened[0], cache, tick)
+        likeness = fit_likeness(means).state_dict()
+        description["likeness"] = len(likeness["components"])
+        for part, weights in (("likeness", likeness), ("presence", fit_presence(means, opened[1]).state_dict())):
+            description["weights"][part] = _save_shared(weights, output / "encoders")
     _write_description(folder, description)
     if data:  # after the export: the int8 weights are scored, not the trained ones
         return calibrate_bundle(folder, data, cache, tick, naming=naming)
@@ -79,18 +99,27 @@ def calibrate_bundle(
     bundle, (corpus, sets) = read_bundle(folder), open_data(data, cache)
     scores, captions = evaluate_bundle(bundle, corpus, sets, cache=cache, tick=tick)
     metrics: dict[str, Any] = {"val": scores, "diversity": diversity_of(captions, corpus), "digest": corpus.digest}
+    kinds = {part.name: grade({n: captions[n] for n in part.corpus.val}, corpus.captions) for part in sets}
+    held_out = {}
     if naming is not None:
-        metrics["naming"] = evaluate_naming(bundle, naming, cache=cache, tick=tick)[0]
+        metrics["naming"], of_labels = evaluate_naming(bundle, naming, cache=cache, tick=tick)
+        fitted, reported = halves(read_naming(naming))
+        kinds["naming"], held_out["naming"] = _graded_names(of_labels, fitted), _graded_names(of_labels, reported)
     int8 = find_int8(bundle, corpus, cache, tick)
     with_int8 = replace(bundle, description=bundle.description | {"int8": int8})
     cider = int8_cider(with_int8, corpus, sets, cache, tick)
     metrics["int8"] = {"cider": cider, "cider_loss": round(scores["cider"] - cider, 4)}
     description = with_int8.description | {
         "metrics": metrics,
-        "calibration": calibrate(captions, corpus.captions),
+        "calibration": calibrate(kinds, grade_words(captions, corpus.captions), held_out),
     }
     _write_description(folder, description)
     return read_bundle(folder)
+
+
+def _graded_names(captions: Mapping[str, Caption], labels: Mapping[str, Named]) -> GradedCaptions:
+    of_labels = {name: captions[name] for name in labels}
+    return graded(of_labels, named({name: caption.text for name, caption in of_labels.items()}, labels))
 
 
 def _chosen_cell(run: Path, cells: list[str], cell: str | None) -> str:
@@ -107,6 +136,17 @@ def _copy_encoder(encoder: EncoderFile, folder: Path) -> None:
     if not shared.exists() or file_digest(shared) != encoder.digest:
         with replacing(shared) as unfinished:
             shutil.copyfile(encoder.weights, unfinished)
+
+
+def _save_shared(weights: Mapping[str, Tensor], folder: Path) -> str:
+    """Write weights that bundles share, under their digest, which is returned."""
+    folder.mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=folder) as temporary:
+        unfinished = Path(temporary) / "weights"
+        save_weights(weights, unfinished)
+        digest = file_digest(unfinished)
+        unfinished.replace(folder / f"{digest[:16]}.safetensors")
+    return digest
 
 
 def _description(name: str, about: dict[str, Any], cell: str, encoder: EncoderFile, folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from captioning.model.word_groups import THINGS
 from training.data.tokens import repeated
 
 _ORDERS = 4
@@ -25,18 +26,30 @@ class Sampled(NamedTuple):
     ended: bool  # not cut before its end
 
 
+class Penalties(NamedTuple):
+    """What a caption's reward loses."""
+
+    repeat: float = 0.0  # for each content word that it has again
+    invention: float = 0.0  # for people, and for dogs, where no reference of the image has any
+
+
 class CiderReward:
     """CIDEr-D (Vedantam et al. 2015, arXiv:1411.5726) of captions of training images, from 0 to 10.
 
     Written by hand because the reference scorer has no end token, and computes the references' vectors again for each
     call: here a call comes with every training step. With `end` the end token is a word, as training needs it; without,
-    this is the published measure. `repeat_penalty` is subtracted for each content word that a caption says again.
+    this is the published measure, without penalties.
     """
 
     def __init__(
-        self, references: Mapping[str, Sequence[Sequence[str]]], *, end: bool = True, repeat_penalty: float = 0.0
+        self,
+        references: Mapping[str, Sequence[Sequence[str]]],
+        *,
+        end: bool = True,
+        penalties: Penalties = Penalties(),  # noqa: B008, a value
     ) -> None:
-        self._penalty = repeat_penalty
+        self._penalties = penalties
+        self._absent = {name: _absent(captions) for name, captions in references.items()}
         self._end = [_END] if end else []
         ngrams = {name: [_ngrams([*words, *self._end]) for words in captions] for name, captions in references.items()}
         self._frequency: Counter[Ngram] = Counter()  # number of images with the n-gram in a reference
@@ -56,8 +69,11 @@ class CiderReward:
                 other, norm = other_vectors[order], norms[order] * other_norms[order]
                 product = sum(min(w, other[g]) * other[g] for g, w in vectors[order].items() if g in other)
                 total += penalty * product / norm if norm else 0.0
-        penalty = self._penalty * repeated(words) if self._penalty else 0.0
-        return 10 * total / (_ORDERS * len(references)) - penalty
+        return 10 * total / (_ORDERS * len(references)) - self._penalty(name, words)
+
+    def _penalty(self, name: str, words: Sequence[str]) -> float:
+        invented = sum(not things.isdisjoint(words) for things in self._absent[name])
+        return self._penalties.repeat * repeated(words) + self._penalties.invention * invented
 
     def weight(self, name: str) -> float:
         """Return how much the rewards of an image count: n/5 when it has n captions, at most 1.
@@ -75,6 +91,11 @@ class CiderReward:
             vectors[len(ngram) - 1][ngram] = count * idf
         norms = [math.sqrt(sum(w * w for w in vector.values())) for vector in vectors]
         return vectors, norms, sum(count for ngram, count in counts.items() if len(ngram) == 2)
+
+
+def _absent(captions: Sequence[Sequence[str]]) -> list[set[str]]:
+    """Return the words of each of THINGS of which no caption has any."""
+    return [things for things in THINGS.values() if all(things.isdisjoint(words) for words in captions)]
 
 
 def _ngrams(words: Sequence[str]) -> Counter[Ngram]:

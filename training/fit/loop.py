@@ -18,10 +18,11 @@ from torch import Tensor
 
 from captioning.errors import TrainingDiverged
 from training.config import TrainConfig
-from training.data.batches import Batch, TrainingData, batches, steps_of, text_batches
+from training.data.batches import Batch, TextBatch, TrainingData, batches, steps_of, text_batches
 from training.data.pixel_table import PixelTable
 from training.data.tokens import tokenize
 from training.fit.checkpoints import BEST, LAST, TrainState, restore_checkpoint, save_best, save_checkpoint
+from training.fit.cider_reward import Penalties
 from training.fit.classifier import Classifier
 from training.fit.network import CaptioningNetwork
 from training.fit.optimization import Phase, make_average, make_optimizer, make_scheduler, phases_of
@@ -105,7 +106,8 @@ class _Loop:
         """Return what computes the rewards of self-critical training."""
         captions, config = self.data.corpus.captions, self.config
         references = {name: [tokenize(text) for text in captions[name]] for name in self.data.corpus.train}
-        return Rewards(references, config.repeat_penalty, processes_for(config.reward_processes))
+        penalties = Penalties(config.repeat_penalty, config.invention_penalty)
+        return Rewards(references, penalties, processes_for(config.reward_processes))
 
     def _start_phase(self, index: int) -> None:
         """Continue from the best weights so far, with a fresh optimizer and a fresh average."""
@@ -176,7 +178,7 @@ class _Loop:
             step = self.state.phase_step
             raise TrainingDiverged(f"the loss is {loss} at step {step} or before: try a smaller learning rate.")
 
-    def _step(self, batch: Batch, phase: Phase, texts: Tensor | None) -> Tensor:
+    def _step(self, batch: Batch, phase: Phase, texts: TextBatch | None) -> Tensor:
         """Take one optimizer step; return three numbers on the device.
 
         They are the loss and the mean reward, means over the decoders, and the share of images that have the same class
@@ -193,8 +195,9 @@ class _Loop:
             losses = self.parallel(grid, words, advantage)
         else:
             words = dict.fromkeys(self.network.decoders, batch.words.to(self.fabric.device, non_blocking=True))
-            texts = None if texts is None else texts.to(self.fabric.device, non_blocking=True)
-            losses = self.parallel(grid, words, None, texts)
+            texts = None if texts is None else texts.to(self.fabric.device)
+            swapped = None if batch.swapped is None else batch.swapped.to(self.fabric.device)
+            losses = self.parallel(grid, words, None, texts, swapped)
         loss = captions_loss = torch.stack(list(losses.values())).sum()
         same_class = loss.new_tensor(0.0)
         if self.classifier is not None and learns:
@@ -220,8 +223,9 @@ class _Loop:
         # autocast would convert the weights again for every word, which takes longer than the arithmetic on a GPU
         with torch.no_grad(), nullcontext() if grid.is_cuda else self.fabric.autocast():
             grid = grid.float() if grid.is_cuda else grid
+            concepts = self.network.concepts(grid)
             for name, decoder in self.network.each():
-                words[name] = sample(decoder, grid, config.samples, config.max_length, config.temperature)
+                words[name] = sample(decoder, grid, concepts, config.samples, config.max_length, config.temperature)
                 captions = captions_of(words[name], batch.names, self.data.vocabulary)
                 waiting[name] = self.rewards.submit(captions)  # computed while the next decoder samples
         self.network.train()

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import Self
 
-from training.fit.cider_reward import CiderReward, Sampled
+from training.fit.cider_reward import CiderReward, Penalties, Sampled
 from training.processes import begin_child
 
 _MOST = 15  # processes; more compute no faster than a GPU samples
@@ -20,16 +20,14 @@ Collect = Callable[[], list[float]]
 class Rewards:
     """Computes rewards at once, or in processes: `submit` returns what waits for them."""
 
-    def __init__(
-        self, references: Mapping[str, Sequence[Sequence[str]]], repeat_penalty: float, processes: int
-    ) -> None:
-        self._reward = None if processes else CiderReward(references, repeat_penalty=repeat_penalty)
+    def __init__(self, references: Mapping[str, Sequence[Sequence[str]]], penalties: Penalties, processes: int) -> None:
+        self._reward = None if processes else CiderReward(references, penalties=penalties)
         self._processes = processes
         self._pool = None
         if processes:
             # spawned: torch's threads, and a CUDA context, do not survive a fork
             self._pool = ProcessPoolExecutor(
-                processes, get_context("spawn"), initializer=_begin, initargs=(references, repeat_penalty)
+                processes, get_context("spawn"), initializer=_begin, initargs=(references, penalties)
             )
             for _ in range(processes):
                 self._pool.submit(_in_process, [])  # starts one
@@ -65,10 +63,10 @@ def processes_for(asked: int | None) -> int:
 _own: CiderReward | None = None  # of a process of the pool
 
 
-def _begin(references: Mapping[str, Sequence[Sequence[str]]], repeat_penalty: float) -> None:
+def _begin(references: Mapping[str, Sequence[Sequence[str]]], penalties: Penalties) -> None:
     global _own  # noqa: PLW0603, what an initializer makes has no other place
     begin_child()
-    _own = CiderReward(references, repeat_penalty=repeat_penalty)
+    _own = CiderReward(references, penalties=penalties)
 
 
 def _in_process(captions: Sequence[Sampled]) -> list[float]:

@@ -10,15 +10,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from captioning.model.concepts import Concepts
 from captioning.model.decoder import CaptionDecoder
 from captioning.model.vocabulary import END, PAD, START, Vocabulary
 from training.fit.cider_reward import Sampled
 from training.fit.network import mask_special_tokens
 
 
-def sample(decoder: CaptionDecoder, grid: Tensor, count: int, max_length: int, temperature: float = 1.0) -> Tensor:
+def sample(
+    decoder: CaptionDecoder,
+    grid: Tensor,
+    concepts: Concepts | None,
+    count: int,
+    max_length: int,
+    temperature: float = 1.0,
+) -> Tensor:
     """Sample `count` captions for each image: (B, N, F) -> ids (B x count, T), START first, PAD after END."""
-    memory, state = decoder.start(grid)
+    memory, state = decoder.start(grid, concepts)
     state = tuple(s.repeat_interleave(count, 1) for s in state)
     last = torch.full((grid.size(0) * count,), START, device=grid.device)
     words = [last]

@@ -1,7 +1,7 @@
 """A training run, from a corpus to the best weights: what `training train` does."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -14,12 +14,14 @@ from safetensors.torch import load_file
 from captioning.atomic import remove_unfinished, write_text
 from captioning.environment import is_spawned_rank
 from captioning.errors import UsageError
-from captioning.model.decoder import DecoderConfig, make_decoder
+from captioning.model.concepts import ConceptClassifier
+from captioning.model.decoder import OF_WORDS, DecoderConfig, make_decoder
 from captioning.model.encoder import ResNetEncoder
 from captioning.model.precision import Precision, best_precision
 from captioning.model.vocabulary import Vocabulary
 from training.config import TrainConfig
 from training.data.batches import ImageSource, TrainingData
+from training.data.concepts import class_words
 from training.data.corpus import Corpus
 from training.data.data_sets import DataFolder, DataSet, open_data
 from training.data.encoders import EncoderFile, save_encoder
@@ -69,7 +71,7 @@ def run_training(
     if config.threads:
         torch.set_num_threads(config.threads)
     start = open_start(Path(config.start)) if config.start else None
-    classifier = _classifier(encoder, config) if config.classifier else None
+    classifier = _classifier(encoder, config) if config.classifier and config.encoder_learning_rate else None
     prepared = prepare(
         data, encoder, config, cache, start, texts
     )  # before the other processes start: they find the cache
@@ -80,7 +82,9 @@ def run_training(
     shapes: dict[str, DecoderConfig] = {c: shape_of(config, c, len(prepared.vocabulary)) for c in config.cells}
     decoders = {cell: make_decoder(shape) for cell, shape in shapes.items()}
     tuned = encoder.load().encoder if config.encoder_learning_rate > 0 else None
-    network = CaptioningNetwork(decoders, None if tuned is None else _trunk(tuned, encoder, config), config)
+    concepts = _concepts(config, prepared.vocabulary) if config.concepts else None
+    trunk = None if tuned is None else _trunk(tuned, encoder, config)
+    network = CaptioningNetwork(decoders, trunk, concepts, config)
     if start:
         _load_start(network, start)
     state = fit(fabric, network, prepared, config, run, resume=resume, classifier=classifier, on_epoch=on_epoch)
@@ -122,7 +126,7 @@ def prepare(
     corpus, sets = open_data(data, cache, config.limit)
     text_words = read_texts(texts, corpus) if texts else []
     captions = (tokenize(text) for name in corpus.train for text in corpus.captions[name])
-    vocabulary = start.vocabulary if start else Vocabulary.build(chain(captions, text_words), config.min_count)
+    vocabulary = _vocabulary(chain(captions, text_words), config, start.vocabulary if start else None)
     train: ImageSource
     val: ImageSource
     if config.tune_from:
@@ -132,6 +136,16 @@ def prepare(
         train = features_of(encoder, corpus, corpus.train, depth, cache, config.views)
         val = features_of(encoder, corpus, corpus.val, depth, cache)
     return TrainingData(corpus, sets, vocabulary, train, val, text_words)
+
+
+def _vocabulary(captions: Iterable[Sequence[str]], config: TrainConfig, start: Vocabulary | None) -> Vocabulary:
+    """Return the words of a run: those of its start, those that are common in the captions, those of the concepts."""
+    if start and not config.new_words:
+        return start
+    concepts = chain.from_iterable(class_words()) if config.concepts else ()
+    spelled = (phrase.split() for phrase in concepts for _ in range(config.min_count))  # though no caption has them
+    built = Vocabulary.build(chain(captions, spelled), config.min_count)
+    return built if start is None else Vocabulary(tuple(dict.fromkeys((*start.words, *built.words))))
 
 
 def _trunk(tuned: ResNetEncoder, encoder: EncoderFile, config: TrainConfig) -> Trunk:
@@ -144,9 +158,21 @@ def _classifier(encoder: EncoderFile, config: TrainConfig) -> Classifier:
     return Classifier(open_head(Path(config.classifier)), encoder, config.tune_from or "layer4")
 
 
+def _concepts(config: TrainConfig, vocabulary: Vocabulary) -> ConceptClassifier:
+    """Return what sees the concepts. Raises UsageError when its classes are not ImageNet's."""
+    head, phrases = open_head(Path(config.classifier)), class_words()
+    if head.out_features != len(phrases):
+        raise UsageError(
+            f"{config.classifier} has {head.out_features} classes; concepts need ImageNet's {len(phrases)}."
+        )
+    classifier = ConceptClassifier(head.in_features, phrases, vocabulary, config.concepts)
+    classifier.head = head
+    return classifier
+
+
 def shape_of(config: TrainConfig, cell: str, vocabulary_size: int) -> DecoderConfig:
     """Return the kind and the sizes of a run's decoder."""
-    sizes = {name: getattr(config, name) for name in ("memory_size", "hidden_size", "embedding_size")}
+    sizes = {name: getattr(config, name) for name in ("memory_size", "hidden_size", "embedding_size", "concepts")}
     usual = DecoderConfig(cell, vocabulary_size, config.kind, **sizes)  # type: ignore[arg-type]
     dropouts = ("feature_dropout", "embedding_dropout", "output_dropout")
     return replace(usual, **{name: getattr(usual, name) * config.dropout for name in dropouts})
@@ -172,6 +198,8 @@ def _description(
         "seconds": sum(entry["seconds"] for entry in state.log),
         "images": _image_counts(prepared.corpus, prepared.sets),
     }
+    if config.concepts:
+        about["concepts"] = [", ".join(phrases) for phrases in class_words()]
     if prepared.texts:
         about["texts"] = len(prepared.texts)
     return about | ({"start": start.about} if start else {})
@@ -200,19 +228,27 @@ def _save_tuned(tuned: ResNetEncoder, encoder: EncoderFile, run: Path, about: di
 
 
 def _load_start(network: CaptioningNetwork, start: Start) -> None:
-    """Load the weights of trained decoders. Raises UsageError when a decoder is missing or has another shape."""
+    """Load the weights of trained decoders. Words and concepts that they lack keep their first weights.
+
+    Raises UsageError when a decoder is missing or has another shape.
+    """
     for cell, decoder in network.each():
         if cell not in start.decoders:
             trained = " and ".join(start.decoders)
             raise UsageError(f"--start has no {cell} decoder, only {trained}: change --cell.")
-        wanted, given = (
-            {name: tuple(tensor.shape) for name, tensor in d.state_dict().items()}
-            for d in (decoder, start.decoders[cell])
-        )
-        if wanted != given:
-            differing = next(name for name in sorted(wanted | given) if wanted.get(name) != given.get(name))
+        weights, given = decoder.state_dict(), start.decoders[cell].state_dict()
+        words = start.decoders[cell].config.vocabulary_size
+        for name, tensor in given.items():
+            wanted = weights.get(name)
+            grown = name in OF_WORDS and wanted is not None and len(wanted) >= words
+            if wanted is None or (wanted[:words] if grown else wanted).shape != tensor.shape:
+                raise UsageError(
+                    f"the {cell} decoder of --start has another kind or size: {name} is {tuple(tensor.shape)}, not"
+                    f" {None if wanted is None else tuple(wanted.shape)}. Give --kind and sizes as it was trained."
+                )
+            (wanted[:words] if grown else wanted).copy_(tensor)
+        missing = weights.keys() - given.keys()
+        if any(not name.startswith("concepts.") for name in missing):
             raise UsageError(
-                f"the {cell} decoder of --start has another kind or size: {differing} is {given.get(differing)}, not"
-                f" {wanted.get(differing)}. Give --kind and sizes as it was trained."
+                f"the {cell} decoder of --start has no {min(missing)}. Give --kind and sizes as it was trained."
             )
-        decoder.load_state_dict(start.decoders[cell].state_dict())

@@ -1,6 +1,7 @@
 """The results of training: decoders of a finished run or of a bundle, with their vocabulary and their history."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from safetensors.torch import load_file
 
 from captioning.bundles import read_bundle
 from captioning.errors import UsageError
-from captioning.model.captioner import load_decoder
+from captioning.model.concepts import ConceptClassifier
 from captioning.model.decoder import CaptionDecoder, DecoderConfig, make_decoder
+from captioning.model.load_bundle import load_decoder
 from captioning.model.vocabulary import Vocabulary
 from training.fit.checkpoints import BEST
 from training.fit.network import CaptioningNetwork
@@ -38,13 +40,24 @@ def best_network(run: Path) -> tuple[dict[str, Any], CaptioningNetwork]:
         raise UsageError(f"{run} contains no finished run: `training train --run {run} --resume` finishes it.")
     try:
         about: dict[str, Any] = json.loads((run / ABOUT).read_text())
-        network = CaptioningNetwork({c: make_decoder(DecoderConfig(**shape)) for c, shape in about["decoders"].items()})
-        network.load_state_dict({n: t for n, t in load_file(run / BEST).items() if n.startswith("decoders.")})
+        decoders = {c: make_decoder(DecoderConfig(**shape)) for c, shape in about["decoders"].items()}
+        network = CaptioningNetwork(decoders, None, _classifier(about))
+        weights = load_file(run / BEST)
+        network.load_state_dict({n: t for n, t in weights.items() if n.startswith(("decoders.", "classifier."))})
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UsageError(
             f"cannot load the decoders of {run}: {ABOUT} or {BEST} is damaged or of another version. Train them again."
         ) from error
     return about, network.eval()
+
+
+def _classifier(about: Mapping[str, Any]) -> ConceptClassifier | None:
+    """Return the classifier that a run's decoders read concepts of, without its weights."""
+    if "concepts" not in about:
+        return None
+    phrases = [line.split(", ") for line in about["concepts"]]
+    shape = DecoderConfig(**next(iter(about["decoders"].values())))
+    return ConceptClassifier(shape.feature_size, phrases, Vocabulary(tuple(about["vocabulary"])), shape.concepts)
 
 
 def open_start(folder: Path) -> Start:

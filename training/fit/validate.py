@@ -49,7 +49,9 @@ def captioners(
 ) -> dict[str, Captioner]:
     """Return the product's captioner for each decoder. They encode what the network reads, with `encode` if given."""
     return {
-        name: Captioner(encode or network.grid, decoder, data.vocabulary, Preprocessing())
+        name: Captioner(
+            encode or network.grid, decoder, data.vocabulary, Preprocessing(), classifier=network.classifier
+        )
         for name, decoder in network.each()
     }
 
