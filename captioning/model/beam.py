@@ -36,7 +36,7 @@ def beam_search(step: Step, state: State, options: DecodeOptions, once: Tensor |
 
     `state` has one row per image. Special tokens are never chosen as words. No word follows itself, and no three
     consecutive words occur twice in a hypothesis: such loops are a common failure of recurrent decoders. `once` (V,) is
-    true for words that occur only once in a hypothesis.
+    true for words that occur only once in a hypothesis; one that has used all words ends, however short it is.
     """
     batch, beams, device = state[0].size(1), options.beam_size, state[0].device
     state = tuple(s.repeat_interleave(beams, 1) for s in state)
@@ -95,6 +95,8 @@ def allowed_words(
     if once is not None:
         first = torch.full_like(words, PAD)  # which is excluded anyway
         allowed.scatter_(-1, torch.where(once[words], words, first), IMPOSSIBLE)
+        used_up = allowed.amax(-1) == IMPOSSIBLE  # of a small vocabulary: the caption may end before min_words
+        allowed[..., END] = torch.where(used_up, logp[..., END], allowed[..., END])
     allowed[ended] = IMPOSSIBLE
     allowed[..., PAD] = torch.where(ended, 0.0, allowed[..., PAD])  # an ended hypothesis is padded at no cost
     return allowed

@@ -94,8 +94,9 @@ class Captioner:
                 state = tuple(part[:, rows] for part in state)
                 step = self._step(of_rows, None if excluded is None else excluded[rows])
                 again = constrained_search(step, state, phrases.to(features.device), options, self._once)
-                for row, hypotheses in zip(rows, _hypotheses(again, self.vocabulary), strict=True):
-                    found[row] = hypotheses or found[row]
+                scores = again.scores[:, 0].tolist()
+                for row, score, hypotheses in zip(rows, scores, _hypotheses(again, self.vocabulary), strict=True):
+                    found[row] = hypotheses if score > float("-inf") else found[row]
         seen: Sequence[Sequence[float]] = [()] * len(features) if probabilities is None else probabilities.tolist()
         distances = [None] * len(features) if self.likeness is None else self.likeness(features).tolist()
         shown = [None] * len(features) if present is None else present.tolist()
@@ -166,15 +167,15 @@ def device_error(failure: RuntimeError) -> ServiceUnavailable | None:
 
 
 def _hypotheses(found: BeamResult, vocabulary: Vocabulary) -> list[list[Hypothesis]]:
-    """Return the possible captions of each image, the best first."""
+    """Return the captions of each image, the best first, even if nothing is possible, then the others that are."""
     of_images = []
     for words, logps, scores in zip(
         found.words.tolist(), found.log_probabilities.tolist(), found.scores.tolist(), strict=True
     ):
-        of_image = []
+        of_image: list[Hypothesis] = []
         for ids, of_words, score in zip(words, logps, scores, strict=True):
             text = vocabulary.decode(ids)
-            if score > float("-inf"):
+            if not of_image or score > float("-inf"):
                 of_image.append(Hypothesis(" ".join(text), tuple(round(p, 4) for p in of_words[: len(text) + 1])))
         of_images.append(of_image)
     return of_images

@@ -113,6 +113,16 @@ def test_the_best_hypothesis_comes_first() -> None:
     assert (found.scores.diff(dim=1) <= 0).all()
 
 
+def test_a_caption_that_has_used_all_words_ends() -> None:
+    vocabulary = Vocabulary.build([["cat", "sat"]], 1)
+    table = torch.zeros(1, len(vocabulary), len(vocabulary)).log_softmax(-1)
+    options = DecodeOptions(beam_size=2, max_words=8, min_words=4)
+    state = (torch.zeros(1, 1, 1),)
+    found = beam_search(lambda words, state: (table[0, words], state), state, options, said_once(vocabulary))
+    assert sorted(vocabulary.decode(found.words[0, 0].tolist())) == ["cat", "sat"]
+    assert found.scores[0, 0] > float("-inf")
+
+
 def test_a_word_of_those_said_once_does_not_come_again() -> None:
     vocabulary = Vocabulary.build([["a", "man", "on", "motorcycle", "red"]], 1)
     once = said_once(vocabulary)

@@ -87,7 +87,7 @@ def test_evaluation_captions_an_image_as_the_product_does(tmp_path: Path, corpus
     scores = result.json
     assert (scores["split"], scores["images"], scores["beam_size"]) == ("val", 4, 3)
     assert scores["diversity"]["words_used"] > 4
-    assert set(scores["confidence"]) == {"caption_error", "word_error", "captions_good", "words_right"}
+    assert set(scores["confidence"]) == {"captions", "word_error", "words_right"}
     evaluated = {row["image"]: row for row in map(json.loads, (tmp_path / "out").read_text().splitlines())}
     assert set(evaluated) == set(VAL)
     captioner = load_captioner(find_bundles()["lstm"], choose_runtime(), runner.data / "runtime")
