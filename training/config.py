@@ -82,7 +82,7 @@ class TrainConfig:
     text_weight: NonNegativeFloat = 0.3  # of their loss, beside that of captions with images
 
     # -- concepts, in cross-entropy training --
-    swapped: Fraction = 0.0  # share of images whose concepts and captions name another thing than they show
+    swapped: Fraction = 0.0  # share of images with concepts and captions that name another thing than they show
 
     # -- cross-entropy training --
     epochs: NonNegativeInt = 10

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from captioning.model.vocabulary import PAD, Vocabulary
 
-_LEAST = 1e-6  # probability of a concept whose logarithm still counts
+_LEAST = 1e-6  # lower probabilities of concepts count as this one
 
 
 class Concepts(NamedTuple):

@@ -24,7 +24,7 @@ class Demand:
         self._phrases, self._vocabulary = classifier.phrases, vocabulary
 
     def missing(self, probabilities: Tensor, captions: Sequence[str]) -> tuple[list[int], Tensor]:
-        """Return the images whose captions lack the concept that is demanded, and its words for `constrained_search`.
+        """Return the images with captions that lack the demanded concept, and its words for `constrained_search`.
 
         `probabilities` (B, phrases + 1) are those of the classifier.
         """

@@ -42,7 +42,7 @@ class Plan:
     val_limit: int = 100  # val images scored after each epoch, for the curves
     warmup_steps: int = 60  # optimizer steps
     batch_size: int = 64  # images
-    classifier: str = ""  # file of the classifier whose words some arms read; none: no such arms
+    classifier: str = ""  # file of the classifier; some arms read its words; none: no such arms
     concepts: int = 6  # words that they read
 
 

@@ -159,7 +159,7 @@ class _EpochSampler(Sampler[list[Example]]):
         ]
 
     def _swap(self, example: Example, rng: random.Random) -> Example:
-        """Return the example, or now and then one whose concepts and captions name another thing."""
+        """Return the example, or now and then one with concepts and captions that name another thing."""
         if self.drawer is None or rng.random() >= self.config.swapped:
             return example
         captions, new = self.drawer.swap(example.captions, rng)
