@@ -22,14 +22,14 @@ from captioning.errors import BundleError, UsageError
 from captioning.terminal import printable
 from captioning.values import PREPROCESSING_VERSION, digest_of
 
-FORMAT = 1
+FORMAT = 2  # 1: without concepts, and with a confidence that holds for images like the training images only
 BUILT_IN = Path(__file__).parent / "bundled"
 _MAX_BYTES = 64_000_000  # of a bundle.json; half a million words take 10 MB
 
 
 def _known_format(number: int) -> int:
-    if number != FORMAT:
-        raise ValueError(f"this version reads only bundles of format {FORMAT}")
+    if number > FORMAT:
+        raise ValueError(f"this version reads bundles of format {FORMAT}, not {number}")
     return number
 
 
@@ -171,14 +171,18 @@ class Bundle:
                 )
 
     def require_current(self) -> None:
-        """Raise BundleError when the bundle is for images that are prepared as in another version."""
+        """Raise BundleError when the bundle is for images that are prepared as in another version, or too old."""
+        again = f"Export it again from its run: `training export --run RUN --name {shlex.quote(self.name)} -o FOLDER`."
+        if (number := self.description["format"]) != FORMAT:
+            raise BundleError(
+                f"{self.description_file}: format: this captionmill reads bundles of format {FORMAT}, not {number}."
+                f" {again}"
+            )
         version = self.description["preprocessing"].get("version")
         if version == PREPROCESSING_VERSION:
             return
-        remedy = "Install the captionmill that exported it, or export it again."
-        if isinstance(version, int) and version < PREPROCESSING_VERSION:
-            name = shlex.quote(self.name)
-            remedy = f"Export it again from its run: `training export --run RUN --name {name} -o FOLDER`."
+        outdated = isinstance(version, int) and version < PREPROCESSING_VERSION
+        remedy = again if outdated else "Install the captionmill that exported it, or export it again."
         raise BundleError(
             f"{self.description_file}: preprocessing.version: this captionmill prepares images as in version"
             f" {PREPROCESSING_VERSION}, not {version!r}. {remedy}"
@@ -277,8 +281,8 @@ def _parse(text: bytes) -> dict[str, Any]:
 def find_bundles(folders: Iterable[Path] = ()) -> Bundles:
     """Return the available bundles by name: built-in ones, then those in (or at) `folders`, which take precedence.
 
-    A bundle that cannot be read is reported on standard error and left out. One for another version of the
-    preprocessing is not reported until somebody asks for it: it disturbs nobody who uses another model.
+    A bundle that cannot be read is reported on standard error and left out. One of an earlier format, or for another
+    version of the preprocessing, is not reported until somebody asks for it: it disturbs nobody who uses another model.
     """
     found = Bundles()
     for folder in (BUILT_IN, *folders):

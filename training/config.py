@@ -60,6 +60,7 @@ class TrainConfig:
     dropout: DropoutFactor = 1.0  # multiplies the dropout of features, words and outputs: 0.3, 0.3 and 0.5
     concepts: Annotated[int, Field(ge=0, le=100)] = 0  # of the encoder's classifier, that decoders read beside the grid
     start: str = ""  # folder of a finished run or a bundle, to train its decoders further
+    distilled: bool = False  # with a start: its beam search writes the training captions, for a better greedy search
     new_words: bool = False  # with a start: also words that it lacks and the training captions have, not only its own
 
     # -- data --
@@ -137,6 +138,11 @@ class TrainConfig:
             raise UsageError(f"cells={','.join(self.cells)}: give lstm, gru or both, each once.")
         if self.epochs + self.scst_epochs < 1:
             raise UsageError("epochs and scst_epochs are both 0: there is nothing to train.")
+        if self.distilled and not (self.start and self.epochs and not self.scst_epochs):
+            raise UsageError(
+                "distilled=true: name the decoders that write the captions, --start RUN, and give --epochs only; the"
+                " rewards of --scst-epochs need people's captions."
+            )
         if self.tune_from and not self.encoder_learning_rate:
             raise UsageError(f"tune_from={self.tune_from}: give the encoder a learning rate too, --tune-encoder 1e-4.")
         if self.classifier and not (self.encoder_learning_rate or self.concepts):

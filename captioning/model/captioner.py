@@ -18,7 +18,7 @@ from captioning.model.constrained import constrained_search
 from captioning.model.decoder import CaptionDecoder, Memory
 from captioning.model.demand import Demand
 from captioning.model.gender import NeutralWords
-from captioning.model.likeness import Likeness
+from captioning.model.likeness import Likeness, is_unlike
 from captioning.model.pixels import Pixels, Preprocessing
 from captioning.model.presence import AbsentWords, Presence, least_present
 from captioning.model.repeats import said_once
@@ -125,7 +125,7 @@ class Captioner:
         alternatives = tuple(Alternative(other.text, round(sum(other.log_probabilities), 4)) for other in found[1:])
         return Caption(
             best.text, best.log_probabilities, alternatives, self.calibration.of_caption(evidence),
-            None if distance is None else distance > 1, evidence,
+            None if distance is None else is_unlike(distance, known.get("surest", 0.0)), evidence,
         )  # fmt: skip
 
     @cached_property

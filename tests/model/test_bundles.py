@@ -100,6 +100,19 @@ def test_a_bundle_of_an_older_preprocessing_is_refused_with_the_command_that_exp
     )
 
 
+def test_a_bundle_of_the_first_format_is_refused_in_one_line_and_the_built_in_one_does_not_take_its_place(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite(copied, format=1)
+    with pytest.raises(BundleError) as caught:
+        named("gru", find_bundles([copied]))
+    assert str(caught.value) == (
+        f"{copied / 'bundle.json'}: format: this captionmill reads bundles of format 2, not 1. Export it again from its"
+        " run: `training export --run RUN --name gru -o FOLDER`."
+    )
+    assert capsys.readouterr().err == ""
+
+
 def test_an_outdated_bundle_is_told_when_somebody_asks_for_it_and_disturbs_nobody_else(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,10 +144,10 @@ def test_the_encoder_of_a_bundle_loads(copied: Path) -> None:
         ("{", "not valid JSON: Expecting"),
         ("[]", "not a JSON object"),
         (
-            '{"format": 2}',
-            r"bundle\.json: format: this version reads only bundles of format 1\. Re-export the bundle\.",
+            '{"format": 3}',
+            r"bundle\.json: format: this version reads bundles of format 2, not 3\. Re-export the bundle\.",
         ),
-        ('{"format": 1}', r"bundle\.json: name: field required\. Re-export the bundle\."),
+        ('{"format": 2}', r"bundle\.json: name: field required\. Re-export the bundle\."),
         (None, "no model bundle at"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from captioning.model.likeness import Likeness
+from captioning.model.likeness import Likeness, is_unlike
 from captioning.model.presence import AbsentWords, Presence, least_present
 from captioning.model.vocabulary import Vocabulary
 from captioning.model.word_groups import THINGS
@@ -31,6 +31,15 @@ def test_an_image_is_the_farther_the_less_the_training_images_explain_it(plane: 
     assert distances[2].item() == pytest.approx(2, abs=1e-3)
     likeness.limit.fill_(4.0)
     assert likeness(grids((plane[0] + 2 * away)[None])).item() == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("distance", "surest", "unlike"), [(0.9, 0.1, False), (1.1, 0.1, True), (1.1, 0.9, False), (1.6, 0.9, True)]
+)
+def test_a_far_image_is_unlike_unless_the_classifier_knows_it_and_a_very_far_one_in_any_case(
+    distance: float, surest: float, unlike: bool
+) -> None:
+    assert is_unlike(distance, surest) is unlike
 
 
 def test_presence_is_the_probability_of_each_thing_by_the_mean_features() -> None:

@@ -20,6 +20,7 @@ WRONG = [
     ("label_smoothing=2", "label_smoothing=2: write a number from 0 to 1"),
     ("weight_decay=nan", "weight_decay=nan: write a number from 0 up"),
     ("epochs=0", "nothing to train"),
+    ("distilled=true", "name the decoders that write the captions, --start RUN"),
     ("epochs=ten", "epochs=ten: write a whole number from 0 up"),
     ("keep_last=maybe", "keep_last=maybe: write true or false"),
     ("optimizer=sgd", "optimizer=sgd: write adamw, nadam or radam"),

@@ -441,6 +441,22 @@ def test_a_model_that_does_not_fit_the_config_cannot_be_trained_further(
         )
 
 
+def test_a_distilled_decoder_learns_what_its_beam_search_wrote_before_and_not_the_captions_of_the_data(
+    corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(corpus, tmp_path / "other")
+    captions = (corpus / "captions.txt").read_text().replace("A rocket stands on", "A woman looks at")
+    (other / "captions.txt").write_text(captions)
+    before = dataclasses.replace(MEMORISING, epochs=30)
+    run_training([DataFolder(corpus)], encoder, before, tmp_path / "before", cache, resume=False)
+    after = dataclasses.replace(MEMORISING, epochs=8, start=str(tmp_path / "before"))
+    for name, config in (("distilled", dataclasses.replace(after, distilled=True)), ("taught", after)):
+        run_training([DataFolder(other)], encoder, config, tmp_path / name, cache, resume=False)
+    samples = {name: (tmp_path / name / "samples.md").read_text() for name in ("distilled", "taught")}
+    assert "- lstm: a rocket stands on its launch pad at night\n" in samples["distilled"]
+    assert "- lstm: a woman looks at its launch" in samples["taught"]
+
+
 # -- several data sets --
 
 

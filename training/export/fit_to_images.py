@@ -24,7 +24,7 @@ from training.data.tokens import tokenize
 from training.progress import Tick
 
 COMPONENTS = 128
-_MARKED = 0.05  # share of the val images that are marked as unlike
+_FAR = 0.05  # share of the val images that are far from the training images
 _STRENGTH = 1e-3  # inverse of the regularization: of 1e-4 to 1e-2 the best on Flickr8k's and COCO's dev images
 _BATCH = 32
 
@@ -77,11 +77,11 @@ class MeanFeatures:
 
 
 def fit_likeness(means: MeanFeatures) -> Likeness:
-    """Fit what tells unlike images to the training images; 1 in 20 of the val images is then marked."""
+    """Fit what tells unlike images to the training images; 1 in 20 of the val images is then far."""
     train, val = means.of(means.corpus.train), means.corpus.val
     likeness = Likeness.fit(train, max(1, min(COMPONENTS, len(train) - 1)))
     distances = likeness(means.of(val).unsqueeze(1)) if val else likeness(train.unsqueeze(1))
-    likeness.limit.copy_(torch.quantile(distances, 1 - _MARKED).clamp(min=1e-6))
+    likeness.limit.copy_(torch.quantile(distances, 1 - _FAR).clamp(min=1e-6))
     return likeness
 
 

@@ -246,13 +246,6 @@ def _confidence(description: Description) -> str:
     found = description.get("calibration")
     if not found:
         return ""
-    if "kinds" not in found:
-        return (
-            "**Confidence.** Calibrated on the val images. The confidence of a caption is the share of similar captions"
-            f" with {found['good']}. The confidence of a word is the share of similar words that at least one of five"
-            f" people used too. The expected calibration error, cross-validated, is {found['caption_error']:.3f} for"
-            f" captions and {found['word_error']:.3f} for words. On images of another kind the confidence is too high."
-        )
     named = " Of labelled images a caption is right that names the label." if "naming" in found["kinds"] else ""
     of_kinds = [_calibration_error(kind, errors) for kind, errors in found["kinds"].items()]
     of_kinds += [_calibration_error(f"{kind}, other images", errors) for kind, errors in found["held_out"].items()]

@@ -31,6 +31,7 @@ from training.data.texts import read_texts
 from training.data.tokens import tokenize
 from training.fit.checkpoints import BEST, TrainState
 from training.fit.classifier import Classifier, open_head
+from training.fit.distill import distilled
 from training.fit.loop import OnEpoch, fit
 from training.fit.network import CaptioningNetwork
 from training.fit.run_dir import check_resumable, record_start, run_settings
@@ -87,6 +88,8 @@ def run_training(
     network = CaptioningNetwork(decoders, trunk, concepts, config)
     if start:
         _load_start(network, start)
+    if config.distilled:
+        prepared = distilled(network, prepared, fabric.device)
     state = fit(fabric, network, prepared, config, run, resume=resume, classifier=classifier, on_epoch=on_epoch)
     if not fabric.is_global_zero:
         return {}
