@@ -299,8 +299,8 @@ def compare(
     folders = parse_data(data)
     if show is not None:
         images_in(show)  # fail before hours of training
-    # a third of the epochs tells learning rates apart, past the warm-up
-    plan = QUICK if quick else Plan(seeds=seeds, epochs=epochs, tuning_epochs=max(2, epochs // 3), size=size, limit=limit)
+    tuning_epochs = max(2, epochs // 3)  # enough to be past the warm-up
+    plan = QUICK if quick else Plan(seeds, epochs, tuning_epochs=tuning_epochs, size=size, limit=limit)
     plan = replace(plan, classifier=str(classifier or ""))
     file = open_encoder(encoder, stride, cache, _bundle_folders())
     comparison = run_comparison(folders, file, run, cache, plan, jobs)
