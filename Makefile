@@ -75,9 +75,9 @@ bundles: setup ## Rebuild the built-in models in RUNS/bundles: make bundles DATA
 	  --tune-encoder 1e-4 --tune-from layer2 --set encoder_freeze_epochs=1 --set train_size=192 --set val_limit=400 \
 	  --scst-epochs 12 $(REWARDS) --set scst_encoder_learning_rate=3e-5 --set scst_dropout=0.5
 	$(TRAIN) --encoder $(RUNS)/encoder --start $(RUNS)/encoder --run $(RUNS)/concepts --concepts 6 --set new_words=true \
-	  $(foreach text,$(TEXT),--text $(text)) --set min_count=12 --set views=1 --epochs 4 --set warmup_steps=100 \
-	  --set captions_per_image=2 --set text_captions=192 --set text_weight=0.5 --set swapped=0.15 --set val_limit=300
-	$(TRAIN) --encoder $(RUNS)/encoder --start $(RUNS)/concepts --run $(RUNS)/rewards --concepts 6 --epochs 0 --scst-epochs 2 \
+	  $(foreach text,$(TEXT),--text $(text)) --set min_count=12 --set views=1 --epochs 6 --set warmup_steps=100 \
+	  --set captions_per_image=2 --set text_captions=256 --set text_weight=0.5 --set swapped=0.15 --set val_limit=300
+	$(TRAIN) --encoder $(RUNS)/encoder --start $(RUNS)/concepts --run $(RUNS)/rewards --concepts 6 --epochs 0 --scst-epochs 3 \
 	  $(REWARDS) --set views=1 --set scst_dropout=1.0 --set invention_penalty=0.3 --set val_limit=300
 	for cell in lstm gru; do $(BIN)/training export --run $(RUNS)/rewards --encoder $(RUNS)/encoder --cell $$cell --name $$cell \
 	  -o $(RUNS)/bundles $(foreach data,$(DATA),--data $(data)) $(if $(NAMING),--naming $(NAMING)) --cache $(RUNS)/cache \

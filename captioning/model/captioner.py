@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captioning.calibration import EVIDENCE, Calibration
+from captioning.calibration import EVIDENCE, Calibration, is_unlike
 from captioning.errors import DeviceFailed, DeviceOutOfMemory, ServiceUnavailable
 from captioning.model.beam import BeamResult, State, Step, beam_search
 from captioning.model.concept_names import ConceptNames
@@ -18,11 +18,12 @@ from captioning.model.constrained import constrained_search
 from captioning.model.decoder import CaptionDecoder, Memory
 from captioning.model.demand import Demand
 from captioning.model.gender import NeutralWords
-from captioning.model.likeness import Likeness, is_unlike
+from captioning.model.likeness import Likeness
 from captioning.model.pixels import Pixels, Preprocessing
 from captioning.model.presence import AbsentWords, Presence, least_present
 from captioning.model.repeats import said_once
 from captioning.model.vocabulary import Vocabulary
+from captioning.model.word_groups import THINGS
 from captioning.values import Alternative, Caption, DecodeOptions
 
 GridEncoder = Callable[[Tensor], Tensor]
@@ -120,7 +121,7 @@ class Captioner:
         if distance is not None:
             known["distance"] = distance
         if present is not None:
-            known["present"] = least_present(best.text, present)
+            known |= {"present": least_present(best.text, present), **dict(zip(THINGS, present, strict=True))}
         evidence = tuple(known.get(name, 0.0) for name in EVIDENCE)
         alternatives = tuple(Alternative(other.text, round(sum(other.log_probabilities), 4)) for other in found[1:])
         return Caption(

@@ -8,18 +8,6 @@ distance is what they leave out of it (the reconstruction error that finds novel
 import torch
 from torch import Tensor, nn
 
-_SURE = 0.5  # probability of a concept with which a far image is not unlike: the classifier knows many more things
-_VERY_FAR = 1.5  # distance at which it is unlike all the same
-
-
-def is_unlike(distance: float, surest: float = 0.0) -> bool:
-    """Return whether an image is unlike the training images: far from them, and the classifier is not sure of it.
-
-    `surest` is the probability of its most probable concept. A photograph of one thing that no training image shows is
-    far and often well named; a page of text is far and nothing that the classifier knows.
-    """
-    return distance > (1 if surest < _SURE else _VERY_FAR)
-
 
 class Likeness(nn.Module):
     """Measures the distance of images from the training images, in units of the distance from which they are far."""
@@ -40,12 +28,13 @@ class Likeness(nn.Module):
         """Fit it to the mean features of training images (images, F). Its limit is still 1."""
         likeness = cls(features.size(1), count)
         likeness.mean.copy_(features.mean(0))
-        _, _, components = torch.pca_lowrank(features - likeness.mean, q=count, center=False, niter=4)
-        likeness.components.copy_(components.T)
+        centred = (features - likeness.mean).double()
+        _, vectors = torch.linalg.eigh(centred.T @ centred)  # of rising variance; the same in every run
+        likeness.components.copy_(vectors.T[-count:].flip(0))
         return likeness
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the distances of grids (B, N, F): (B,); above 1 an image is far, see `is_unlike`."""
+        """Return the distances of grids (B, N, F): (B,); above 1 an image is far, see `calibration.is_unlike`."""
         with torch.autocast(features.device.type, enabled=False):
             centred = features.float().mean(1) - self.mean
             rest = centred - (centred @ self.components.T) @ self.components

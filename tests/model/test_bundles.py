@@ -78,7 +78,7 @@ def test_a_vocabulary_of_another_size_is_refused(copied: Path) -> None:
 
 def test_a_decoder_of_another_shape_is_refused(copied: Path) -> None:
     decoder = read_bundle(copied).description["decoder"]
-    with pytest.raises(BundleError, match=r"it does not fit the weights in decoder\.safetensors: initial"):
+    with pytest.raises(BundleError, match=r"it does not fit the weights in decoder\.safetensors: concepts\.initial"):
         load_decoder(rewrite(copied, decoder=decoder | {"cell": "lstm"}))
     with pytest.raises(BundleError, match=r"decoder\.colour: unexpected"):
         load_decoder(rewrite(copied, decoder=decoder | {"colour": "blue"}))

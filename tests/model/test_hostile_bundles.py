@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 def described(folder: Path) -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": 2,
         "name": "small",
         "decoder": SHAPE,
         "encoder": {"stride": "1x1"},
@@ -140,7 +140,7 @@ def test_a_decoder_of_terabytes_is_refused_before_it_is_made(folder: Path, field
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, r"json: format: this version reads only bundles of format 1\. Re-export"),
+        ({"format": 3}, r"json: format: this version reads bundles of format 2, not 3\. Re-export"),
         ({"name": "two\nlines"}, r"json: name: must consist of printable characters\. Re-export"),
         ({"name": ""}, r"json: name: string should have at least 1 character\. Re-export"),
         ({"name": "a" * 101}, r"json: name: string should have at most 100 characters\. Re-export"),

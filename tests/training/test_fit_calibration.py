@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioning.calibration import Calibration, Curve, calibration_of
+from captioning.calibration import WEIGHTS, Calibration, Curve, calibration_of
 from captioning.errors import BundleError
 from captioning.values import Caption
 from training.evaluate.fit_calibration import (
@@ -73,15 +73,31 @@ def test_evidence_makes_one_confidence_hold_for_several_kinds_of_images() -> Non
 def test_the_calibration_of_a_bundle_weighs_the_evidence_and_reports_each_kind() -> None:
     kinds, words = kinds_of_images(1), Graded(np.array([-0.1]), np.array([1.0]), np.array([0]))
     found = calibrate(kinds, words, {"things": kinds_of_images(2)["things"]})
-    assert found["weights"][1] > found["weights"][0] > 0
+    assert len(found["weights"]) == WEIGHTS
     assert {name: errors["images"] for name, errors in found["kinds"].items()} == {"people": 1500, "things": 300}
     low, high = found["held_out"]["things"]["error_interval"]
     assert low <= found["held_out"]["things"]["error"] <= high < 0.25
     calibration = calibration_of({"name": "x", "calibration": found})
     assert calibration.of_caption((-2.0, 0.9)) > calibration.of_caption((-2.0, 0.1))
+    (row, *_), (confidence, *_) = kinds["things"].evidence, cross_validated_captions(kinds)["things"]
+    assert calibration.of_caption(tuple(row)) == pytest.approx(confidence, abs=0.1)
 
 
-@pytest.mark.parametrize("weights", [[], [1.0] * 6, ["x"], [float("inf")], None])
+def test_a_caption_of_an_unlike_image_is_never_surer_than_such_captions_are_right() -> None:
+    rng = np.random.default_rng(3)
+    distance = rng.choice([0.5, 2.0], 1000)
+    correct = (rng.uniform(size=1000) < np.where(distance > 1, 0.2, 0.8)).astype(float)
+    rows = [(logp, 0.9, 0.9, far, 1.0, 0.5, 0.5) for logp, far in zip(rng.uniform(-3, 0, 1000), distance, strict=True)]
+    found = calibrate(
+        {"x": GradedCaptions(np.array(rows), correct)}, Graded(np.array([-0.1]), np.array([1.0]), np.array([0]))
+    )
+    calibration = calibration_of({"name": "x", "calibration": found})
+    assert calibration.unlike == pytest.approx(0.2, abs=0.05)
+    assert calibration.of_caption((0.0, 0.9, 0.9, 2.0, 1.0, 0.5, 0.5)) <= calibration.unlike
+    assert calibration.of_caption((0.0, 0.9, 0.9, 0.5, 1.0, 0.5, 0.5)) > 0.6
+
+
+@pytest.mark.parametrize("weights", [[1.0] * 6, ["x"], [float("inf")], None])
 def test_a_bundle_with_invalid_weights_of_evidence_is_refused(weights: object) -> None:
     with pytest.raises(BundleError, match="is invalid"):
         calibration_of({"name": "x", "calibration": {"weights": weights}})

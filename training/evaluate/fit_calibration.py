@@ -2,9 +2,9 @@
 
 A caption counts as correct when its CIDEr-D against the image's references is above 0.5 (on Flickr8k, the median of
 one person's caption against the four others is about 0.6); of an image that is only labelled, when it names the label.
-A word counts as correct when any reference contains it. Logistic regression weighs the evidence for a caption, and
-isotonic regression (Zadrozny & Elkan 2002) maps the score, or the log-probability of a word, to the share that is
-correct. All kinds of images are fitted together and count alike; errors are shown of each.
+A word counts as correct when any reference contains it. Logistic regression weighs the evidence for a caption, which
+gives its confidence (Platt 1999); isotonic regression (Zadrozny & Elkan 2002) maps the log-probability of a word to the
+share that is correct. All kinds of images are fitted together; errors are shown of each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from captioning.calibration import Calibration
+from captioning.calibration import EVIDENCE, WEIGHTS, Calibration, Curve, expanded, is_unlike
 from captioning.values import Caption
 from training.data.tokens import tokenize
 from training.evaluate.metrics import cider_of_each
 
 GOOD = 0.5  # CIDEr-D
+_STRENGTH = 0.1  # inverse of the regularization of the weights: of 0.01 to 10, the least cross-validated errors
 _KNOTS = 25  # of a calibration curve: few enough not to follow the noise of a thousand captions
 _FOLDS = 5
 _BINS = 10  # of a reliability curve
 _RESAMPLES = 1000
 
-Curve = tuple[list[float], list[float]]  # scores, ascending -> shares
+Points = tuple[list[float], list[float]]  # scores, ascending -> shares
 Floats = NDArray[np.float64]
 
 
@@ -60,20 +61,26 @@ def calibrate(
 
     The errors of `kinds` are cross-validated; `held_out` are captions that only report one.
     """
-    weights, curve = _fit(list(kinds.values()))
+    fitted = _fit(list(kinds.values()))
     confidences = cross_validated_captions(kinds)
     return {
         "good": f"CIDEr-D above {GOOD}",
-        "weights": weights,
-        "caption": curve,
+        "weights": list(fitted.weights),
+        "caption": [list(fitted.caption.scores), list(fitted.caption.confidences)],
+        "unlike": fitted.unlike,
         "word": _curve(words.log_probability, words.correct),
         "word_error": round(expected_calibration_error(cross_validated(words), words.correct), 4),
         "kinds": {name: _report(confidences[name], graded.correct) for name, graded in kinds.items()},
         "held_out": {
-            name: _report(np.interp(graded.evidence @ weights, *curve), graded.correct)
+            name: _report(_confidences(graded.evidence, fitted), graded.correct)
             for name, graded in (held_out or {}).items()
         },
     }
+
+
+def _confidences(evidence: Floats, fitted: Calibration) -> Floats:
+    """Return the confidence of each row of evidence, as a captioner computes it."""
+    return np.array([fitted.of_caption(row) for row in evidence.tolist()])
 
 
 def _report(confidence: Floats, correct: Floats) -> dict[str, Any]:
@@ -149,26 +156,49 @@ def cross_validated_captions(kinds: Mapping[str, GradedCaptions]) -> dict[str, F
     folds = {name: np.arange(len(graded.correct)) % _FOLDS for name, graded in kinds.items()}
     found = {name: np.zeros(len(graded.correct)) for name, graded in kinds.items()}
     for k in range(_FOLDS):
-        weights, curve = _fit(
-            [GradedCaptions(g.evidence[folds[n] != k], g.correct[folds[n] != k]) for n, g in kinds.items()]
-        )
+        fitted = _fit([GradedCaptions(g.evidence[folds[n] != k], g.correct[folds[n] != k]) for n, g in kinds.items()])
         for name, graded in kinds.items():
             held_out = folds[name] == k
-            found[name][held_out] = np.interp(graded.evidence[held_out] @ weights, *curve)
+            found[name][held_out] = _confidences(graded.evidence[held_out], fitted)
     return found
 
 
-def _fit(kinds: Sequence[GradedCaptions]) -> tuple[list[float], Curve]:
-    """Return the weights of the evidence and the curve from scores to confidences. All kinds count alike."""
+def _fit(kinds: Sequence[GradedCaptions]) -> Calibration:
+    """Return the calibration of captions: weights, a curve, and a limit for unlike images.
+
+    A kind counts as the square root of its size: a hundred images must not outweigh a thousand, nor vanish beside them.
+    """
     evidence, correct = (np.concatenate(part) for part in zip(*kinds, strict=True))
-    sizes = np.array([len(kind.correct) for kind in kinds])
-    counts = np.repeat(sizes.sum() / sizes / len(sizes), sizes)
-    weights = np.eye(1, evidence.shape[1])[0]  # the log-probability alone
-    if 0 < correct.mean() < 1:
-        spread = evidence.std(0) + 1e-9
-        weights = LogisticRegression().fit(evidence / spread, correct, sample_weight=counts).coef_[0] / spread
-    weights = weights.round(5)
-    return weights.tolist(), _curve(evidence @ weights, correct, counts)
+    if not 0 < correct.mean() < 1:
+        return Calibration(Curve((0.0,), (_share(correct),)), weights=(0.0,) * WEIGHTS)
+    pieces = np.array([expanded(row) for row in evidence.tolist()])
+    sizes = np.array([len(kind.correct) for kind in kinds], dtype=float)
+    counts = np.repeat(sizes.sum() / np.sqrt(sizes).sum() / np.sqrt(sizes), sizes.astype(int))
+    mean, spread = pieces.mean(0), pieces.std(0) + 1e-9
+    model = LogisticRegression(C=_STRENGTH, max_iter=1000)
+    model.fit((pieces - mean) / spread, correct, sample_weight=counts)
+    weights = np.where(pieces.std(0) > 0, model.coef_[0] / spread, 0.0).round(6)
+    offset = float(model.intercept_[0] - mean @ weights)
+    unlike = np.array([_is_unlike(row) for row in evidence.tolist()])
+    limit = _share(correct[unlike]) if unlike.any() else 1.0
+    return Calibration(_sigmoid(offset), weights=tuple(weights.tolist()), unlike=limit)
+
+
+def _is_unlike(evidence: Sequence[float]) -> bool:
+    found = dict(zip(EVIDENCE, evidence, strict=False))
+    return is_unlike(found.get("distance", 0.0), found.get("surest", 0.0))
+
+
+def _share(correct: Floats) -> float:
+    """Return the share that is correct, with half a correct and half a wrong entry added."""
+    return round(float((correct.sum() + 0.5) / (len(correct) + 1)), 4)
+
+
+def _sigmoid(offset: float) -> Curve:
+    """Return the logistic function of score + offset as a curve."""
+    at = np.linspace(-6, 6, 49)
+    scores, shares = (at - offset).round(4), 1 / (1 + np.exp(-at))
+    return Curve(tuple(scores.tolist()), tuple(shares.round(4).tolist()))
 
 
 def cross_validated(words: Graded) -> Floats:
@@ -201,17 +231,16 @@ def _equal_parts(x: Floats, count: int) -> list[NDArray[np.int64]]:
     return np.array_split(np.argsort(x, kind="stable"), count)
 
 
-def _curve(x: Floats, y: Floats, counts: Floats | None = None) -> Curve:
-    """Fit a non-decreasing curve through the means of bins of equal size; `counts` are the weights of the entries.
+def _curve(x: Floats, y: Floats) -> Points:
+    """Fit a non-decreasing curve through the means of bins of equal size.
 
     Half a correct and half a wrong entry are added to each bin, so that no share is exactly 0 or 1.
     """
     if not len(x):
         return [0.0], [0.5]  # no data
-    n = np.ones(len(x)) if counts is None else counts
     parts = _equal_parts(x, min(_KNOTS, max(1, len(x) // 20)))
-    centres, knot = np.unique([np.average(x[p], weights=n[p]).round(4) for p in parts], return_inverse=True)
-    sums = np.bincount(knot, [n[p].sum() for p in parts])  # equal means are one knot
-    shares = (np.bincount(knot, [(n[p] * y[p]).sum() for p in parts]) + 0.5) / (sums + 1)
-    fitted = IsotonicRegression().fit_transform(centres, shares, sample_weight=sums)
+    centres, knot = np.unique([x[p].mean().round(4) for p in parts], return_inverse=True)
+    sizes = np.bincount(knot, [len(p) for p in parts])  # equal means are one knot
+    shares = (np.bincount(knot, [y[p].sum() for p in parts]) + 0.5) / (sizes + 1)
+    fitted = IsotonicRegression().fit_transform(centres, shares, sample_weight=sizes)
     return [float(c) for c in centres], [round(float(s), 4) for s in fitted]

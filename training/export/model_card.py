@@ -177,7 +177,7 @@ def _training(description: Description) -> str:
     config = description["provenance"]["config"]
     scst = ", then self-critical training on CIDEr-D" if config.get("scst_epochs") else ""
     epoch = "last" if config.get("keep_last") else "best"
-    texts = description["provenance"].get("texts")
+    texts = description["provenance"].get("texts") or (description["provenance"].get("start") or {}).get("texts")
     more = f" {texts} captions without images taught words." if texts else ""
     return (
         f"**Training.** Cross-entropy on the next word with label smoothing{scst}.{more} The weights are the moving"
@@ -280,10 +280,11 @@ def _limits(description: Description) -> str:
     if FLICKR8K not in known:
         return f"**Limits.** The model describes any image in terms of the images that it was trained on. {words}"
     more = ", and a little of COCO's animals, vehicles, rooms and food" if COCO in known else ""
+    named = "; and it names the thousand kinds of things of ImageNet" if description["decoder"].get("concepts") else ""
+    mark = ", and they are marked `unlike`" if "likeness" in description else ""
     return (
         "**Limits.** The model knows what Flickr8k shows, as of about 2008: people, dogs, sport and outdoor scenes in"
-        f" daylight{more}. For other images (documents, drawings, X-rays, close-ups of things) it often describes"
-        " people and dogs, with high confidence. Colours and counts are unreliable. It guesses gender from weak"
-        " evidence, and it repeats the assumptions of its annotators. Do not use it for decisions about people. "
-        + words
+        f" daylight{more}{named}. Captions of other images (documents, drawings, X-rays, textures) are wrong, mostly"
+        f" with a low confidence{mark}. Colours and counts are unreliable. It guesses gender from weak evidence,"
+        " and it repeats the assumptions of its annotators. Do not use it for decisions about people. " + words
     )

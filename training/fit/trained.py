@@ -19,7 +19,14 @@ from training.fit.checkpoints import BEST
 from training.fit.network import CaptioningNetwork
 
 ABOUT = "run.json"
-_HISTORY = ("config", "best_epoch", "val", "images", "start")  # what the next run records of the one that it continues
+_HISTORY = (
+    "config",
+    "best_epoch",
+    "val",
+    "images",
+    "texts",
+    "start",
+)  # what the next run records of the one that it continues
 
 
 @dataclass(frozen=True)
