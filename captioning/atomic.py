@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_PREFIX = ".captionmill-"  # of the temporary names
+TEMPORARY_PREFIX = ".captionmill-"  # of the temporary names
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def replacing(path: Path, *, mode: int | None = None) -> Iterator[Path]:
 def _create_locked(folder: Path, permissions: int) -> tuple[Path, int]:
     """Create a temporary file and lock it. Return its path and its descriptor."""
     while True:
-        path = folder / f"{_PREFIX}{secrets.token_hex(8)}"
+        path = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, permissions)
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -63,7 +63,7 @@ def write_text(path: Path, text: str) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a new empty folder beside `path`, which becomes `path` at the end unless another process made it first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=_PREFIX))
+    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY_PREFIX))
     try:
         yield unfinished
         try:
@@ -77,7 +77,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def remove_unfinished(folder: Path) -> None:
     """Delete the temporary files in a folder that writers left when they were killed, not those that are in use."""
-    for path in folder.glob(f"{_PREFIX}*"):
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         with contextlib.suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises OSError while another process writes it
             path.unlink()

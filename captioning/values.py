@@ -72,6 +72,11 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()  # a word may be any bytes
 
 
+def digest_of_pixels(pixels: bytes) -> str:
+    """Identify an image by its prepared pixels: 128 bits, and the version of the preparation."""
+    return f"{PREPROCESSING_VERSION}:{hashlib.blake2b(pixels, digest_size=16).hexdigest()}"
+
+
 @dataclass(frozen=True)
 class DecodeOptions:
     """How beam search chooses words from the decoder's scores."""
@@ -160,3 +165,4 @@ class ImageInfo:
     width: int
     height: int
     format: str
+    pixels: str | None = None  # digest of the prepared pixels: the same after an edit of metadata; None: not computed

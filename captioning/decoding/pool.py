@@ -17,7 +17,7 @@ from captioning.errors import DecodePoolUnavailable, ImageError
 from captioning.model.pixels import FORMATS, Limits, Pixels
 from captioning.start import child_command
 from captioning.terminal import printable
-from captioning.values import ImageInfo, Reason
+from captioning.values import ImageInfo, Reason, digest_of_pixels
 
 MODULE = "captioning.decoding.child"
 MAX_ATTEMPTS = 2  # the image is to blame when this many processes died while they decoded it
@@ -140,7 +140,7 @@ class DecodePool:
         if not (0 < width <= self._max_side and 0 < height <= self._max_side and form in FORMATS):
             raise ValueError("not an image within the limits")
         square = np.frombuffer(pixels, np.uint8).reshape(self._size, self._size, 3)
-        return DecodedImage(square, ImageInfo(width, height, form))
+        return DecodedImage(square, ImageInfo(width, height, form, digest_of_pixels(pixels)))
 
     def _image_error(self, attempts: int, *, timed_out: bool) -> ImageError:
         if timed_out:

@@ -23,8 +23,8 @@ from captioning.model.pixels import Pixels, Preprocessing
 from captioning.model.presence import AbsentWords, Presence, least_present
 from captioning.model.repeats import said_once
 from captioning.model.vocabulary import Vocabulary
-from captioning.model.word_groups import THINGS
 from captioning.values import Alternative, Caption, DecodeOptions
+from captioning.word_groups import THINGS
 
 GridEncoder = Callable[[Tensor], Tensor]
 """uint8 pixels (B, S, S, 3) -> grid features (B, N, 2048) in float32, on the decoder's device."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from captioning.model.vocabulary import Vocabulary
-from captioning.model.word_groups import THINGS
+from captioning.word_groups import THINGS
 
 
 class Presence(nn.Module):

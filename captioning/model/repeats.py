@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captioning.model.vocabulary import Vocabulary
-from captioning.model.word_groups import FUNCTION_WORDS
+from captioning.word_groups import FUNCTION_WORDS
 
 _COLOURS = {
     "white", "black", "brown", "red", "blue", "green", "yellow", "orange", "gray", "grey", "pink", "purple", "tan",

@@ -1,18 +1,20 @@
-"""The preferred caption of each image, and rows of files with their captions for `show`, `export` and `search`."""
+"""Rows of files with the captions that they show, for `show`, `export` and `search`."""
 
 import base64
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import aliased
 
 from captioning.calibration import calibration_of
 from captioning.paths import possible_paths, text_of
+from captioning.store.conditions import matching
 from captioning.store.database import Database
 from captioning.store.files import at_or_below, find_file, roots
+from captioning.store.preferred import fitting_caption_id, is_outdated, shown_caption_id
 from captioning.store.schema import Caption, File, Image, Item, Model, Root
 from captioning.values import ItemState, Source
 
@@ -21,7 +23,7 @@ EXPORT_FIELDS = (
 )  # fmt: skip
 """The first fields of an export, in order: attributes of `FileRow`."""
 
-LATER_FIELDS = ("path_b64", "unlike")
+LATER_FIELDS = ("path_b64", "source", "edited", "image_changed", "caption_digest", "unlike")
 """The fields after them, in order: each came later, so that the places of the others stay."""
 
 _PAGE_SIZE = 2000  # rows fetched at once
@@ -44,36 +46,36 @@ class FileRow:
     error: str | None  # why there is no caption, if it failed
     captioned_at: str | None  # ISO 8601, UTC
     unlike: bool | None  # whether the image is unlike those that the model learned from; None: it cannot tell
+    edited: bool = False  # whether a person changed words of the model's caption
+    image_changed: bool = False  # whether a person wrote the caption for other content than the file has now
+    format: str | None = None  # of the content: JPEG, PNG, ...
+    root_bytes: bytes = b"/"  # path of the folder that was submitted
+    file_id: int = 0
+    caption_id: int | None = None
+
+    @property
+    def caption_digest(self) -> str | None:
+        """What an import compares the caption with, to see whether it was edited in the file; None without one."""
+        return None if self.caption is None else caption_digest(self.caption)
 
     def as_export(self) -> dict[str, Any]:
         """Return the fields of an export line; `path_b64` is there only when `path` as UTF-8 is not the exact path."""
         line = {name: getattr(self, name) for name in EXPORT_FIELDS}
         if self.path.encode() != self.path_bytes:
             line["path_b64"] = base64.b64encode(self.path_bytes).decode()
-        return line | {"unlike": self.unlike}
+        return line | {name: getattr(self, name) for name in LATER_FIELDS[1:]}
 
 
-def preferred_caption_id(image_id: Any, model: str | None) -> sa.ScalarSelect[int]:
-    """Return, as SQL, the id of the preferred caption of an image. The view `caption_export` has the same rule.
+def caption_digest(caption: str | None) -> str:
+    """Identify the text of a caption."""
+    return hashlib.blake2b((caption or "").encode(), digest_size=8).hexdigest()
 
-    The preferred caption is the newest human one, else the newest imported one, else the one of the model named `model`
-    (of the default model when None), else the newest machine one.
+
+def select_file_rows(model: str | None, *, fitting: bool = False) -> sa.Select[Any]:
+    """Return a query for files with the captions that they show; `to_file_row` reads its rows.
+
+    With `fitting`, a caption that was written for content that the file has no more is not shown.
     """
-    c, m = aliased(Caption), aliased(Model)
-    by_model = m.name == model if model is not None else m.is_default
-    rank = sa.case((c.source == Source.HUMAN, 0), (c.source == Source.IMPORTED, 1), (by_model, 2), else_=3)
-    return (
-        sa.select(c.id)
-        .outerjoin(m, m.id == c.model_id)
-        .where(c.image_id == image_id)
-        .order_by(rank, c.created_at.desc(), c.id.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-
-
-def select_file_rows(model: str | None) -> sa.Select[Any]:
-    """Return a query for files with their preferred captions; `to_file_row` reads its rows."""
     columns: tuple[Any, ...] = (
         Root.path_bytes.label("root"),
         File.id.label("file_id"),
@@ -81,11 +83,15 @@ def select_file_rows(model: str | None) -> sa.Select[Any]:
         Image.sha256,
         Image.width,
         Image.height,
+        Image.format,
+        Caption.id.label("caption_id"),
         Caption.text,
         Caption.confidence,
         Caption.source,
         Caption.created_at,
         Caption.unlike,
+        Caption.original.is_not(None).label("edited"),
+        is_outdated().label("image_changed"),
         Model.name.label("model"),
         File.failed_reason,
         File.failed_detail,
@@ -96,7 +102,7 @@ def select_file_rows(model: str | None) -> sa.Select[Any]:
         .select_from(File)
         .join(Root, Root.id == File.root_id)
         .outerjoin(Image, Image.id == File.image_id)
-        .outerjoin(Caption, Caption.id == preferred_caption_id(File.image_id, model))
+        .outerjoin(Caption, Caption.id == (fitting_caption_id if fitting else shown_caption_id)(model))
         .outerjoin(Model, Model.id == Caption.model_id)
     )
 
@@ -117,8 +123,14 @@ def to_file_row(row: sa.Row[Any]) -> FileRow:
         height=row.height,
         status=_status(row),
         error=": ".join(part for part in (row.failed_reason, row.failed_detail) if part) if failed else None,
-        captioned_at=None if row.created_at is None else _iso(row.created_at),
+        captioned_at=None if row.created_at is None else iso_time(row.created_at),
         unlike=row.unlike,
+        edited=bool(row.edited) and row.text is not None,
+        image_changed=bool(row.image_changed),
+        format=row.format,
+        root_bytes=row.root,
+        file_id=row.file_id,
+        caption_id=row.caption_id,
     )
 
 
@@ -130,26 +142,29 @@ def _status(row: sa.Row[Any]) -> str:
     return "failed" if row.failed_reason is not None else "pending"
 
 
-def _iso(seconds: float) -> str:
+def iso_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def export_rows(
-    db: Database,
-    job_id: int | None = None,
-    model: str | None = None,
-    min_confidence: float | None = None,
-    *,
-    missing: bool = False,
-) -> Iterator[FileRow]:
-    """Yield every file, or those of one job, by id; files that are missing only when `missing` is set."""
-    query = select_file_rows(model).order_by(File.id)
-    if not missing:
-        query = query.where(File.missing_since.is_(None))
-    if job_id is not None:
-        query = query.where(sa.exists().where(Item.file_id == File.id, Item.job_id == job_id).correlate(File))
-    if min_confidence is not None:
-        query = query.where(Caption.confidence >= min_confidence)
+@dataclass(frozen=True)
+class Selection:
+    """Which files an export has."""
+
+    job: int | None = None
+    model: str | None = None  # whose captions go before those of the default model
+    min_confidence: float | None = None  # of captions by models
+    min_size: int | None = None  # pixels of the shorter side
+    source: str | None = None
+    unlike: bool | None = None
+    where: str = ""  # a query of captioning.store.query
+    missing: bool = False  # also files that are gone
+    fitting: bool = False  # only captions that fit the present content, see `select_file_rows`; no files without one
+
+
+def export_rows(db: Database, selection: Selection = Selection()) -> Iterator[FileRow]:
+    """Yield the files of a selection, by id. Raises UsageError for a query that cannot be read."""
+    query = select_file_rows(selection.model, fitting=selection.fitting).order_by(File.id)
+    query = query.where(*_conditions(db, selection))
     last_id = 0
     while True:  # a page starts after an id, not at an offset, so that it costs the same at the ten-millionth row
         with db.reading() as connection:
@@ -158,6 +173,26 @@ def export_rows(
         if len(rows) < _PAGE_SIZE:
             return
         last_id = rows[-1].file_id
+
+
+def _conditions(db: Database, selection: Selection) -> list[sa.ColumnElement[bool]]:
+    found: list[sa.ColumnElement[bool]] = [] if selection.missing else [File.missing_since.is_(None)]
+    if selection.job is not None:
+        found.append(sa.exists().where(Item.file_id == File.id, Item.job_id == selection.job).correlate(File))
+    if selection.min_confidence is not None:
+        by_people = Caption.source != Source.MACHINE
+        found.append(sa.or_(Caption.confidence >= selection.min_confidence, by_people))
+    if selection.min_size is not None:
+        found += [Image.width >= selection.min_size, Image.height >= selection.min_size]
+    if selection.source is not None:
+        found.append(Caption.source == selection.source)
+    if selection.unlike is not None:
+        found.append(sa.func.coalesce(Caption.unlike, sa.false()) == selection.unlike)
+    if selection.where:
+        found.append(matching(db, selection.where))
+    if selection.fitting:
+        found.append(Caption.id.is_not(None))
+    return found
 
 
 def samples(db: Database, job_id: int, count: int) -> list[FileRow]:
@@ -181,6 +216,7 @@ class CaptionDetails:
     model_digest: str | None
     confidence: float | None  # 0 to 1
     unlike: bool | None  # as in FileRow
+    original: str | None  # what the model wrote, where a person changed words of it
     weakest_word: str | None
     words: list[dict[str, Any]]  # each with its confidence
     alternatives: list[dict[str, Any]]  # text and log-probability (nats) of other hypotheses
@@ -198,10 +234,9 @@ def show(db: Database, path: bytes) -> tuple[FileRow, list[CaptionDetails]] | No
     for candidate in possible_paths(path):
         file_id = find_file(db, candidate)
         if file_id is not None:
-            query = select_file_rows(None).add_columns(File.image_id).where(File.id == file_id)
             with db.reading() as connection:
-                row = connection.execute(query).one_or_none()
-                return None if row is None else (to_file_row(row), _caption_details(connection, row.image_id))
+                row = connection.execute(select_file_rows(None).where(File.id == file_id)).one_or_none()
+                return None if row is None else (to_file_row(row), _caption_details(connection, file_id))
     return None
 
 
@@ -218,15 +253,15 @@ def files_below(db: Database, folder: bytes, count: int, *, missing: bool = Fals
     return []
 
 
-def _caption_details(connection: sa.Connection, image_id: int | None) -> list[CaptionDetails]:
-    if image_id is None:
-        return []
-    is_preferred = Caption.id == preferred_caption_id(sa.literal(image_id), None)
+def _caption_details(connection: sa.Connection, file_id: int) -> list[CaptionDetails]:
+    """Return the captions of a file and of its content, the one that it shows first."""
+    shown = sa.select(shown_caption_id(None)).where(File.id == file_id).scalar_subquery()
+    content = sa.select(File.image_id).where(File.id == file_id).scalar_subquery()
     rows = connection.execute(
         sa.select(Caption, Model.name.label("model"), Model.digest, Model.card)
         .outerjoin(Model, Model.id == Caption.model_id)
-        .where(Caption.image_id == image_id)
-        .order_by(is_preferred.desc(), Caption.created_at.desc(), Caption.id.desc())
+        .where(sa.or_(Caption.file_id == file_id, Caption.image_id == content), Caption.withdrawn_at.is_(None))
+        .order_by((Caption.id == shown).desc(), Caption.created_at.desc(), Caption.id.desc())
     ).all()
     return [
         CaptionDetails(
@@ -236,20 +271,21 @@ def _caption_details(connection: sa.Connection, image_id: int | None) -> list[Ca
             model_digest=row.digest,
             confidence=row.confidence,
             unlike=row.unlike,
-            weakest_word=row.weakest_word,
+            original=row.original,
+            weakest_word=None if row.original else row.weakest_word,
             words=_word_confidences(row),
             alternatives=row.alternatives or [],
             runtime=row.runtime,
             precision=row.precision,
             software=row.software,
-            created_at=_iso(row.created_at),
+            created_at=iso_time(row.created_at),
         )
         for row in rows
     ]
 
 
 def _word_confidences(row: Any) -> list[dict[str, Any]]:
-    if not row.word_log_probabilities:
+    if not row.word_log_probabilities or row.original is not None:  # they are of the words before an edit
         return []
     words = calibration_of(row.card or {}).of_words(row.text, row.word_log_probabilities)
     return [{"word": word, "confidence": confidence} for word, confidence in words]

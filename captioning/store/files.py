@@ -11,6 +11,7 @@ from captioning.errors import StoreUnavailable, UsageError
 from captioning.paths import hash_of, is_below, text_of
 from captioning.store.chunks import enqueue, lock_job, requeue
 from captioning.store.database import Database, insert_or_ignore
+from captioning.store.preferred import keep_captions_of_people
 from captioning.store.schema import Capability, Caption, Chunk, File, Image, Item, Model, Mount, Root
 from captioning.values import ChunkState, DecodeCapability, ItemState, Source
 
@@ -183,6 +184,7 @@ def _upsert(connection: Connection, root_id: int, found: Sequence[FoundFile], *,
             changed.append(seen | {"size": f.size, "mtime_ns": f.mtime_ns, "image_id": None} | NO_FAILURE)
         elif (seen["ctime_ns"], seen["mount_id"], None) != (row.ctime_ns, row.mount_id, row.missing_since):
             refreshed.append(seen)
+    keep_captions_of_people(connection, [row["row"] for row in changed])
     for rows in (changed, refreshed):
         if rows:
             in_order = sorted(rows, key=lambda row: row["row"])  # as workers update them, or both wait in a circle

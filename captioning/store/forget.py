@@ -20,7 +20,7 @@ from captioning.store import jobs
 from captioning.store.chunks import complete_job_if_done, lock_job, recount
 from captioning.store.database import Database, insert_or_ignore
 from captioning.store.files import RootPath, at_or_below, find_file, roots
-from captioning.store.schema import Caption, Chunk, File, ForgottenJob, Image, Item, Job
+from captioning.store.schema import Caption, Chunk, Edit, File, ForgottenJob, Image, Item, Job
 from captioning.values import ChunkState, Source
 
 PAGE_SIZE = 2000  # files in one transaction
@@ -118,7 +118,7 @@ def _has_file_outside(scope: Scope) -> sa.ColumnElement[bool]:
 def _removable(scope: Scope) -> sa.ColumnElement[bool]:
     if not scope.captions:
         return sa.false()
-    return sa.true() if scope.human else Caption.source == Source.MACHINE
+    return sa.true() if scope.human else sa.and_(Caption.source == Source.MACHINE, Caption.original.is_(None))
 
 
 def forget(
@@ -163,8 +163,9 @@ def _forget_files(db: Database, scope: Scope, file_ids: Sequence[int]) -> tuple[
         items, listed_in = _remove_items(connection, file_ids)
         if not (listed_in <= job_ids and {row.image_id for row in rows} <= {*image_ids, None}):
             raise StoreUnavailable("a worker or a submit has just changed files that are forgotten")  # `retry` repeats
+        captions = _release_captions(connection, scope, file_ids)
         connection.execute(sa.delete(File).where(File.id.in_(file_ids)))
-        captions = _remove_captions(connection, scope, image_ids) if scope.captions else 0
+        captions += _remove_captions(connection, scope, image_ids) if scope.captions else 0
     return Forgotten(len(rows), items, captions=captions), listed_in
 
 
@@ -205,14 +206,33 @@ def _remove_items(connection: Connection, file_ids: Sequence[int]) -> tuple[int,
     return int(removed), job_ids
 
 
+def _release_captions(connection: Connection, scope: Scope, file_ids: Sequence[int]) -> int:
+    """Leave captions that people wrote for files to the content; return how many of content without files went."""
+    connection.execute(sa.update(Edit).where(Edit.file_id.in_(file_ids)).values(file_id=None))
+    of_files = Caption.file_id.in_(file_ids)
+    removed = 0
+    if scope.captions and scope.human:  # of content that a file had before, and no file has now
+        has_file = sa.exists().where(File.image_id == Caption.image_id).correlate(Caption)
+        removed = _delete(connection, sa.select(Caption.id).where(of_files, ~has_file))
+    connection.execute(sa.update(Caption).where(of_files).values(file_id=None))
+    return removed
+
+
+def _delete(connection: Connection, chosen: sa.Select[Any]) -> int:
+    """Delete captions with their edits; return how many."""
+    ids = connection.execute(chosen).scalars().all()
+    connection.execute(sa.delete(Edit).where(Edit.caption_id.in_(ids)))
+    return int(connection.execute(sa.delete(Caption).where(Caption.id.in_(ids))).rowcount)
+
+
 def _remove_captions(connection: Connection, scope: Scope, image_ids: Sequence[int]) -> int:
     """Remove captions of content that no file has any more, and content that has no caption any more."""
     has_file = sa.exists().where(File.image_id == Image.id).correlate(Image)
     orphans = connection.execute(sa.select(Image.id).where(Image.id.in_(image_ids), ~has_file)).scalars().all()
-    removed = connection.execute(sa.delete(Caption).where(Caption.image_id.in_(orphans), _removable(scope))).rowcount
+    removed = _delete(connection, sa.select(Caption.id).where(Caption.image_id.in_(orphans), _removable(scope)))
     has_caption = sa.exists().where(Caption.image_id == Image.id).correlate(Image)
     connection.execute(sa.delete(Image).where(Image.id.in_(orphans), ~has_caption))
-    return int(removed)
+    return removed
 
 
 def _forget_job(db: Database, job_id: int) -> int:

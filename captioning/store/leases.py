@@ -384,10 +384,11 @@ def _insert_images(connection: Connection, contents: Sequence[Content]) -> dict[
     """Make sure that contents have rows; return their ids by SHA-256. Sorted, so that two workers never deadlock."""
     by_sha = {c.sha256: c for c in sorted(contents, key=lambda c: (c.sha256, c.info is not None))}  # with info wins
     decoded = [
-        {"sha256": c.sha256, "bytes": c.bytes, "width": i.width, "height": i.height, "format": i.format}
+        {"sha256": c.sha256, "bytes": c.bytes, "width": i.width, "height": i.height, "format": i.format,
+         "pixels": i.pixels}
         for c in by_sha.values()
         if (i := c.info) is not None
-    ]
+    ]  # fmt: skip
     insert_or_ignore(connection, Image, decoded)
     query = sa.select(Image.sha256, Image.id).where(Image.sha256.in_(list(by_sha)))
     query = query.with_for_update(read=True, key_share=True)  # `producer forget` must not remove one now

@@ -22,13 +22,16 @@ from sqlalchemy import (
     literal_column,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+Json = JSON().with_variant(JSONB(), "postgresql")
 BigKey = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows only in an INTEGER key
 
 
 _OPEN = text("state <> 'done'")
 _FAILED = text("state = 'failed'")
+_OF_FILE = text("file_id IS NOT NULL")
 _HAS_FAILED = text("failed_reason IS NOT NULL")
 
 
@@ -79,6 +82,7 @@ class Image(Base):
     height: Mapped[int] = mapped_column(Integer)  # pixels, upright
     format: Mapped[str] = mapped_column(Text)
     bytes: Mapped[int] = mapped_column(BigInteger)
+    pixels: Mapped[str | None] = mapped_column(Text)  # digest of what the encoder reads: equal after an edit of EXIF
 
 
 class Mount(Base):
@@ -129,7 +133,7 @@ class Model(Base):
     digest: Mapped[str] = mapped_column(Text, unique=True)
     name: Mapped[str] = mapped_column(Text, index=True)
     is_default: Mapped[bool] = mapped_column(server_default=text("false"))  # its captions go before other models'
-    card: Mapped[dict[str, Any]] = mapped_column(JSON)
+    card: Mapped[dict[str, Any]] = mapped_column(Json)
     created_at: Mapped[float] = mapped_column(Double)
 
 
@@ -141,7 +145,7 @@ class Job(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     key: Mapped[str] = mapped_column(Text)  # digest of the request: the same submit continues the job
     name: Mapped[str] = mapped_column(Text)
-    options: Mapped[dict[str, Any]] = mapped_column(JSON)  # DecodeOptions
+    options: Mapped[dict[str, Any]] = mapped_column(Json)  # DecodeOptions
     options_digest: Mapped[str] = mapped_column(Text)
     model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
     force: Mapped[bool] = mapped_column(server_default=text("false"))  # caption images that have a caption too
@@ -149,7 +153,7 @@ class Job(Base):
     state: Mapped[str] = mapped_column(Text)
     registered: Mapped[bool] = mapped_column(server_default=text("false"))  # the walk of its folders is complete
     known: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # files that needed no work
-    skipped: Mapped[dict[str, Any]] = mapped_column(JSON)  # counts of skipped files, by category
+    skipped: Mapped[dict[str, Any]] = mapped_column(Json)  # counts of skipped files, by category
     last_claimed_at: Mapped[float] = mapped_column(Double, server_default=text("0"))  # later after a long turn
     created_at: Mapped[float] = mapped_column(Double)
     finished_at: Mapped[float | None] = mapped_column(Double)
@@ -225,6 +229,7 @@ class Caption(Base):
             postgresql_where=text("source = 'machine'"),
         ),
         Index("ix_captions_image_id", "image_id"),
+        Index("ix_captions_file_id", "file_id", sqlite_where=_OF_FILE, postgresql_where=_OF_FILE),
     )
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id"))
@@ -235,13 +240,54 @@ class Caption(Base):
     confidence: Mapped[float | None] = mapped_column(Double)  # 0 to 1
     log_probability: Mapped[float | None] = mapped_column(Double)  # nats
     weakest_word: Mapped[str | None] = mapped_column(Text)
-    word_log_probabilities: Mapped[list[float] | None] = mapped_column(JSON)  # nats, the end token last
-    alternatives: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON)
+    word_log_probabilities: Mapped[list[float] | None] = mapped_column(Json)  # nats, the end token last
+    alternatives: Mapped[list[dict[str, Any]] | None] = mapped_column(Json)
     runtime: Mapped[str | None] = mapped_column(Text)
     precision: Mapped[str | None] = mapped_column(Text)
     software: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[float] = mapped_column(Double)
     unlike: Mapped[bool | None]  # the image is unlike those that the model learned from
+    file_id: Mapped[int | None] = mapped_column(ForeignKey("files.id"))  # that a person wrote it for, and it follows
+    original: Mapped[str | None] = mapped_column(Text)  # what the model wrote, where `text` was edited
+    withdrawn_at: Mapped[float | None] = mapped_column(Double)  # when it was taken back; it is not shown any more
+
+
+class Change(Base):
+    """What one command of a person did to captions. It can be undone as a whole."""
+
+    __tablename__ = "changes"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    verb: Mapped[str] = mapped_column(Text)  # correct, accept, replace, import, export or undo
+    detail: Mapped[dict[str, Any]] = mapped_column(Json)  # the command's arguments
+    person: Mapped[str] = mapped_column(Text)  # user@host
+    created_at: Mapped[float] = mapped_column(Double)
+    undone_by: Mapped[int | None] = mapped_column(ForeignKey("changes.id"))  # the change that took it back
+
+
+class Edit(Base):
+    """One caption that a change wrote, rewrote or took back."""
+
+    __tablename__ = "edits"
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    change_id: Mapped[int] = mapped_column(ForeignKey("changes.id"), index=True)
+    caption_id: Mapped[int] = mapped_column(ForeignKey("captions.id"), index=True)
+    file_id: Mapped[int | None] = mapped_column(ForeignKey("files.id"), index=True)  # of the path that was named
+    before: Mapped[str | None] = mapped_column(Text)  # the text before; null: there was none
+    after: Mapped[str | None] = mapped_column(Text)  # the text after; null: the caption was taken back
+
+
+class Sidecar(Base):
+    """A file beside an image, or in a mirrored tree, of which an export wrote at least a part."""
+
+    __tablename__ = "sidecars"
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    path_bytes: Mapped[bytes] = mapped_column(LargeBinary)
+    path_hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)  # as in `files`
+    change_id: Mapped[int] = mapped_column(ForeignKey("changes.id"), index=True)  # the export that last wrote it
+    how: Mapped[str] = mapped_column(Text)  # new, overwrite, append, prepend or merge
+    before: Mapped[bytes | None] = mapped_column(LargeBinary)  # what a person had there; null: no file
+    replaced: Mapped[str | None] = mapped_column(Text)  # SHA-256 of the file before the last write; null: no file
+    written: Mapped[str] = mapped_column(Text)  # SHA-256 of the file that is written, or was to be when a process died
 
 
 class Worker(Base):
@@ -251,8 +297,8 @@ class Worker(Base):
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     host: Mapped[str] = mapped_column(Text)
     heartbeat_at: Mapped[float] = mapped_column(Double)
-    models: Mapped[list[str]] = mapped_column(JSON)  # digests
-    roots: Mapped[list[str]] = mapped_column(JSON)  # names of the roots with work that it sees
+    models: Mapped[list[str]] = mapped_column(Json)  # digests
+    roots: Mapped[list[str]] = mapped_column(Json)  # names of the roots with work that it sees
     runtime: Mapped[str] = mapped_column(Text)
     dropped_messages: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # not wake-up messages
     capability: Mapped[str | None] = mapped_column(Text)  # JSON of captioning.values.DecodeCapability

@@ -38,8 +38,31 @@ ANSWERS = {
     "the beach": [0, 4],
     "zebra": [],
     "riding": [2],
-    "OR": [],
-    "dog OR man": [],
+    "dog OR man": [0, 1, 2, 3, 4],
+    "dog or man": [],
+    "dog AND run": [0, 1],
+    "dog AND NOT ball": [0, 1],
+    "(grass OR bike) -dog": [2],
+    "beach (dog OR man) NOT near": [0],
+    "man OR dog ball": [2, 3, 4],
+    "-(dog OR man) a": [5],
+    "NOT (beach dog) beach": [4],
+    "path:f-3": [3],
+    "path:F-3": [3],
+    "path:/photos/f-?.jpg dog": [0, 1, 3],
+    "path:f-3 OR bike": [2, 3],
+    "confidence>=0.6 beach": [0, 4],
+    "confidence>60%": [],
+    "dog confidence<0.1": [],
+    "model:lstm dog -path:f-0": [1, 3],
+    "model:gru": [],
+    "source:machine man": [2, 4],
+    "source:human": [],
+    "unlike:yes dog": [0, 1, 3],
+    "unlike:no": [],
+    "before:2001-01-01 dog": [],
+    "after:2001-01-01 dog": [0, 1, 3],
+    "path:100%": [],
     "NEAR": [4],
     "dog*": [0, 1, 3],
     "red; DROP TABLE captions": [],
@@ -144,7 +167,7 @@ def add(driver: StoreDriver, source: Source, text: str, model_id: int | None = N
 
 def preferred_caption(driver: StoreDriver, model: str | None = None) -> str | None:
     """Return the first image's preferred caption. Fail when export, show, view and search disagree about it."""
-    exported = next(captions.export_rows(driver.db, model=model))
+    exported = next(captions.export_rows(driver.db, captions.Selection(model=model)))
     if model is None:
         shown = captions.show(driver.db, b"/photos/f-0.jpg")
         assert shown is not None
@@ -198,7 +221,7 @@ def test_an_export_has_one_row_per_file_with_its_status(db: Database) -> None:
     assert (rows[0]["width"], rows[0]["height"], rows[0]["model"]) == (640, 480, LSTM.name)
     assert [("path_b64" in row) for row in rows] == [False, False, True]
     assert [row["unlike"] for row in rows] == [True, None, None]
-    assert [row.path for row in captions.export_rows(db, min_confidence=0.5)] == ["/photos/a.jpg"]
+    assert [row.path for row in captions.export_rows(db, captions.Selection(min_confidence=0.5))] == ["/photos/a.jpg"]
     with db.reading() as connection:
         names = ("path", "status", "error", "captioned_at", "unlike")
         view = connection.exec_driver_sql(f"SELECT {', '.join(names)} FROM caption_export ORDER BY path")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from nltk.tokenize import RegexpTokenizer
 
-from captioning.model.word_groups import FUNCTION_WORDS
+from captioning.word_groups import FUNCTION_WORDS
 
 _WORDS = RegexpTokenizer(r"[a-z0-9]+(?:'[a-z]+)?")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from captioning.model.word_groups import FEMALE, MALE, THINGS
+from captioning.word_groups import FEMALE, MALE, THINGS
 from training.data.tokens import repeated, tokenize
 
 _STOCK_PHRASES = ("man in a", "shirt", "red", "in front of")

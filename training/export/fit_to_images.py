@@ -14,8 +14,8 @@ from captioning.model.pixels import Preprocessing, open_image
 from captioning.model.precision import best_precision
 from captioning.model.presence import Presence
 from captioning.model.runtime import optimize_for_inference
-from captioning.model.word_groups import THINGS
 from captioning.values import PREPROCESSING_VERSION, digest_of
+from captioning.word_groups import THINGS
 from training.data.corpus import Corpus, file_versions
 from training.data.data_sets import DataSet
 from training.data.encoders import EncoderFile

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from captioning.model.word_groups import THINGS
+from captioning.word_groups import THINGS
 from training.data.tokens import repeated
 
 _ORDERS = 4

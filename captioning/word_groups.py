@@ -15,3 +15,8 @@ PEOPLE = MALE | FEMALE | {
 DOGS = {"dog", "dogs", "puppy", "puppies", "dog's"}
 THINGS = {"people": PEOPLE, "dogs": DOGS}
 """What captioners that learned from Flickr8k name though it is not there, and the words for it."""
+
+
+def content_words(text: str) -> set[str]:
+    """Return the words of a caption that name something."""
+    return set(text.lower().split()) - FUNCTION_WORDS

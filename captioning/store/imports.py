@@ -1,0 +1,134 @@
+"""Captions that people bring: which file each is for, how it compares with what is there, and writing them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy.engine import Connection
+
+from captioning.paths import hash_of, is_below
+from captioning.store.captions import FileRow, caption_digest, select_file_rows, to_file_row
+from captioning.store.database import Database
+from captioning.store.edits import Written, begin_change, insert_captions
+from captioning.store.files import RootPath, roots
+from captioning.store.schema import File, Image
+from captioning.values import Source
+
+
+class Kind(StrEnum):
+    """How an imported row compares with what is here."""
+
+    NEW = "new"  # the file has no caption, or only one by a model
+    CHANGED = "changed"  # edited after an export, and not here since
+    SAME = "same"
+    NEWER_HERE = "newer here"  # not edited after the export, but here
+    CONFLICT = "conflict"  # edited there and here, or other content has come in its place
+    UNKNOWN = "unknown"  # no file has this path, or this content
+    EMPTY = "empty"  # no caption in the row
+
+
+@dataclass(frozen=True)
+class ImportedRow:
+    """A caption from a file, and what the file says of the image."""
+
+    path: bytes  # absolute
+    caption: str | None
+    sha256: str | None = None
+    exported: str | None = None  # `caption_digest` of what an export wrote
+    place: str = ""  # in the file, for messages
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A row with the file that it is for."""
+
+    row: ImportedRow
+    kind: Kind
+    file: FileRow | None = None
+    image_id: int | None = None
+
+
+def compare(db: Database, rows: Sequence[ImportedRow], known_roots: Sequence[RootPath]) -> list[Compared]:
+    """Return how some rows compare with what is here."""
+    with db.reading() as connection:
+        return _compare(connection, rows, known_roots)
+
+
+def _compare(connection: Connection, rows: Sequence[ImportedRow], known_roots: Sequence[RootPath]) -> list[Compared]:
+    by_path = _files_by_path(connection, [row.path for row in rows], known_roots)
+    strangers = [row.sha256 for row in rows if row.path not in by_path and row.sha256]
+    by_content = _files_by_content(connection, strangers)
+    found = []
+    for row in rows:
+        file, image_id = by_path.get(row.path) or by_content.get(row.sha256 or "") or (None, None)
+        found.append(Compared(row, _kind(row, file, image_id), file, image_id))
+    return found
+
+
+def _kind(row: ImportedRow, file: FileRow | None, image_id: int | None) -> Kind:  # noqa: PLR0911, one for each kind
+    if not row.caption:
+        return Kind.EMPTY
+    if file is None or image_id is None:
+        return Kind.UNKNOWN
+    if file.caption == row.caption:
+        return Kind.SAME
+    if row.sha256 not in (None, file.sha256):
+        return Kind.CONFLICT
+    if row.exported is None:
+        return Kind.CONFLICT if file.caption is not None and file.source != Source.MACHINE else Kind.NEW
+    if row.exported == caption_digest(file.caption):
+        return Kind.CHANGED
+    return Kind.NEWER_HERE if row.exported == caption_digest(row.caption) else Kind.CONFLICT
+
+
+def _files_by_path(
+    connection: Connection, paths: Sequence[bytes], known_roots: Sequence[RootPath]
+) -> dict[bytes, tuple[FileRow, int | None]]:
+    """Return the files at absolute paths, with their content."""
+    keys = {}
+    for path in paths:
+        for root in known_roots:
+            if is_below(path, root.path):
+                keys[(root.id, hash_of(root.relative(path)))] = path
+    hashes = [key[1] for key in keys]
+    query = select_file_rows(None).add_columns(File.root_id, File.path_hash, File.image_id)
+    rows = connection.execute(query.where(File.path_hash.in_(hashes))).all()
+    found = {keys.get((row.root_id, row.path_hash)): (to_file_row(row), row.image_id) for row in rows}
+    return {path: file for path, file in found.items() if path is not None}
+
+
+def _files_by_content(connection: Connection, digests: Sequence[str]) -> dict[str, tuple[FileRow, int | None]]:
+    """Return a file with each content, that with the lowest number."""
+    if not digests:
+        return {}
+    query = select_file_rows(None).add_columns(File.image_id).where(Image.sha256.in_(digests)).order_by(File.id.desc())
+    return {row.sha256: (to_file_row(row), row.image_id) for row in connection.execute(query)}
+
+
+def write(
+    db: Database,
+    pages: Iterable[Sequence[ImportedRow]],
+    detail: dict[str, object],
+    *,
+    as_human: bool = False,
+    take_theirs: bool = False,
+) -> int:
+    """Write the captions that are new or changed, in one transaction; return how many.
+
+    Conflicts are written only with `take_theirs`. A caption that takes the place of a person's counts as a person's
+    too, because otherwise it would not be shown.
+    """
+    wanted = {Kind.NEW, Kind.CHANGED} | ({Kind.CONFLICT} if take_theirs else set())
+    known_roots = roots(db)
+    with db.writing() as connection:
+        change_id = begin_change(connection, "import", detail)
+
+        def chosen() -> Iterator[Written]:
+            for page in pages:
+                for found in _compare(connection, page, known_roots):
+                    file = found.file
+                    if found.kind in wanted and file is not None and found.image_id is not None:
+                        source = Source.HUMAN if as_human or file.source == Source.HUMAN else Source.IMPORTED
+                        yield Written(file.file_id, found.image_id, file.caption, found.row.caption or "", source)
+
+        return insert_captions(connection, change_id, chosen())

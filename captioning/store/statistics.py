@@ -1,0 +1,120 @@
+"""Numbers about all files and captions, and lists of files in an order that people choose."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from captioning.store.captions import FileRow, select_file_rows, to_file_row
+from captioning.store.conditions import matching
+from captioning.store.database import Database
+from captioning.store.preferred import is_outdated, shown_caption_id
+from captioning.store.schema import Caption, File, Image, Model
+
+ORDERS: dict[str, Any] = {
+    "path": File.path,
+    "confidence": Caption.confidence,
+    "time": Caption.created_at,
+    "size": File.size,
+}
+"""What files can be sorted by; `time` is when the caption was written, `size` is in bytes."""
+
+STATUSES = ("captioned", "failed", "pending", "missing")
+
+
+@dataclass(frozen=True)
+class ModelNumbers:
+    """The captions of a model that files show."""
+
+    model: str
+    files: int
+    confidence: float | None  # mean, 0 to 1
+    unlike: int
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """How many files there are of each kind."""
+
+    files: int
+    bytes: int
+    images: int  # different contents
+    captioned: int
+    failed: int
+    pending: int
+    missing: int
+    human: int
+    imported: int
+    edited: int
+    image_changed: int
+    models: tuple[ModelNumbers, ...]
+
+
+def statistics(db: Database) -> Statistics:
+    """Count everything; reads all files once."""
+    here = File.missing_since.is_(None)
+    shown = (
+        sa.select(
+            File.id, Caption.source, Caption.confidence, Caption.unlike, Caption.original, Caption.model_id,
+            Caption.id.label("caption_id"), File.failed_reason, is_outdated().label("outdated"),
+        )
+        .outerjoin(Caption, Caption.id == shown_caption_id(None))
+        .where(here)
+        .subquery()
+    )  # fmt: skip
+
+    def number(condition: Any) -> Any:
+        return sa.func.coalesce(sa.func.sum(sa.case((condition, 1), else_=0)), 0)
+
+    c = shown.c
+    counts = sa.select(
+        sa.func.count(),
+        number(c.caption_id.is_not(None)),
+        number(sa.and_(c.caption_id.is_(None), c.failed_reason.is_not(None))),
+        number(c.source == "human"),
+        number(c.source == "imported"),
+        number(c.original.is_not(None)),
+        number(c.outdated),
+    )
+    by_model = (
+        sa.select(Model.name, sa.func.count(), sa.func.avg(c.confidence), number(c.unlike))
+        .join(Model, Model.id == c.model_id)
+        .group_by(Model.name)
+        .order_by(sa.func.count().desc(), Model.name)
+    )
+    with db.reading() as connection:
+        files, captioned, failed, human, imported, edited, changed = connection.execute(counts).one()
+        size = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(File.size), 0)).where(here)).scalar_one()
+        images = connection.execute(sa.select(sa.func.count()).select_from(Image)).scalar_one()
+        missing = connection.execute(sa.select(sa.func.count()).where(~here)).scalar_one()
+        models = tuple(
+            ModelNumbers(name, n, None if mean is None else round(float(mean), 4), int(unlike))
+            for name, n, mean, unlike in connection.execute(by_model)
+        )
+    return Statistics(
+        files, int(size), images, int(captioned), int(failed), files - int(captioned) - int(failed), missing,
+        int(human), int(imported), int(edited), int(changed), models,
+    )  # fmt: skip
+
+
+def list_files(
+    db: Database, limit: int, *, sort: str, descending: bool, status: str | None, where: str
+) -> list[FileRow]:
+    """Return the first files in an order of ORDERS, of a status of STATUSES (None: all that are here).
+
+    Files without a value come last. Raises UsageError for a query that cannot be read.
+    """
+    query = select_file_rows(None)
+    if where:
+        query = query.where(matching(db, where))
+    query = query.where((File.missing_since.is_not(None)) == (status == "missing"))
+    if status == "captioned":
+        query = query.where(Caption.id.is_not(None))
+    elif status == "failed":
+        query = query.where(Caption.id.is_(None), File.failed_reason.is_not(None))
+    elif status == "pending":
+        query = query.where(Caption.id.is_(None), File.failed_reason.is_(None))
+    key = ORDERS[sort]
+    ordered = (key.is_(None), key.desc() if descending else key, File.id)
+    with db.reading() as connection:
+        return [to_file_row(row) for row in connection.execute(query.order_by(*ordered).limit(limit))]
