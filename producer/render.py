@@ -27,7 +27,7 @@ from captioning.store.forget import Forgotten, Scope
 from captioning.store.jobs import Failure, Progress
 from captioning.store.presence import Absent
 from captioning.terminal import count, printable
-from captioning.values import JobState
+from captioning.values import JobState, Source
 from producer.doctor import Check
 from producer.dry_run import DryRun
 from producer.sources import describe_skipped
@@ -115,11 +115,6 @@ def percent(confidence: float | None) -> str:
     return "" if confidence is None else f"{100 * confidence:.0f} %"
 
 
-def certainty(confidence: float | None, *, unlike: bool | None) -> str:
-    """Return a confidence in percent, with a mark where the image is unlike those that the model learned from."""
-    return ", ".join([percent(confidence), *(["unlike"] if unlike else [])])
-
-
 def yes_or_no(value: bool | None) -> str:
     """Return a truth value in words, empty for None."""
     return "" if value is None else "yes" if value else "no"
@@ -178,17 +173,26 @@ def print_files(rows: Sequence[FileRow], *, strip: str = "") -> None:
     """Print files with their captions; `strip` is removed from the start of the paths."""
     print_table(
         ("path", "caption", "confidence"),
-        (
-            (row.path.removeprefix(strip), _caption_or_status(row), certainty(row.confidence, unlike=row.unlike))
-            for row in rows
-        ),
+        ((row.path.removeprefix(strip), _caption_or_status(row), _certainty(row)) for row in rows),
         wrap=("path", "caption"),
     )
+
+
+def _certainty(row: FileRow) -> str:
+    """Return what is known of how well a caption fits its image."""
+    marks = [percent(row.confidence)] if row.confidence is not None else []
+    marks += ["unlike"] if row.unlike else []
+    marks += [row.source or ""] if row.source in (Source.HUMAN, Source.IMPORTED) else []
+    marks += ["edited"] if row.edited else []
+    marks += ["image changed"] if row.image_changed else []
+    return ", ".join(marks)
 
 
 def _caption_or_status(row: FileRow) -> str:
     if row.caption is None:
         return f"({row.error or row.status})"
+    if row.caption == "":
+        return "(decorative)"
     return f"{row.caption} (missing)" if row.status == "missing" else row.caption
 
 
@@ -197,6 +201,16 @@ def print_folder(folder: str, rows: Sequence[FileRow], *, is_all: bool) -> None:
     print_files(rows, strip=folder.rstrip("/") + "/" if sys.stdout.isatty() else "")
     if not is_all:
         print(f"the first {len(rows)}; --limit shows more, `producer export` has all", file=sys.stderr)
+
+
+def print_listed(rows: Sequence[FileRow], *, is_all: bool) -> None:
+    """Print files in the order in which they were asked for."""
+    if not rows:
+        print("no files", file=sys.stderr)
+        return
+    print_files(rows)
+    if not is_all:
+        print(f"the first {len(rows)}; --limit shows more", file=sys.stderr)
 
 
 def print_search(total: int, rows: Sequence[FileRow], max_counted: int) -> None:
@@ -214,11 +228,13 @@ def print_file(file: FileRow, captions: Sequence[CaptionDetails]) -> None:
     """Print one file with all captions of its image."""
     size = f"{file.width} x {file.height}" if file.width else ""
     print_text(" ".join(part for part in (file.path, size, file.status) if part))
+    if file.image_changed:
+        print_text("the image has changed since a person wrote its caption: `producer accept` if it still fits")
     if file.error:
         print_text(file.error, indent="  ")
     for caption in captions:
         print()
-        print_text(caption.text)
+        print_text(caption.text or "(decorative: no caption)")
         for line in _provenance(caption):
             print_text(line, indent="  ")
 
@@ -227,6 +243,8 @@ def _provenance(caption: CaptionDetails) -> list[str]:
     by = f"{caption.model} ({(caption.model_digest or '')[:12]})" if caption.model else caption.source
     confidence = f", confidence {percent(caption.confidence)}" if caption.confidence is not None else ""
     lines = [f"by {by}, {caption.created_at}{confidence}"]
+    if caption.original is not None:
+        lines += [f"edited; the model wrote: {caption.original}"]
     if caption.unlike:
         lines += ["unlike the images that the model learned from: look before you use it"]
     if caption.words:

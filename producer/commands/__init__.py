@@ -1,0 +1,1 @@
+"""The commands of `producer`; `producer.render` prints the answers."""

@@ -1,0 +1,124 @@
+"""Looking at captions: search, show, list, stats and diff."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from captioning.errors import UsageError
+from captioning.paths import absolute, text_of
+from captioning.store import captions, edits, jobs, model_diff, statistics
+from captioning.store import search as caption_search
+from producer import render, render_edits
+from producer.commands.shared import Json, Limit, Missing, app, named_value, open_database
+
+
+@app.command(epilog="Example: producer search 'dog \"on the beach\" -ball'")
+def search(
+    text: Annotated[list[str], typer.Argument(metavar="TEXT", help="What to look for, see below.")],
+    limit: Limit = 20,
+    missing: Missing = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Find images by the words of their captions, and by fields.
+
+    Words that stand together must all occur; dog finds dogs too. "on the beach" is a phrase, -ball must not occur, and
+    AND, OR, NOT and parentheses combine. Fields are path: confidence> model: source: before: after: unlike:, for
+    example path:holiday confidence>0.6. Put -- before a first word that begins with -.
+    """
+    db = open_database()
+    total, rows = caption_search.search(db, " ".join(text), limit, missing=missing)
+    if as_json:
+        render.print_json([row.as_export() for row in rows])
+    else:
+        render.print_search(total, rows, caption_search.MAX_COUNTED)
+    if not rows and not jobs.progress(db, limit=1):
+        render.print_warning("nothing is captioned yet: `producer submit FOLDER` captions the images of a folder.")
+
+
+@app.command(epilog="Example: producer show images/beach.jpg")
+def show(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="The path of an image, or of a folder.")],
+    history: Annotated[bool, typer.Option("--history", help="Show who changed its captions, and when.")] = False,
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Show one image with all its captions, their confidence and their provenance; or list the images of a folder."""
+    db, name = open_database(), os.fsencode(path)
+    found = captions.show(db, name)
+    if found is None:
+        rows = captions.files_below(db, name, limit + 1) or captions.files_below(db, name, limit + 1, missing=True)
+        _list_folder(path, rows, limit, as_json=as_json)
+        return
+    file, details = found
+    if history:
+        entries = edits.history(db, file.file_id)
+        if as_json:
+            render.print_json([asdict(entry) for entry in entries])
+        else:
+            render_edits.print_history(entries)
+    elif as_json:
+        render.print_json(file.as_export() | {"captions": [asdict(caption) for caption in details]})
+    else:
+        render.print_file(file, details)
+
+
+def _list_folder(path: str, rows: list[captions.FileRow], limit: int, *, as_json: bool) -> None:
+    """Print the files below a folder. `rows` has one more than `limit` when there are more."""
+    if not rows and Path(path).is_dir():
+        raise UsageError(f"no image below the folder {path} is registered: submit it first with `producer submit`.")
+    if not rows:
+        raise UsageError(f"{path} is not registered: submit it first with `producer submit`.")
+    if as_json:
+        render.print_json([row.as_export() for row in rows[:limit]])
+    else:
+        render.print_folder(text_of(absolute(os.fsencode(path))), rows[:limit], is_all=len(rows) <= limit)
+
+
+@app.command(name="list", epilog="Example: producer list --sort confidence --status captioned --limit 50")
+def list_files(
+    sort: Annotated[Literal["path", "confidence", "time", "size"], typer.Option(help="The order.")] = "path",
+    descending: Annotated[bool, typer.Option("--descending", help="The largest first.")] = False,
+    status: Annotated[
+        Literal["captioned", "failed", "pending", "missing"] | None, typer.Option(help="Only files of this status.")
+    ] = None,
+    where: Annotated[str, typer.Option("--where", metavar="QUERY", help="Only images that `search` finds.")] = "",
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """List files with their captions in an order, for example the least certain captions first."""
+    rows = statistics.list_files(
+        open_database(), limit + 1, sort=sort, descending=descending, status=status, where=where
+    )
+    if as_json:
+        render.print_json([row.as_export() for row in rows[:limit]])
+    else:
+        render.print_listed(rows[:limit], is_all=len(rows) <= limit)
+
+
+@app.command(epilog="Example: producer stats")
+def stats(as_json: Json = False) -> None:
+    """Count files, images and captions, by status, source and model."""
+    found = statistics.statistics(open_database())
+    if as_json:
+        render.print_json(asdict(found))
+    else:
+        render_edits.print_statistics(found)
+
+
+@app.command(epilog="Example: producer diff --model lstm --model gru")
+def diff(
+    models: Annotated[list[str], named_value("--model", help="The two models: give the option twice.")],
+    limit: Limit = 20,
+    as_json: Json = False,
+) -> None:
+    """Compare the captions of two models: how often they agree, which words differ, and where they differ most."""
+    if len(models) != 2 or models[0] == models[1]:
+        raise UsageError("give two models, --model lstm --model gru.")
+    found = model_diff.model_diff(open_database(), models[0], models[1], limit)
+    if as_json:
+        render.print_json(asdict(found))
+    else:
+        render_edits.print_diff(models[0], models[1], found)

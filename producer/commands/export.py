@@ -1,0 +1,202 @@
+"""`export`: which files, which words, and where to."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+import typer
+
+from captioning.bundles import find_bundles, named
+from captioning.command_tree import UNLIMITED
+from captioning.errors import UsageError
+from captioning.settings import Settings, read_settings
+from captioning.store import captions, jobs, sidecars
+from captioning.store.captions import FileRow, Selection
+from captioning.store.database import Database
+from captioning.values import Source
+from producer import export as exporting
+from producer import render, render_edits
+from producer.commands.shared import Json, Missing, app, file_name, named_value, open_database, optional_job
+from producer.export import Target, WriteOptions
+from producer.export.output import STANDARD_OUTPUT
+from producer.export.sidecars import OnExisting, SidecarExport, undo_export
+from producer.export.text import TextOptions
+from producer.progress import progress_display
+
+FormatName = Enum("FormatName", {name: name for name in exporting.FORMATS})  # type: ignore[misc]  # a literal is wanted
+_FORMATS = ", ".join(exporting.FORMATS)
+
+
+def _option(help_: str, **given: Any) -> Any:
+    return typer.Option(help=help_, **given)
+
+
+def _number(help_: str, name: str = "N") -> Any:
+    return typer.Option(min=1, max=UNLIMITED, metavar=name, help=help_)
+
+
+FormatOption = Annotated[
+    FormatName | None,
+    typer.Option(
+        "--format",
+        case_sensitive=False,
+        metavar="FORMAT",
+        help=f"{_FORMATS}. Default: by the ending of -o, else jsonl.",
+    ),
+]
+Output = Annotated[str, file_name("-o", "--output", help="The file, or the folder of a tree; -: standard output.")]
+Beside = Annotated[bool, typer.Option("--beside", help="txt, caption, xmp: write beside the images.")]
+_POLICIES = ", ".join(OnExisting)
+Existing = Annotated[
+    OnExisting,
+    _option(f"What happens to sidecars that somebody else wrote: {_POLICIES}.", metavar="HOW"),
+]
+Where = Annotated[str, typer.Option("--where", metavar="QUERY", help="Only images that `search` finds.")]
+MinConfidence = Annotated[float | None, _option("Leave out less certain captions of models.", min=0, max=1)]
+Unlike = Annotated[
+    Literal["yes", "no"] | None, _option("Only images unlike those that the model learned from, or only others.")
+]
+XmpName = Annotated[
+    Literal["stem", "full"], _option("xmp: a.xmp as for Adobe's programs, or a.jpg.xmp as for darktable.")
+]
+_TEMPLATE = "Write this, with {caption}, {name}, {stem}, {folder}, {model}, {confidence}."
+
+
+@app.command(epilog="Example: producer export --beside --format txt --prefix 'photo of ' --min-confidence 0.5")
+def export(
+    job: Annotated[int | None, optional_job("all files")] = None,
+    format_: FormatOption = None,
+    output: Output = STANDARD_OUTPUT,
+    beside: Beside = False,
+    on_existing: Existing = OnExisting.SKIP,
+    where: Where = "",
+    min_confidence: MinConfidence = None,
+    min_size: Annotated[int | None, _number("Leave out images with a shorter side.", "PIXELS")] = None,
+    source: Annotated[Source | None, _option("Only captions of this source.")] = None,
+    model: Annotated[str | None, named_value(help="Prefer this model's captions to the default model's.")] = None,
+    unlike: Unlike = None,
+    prefix: Annotated[str, _option("Write this before each caption.")] = "",
+    suffix: Annotated[str, _option("Write this after each caption.")] = "",
+    template: Annotated[str, _option(_TEMPLATE)] = "",
+    max_words: Annotated[int | None, _number("Cut captions after this many words.")] = None,
+    excel: Annotated[bool, typer.Option("--excel", help="csv: mark the encoding for Excel.")] = False,
+    caption_column: Annotated[str, named_value(help="hf: the name of the column.")] = "text",
+    xmp_name: XmpName = "stem",
+    shard_size: Annotated[int, _number("webdataset: images in a file.")] = 10_000,
+    undo: Annotated[bool, typer.Option("--undo", help="Put back what the last export of sidecars changed.")] = False,
+    missing: Missing = False,
+    as_json: Json = False,
+) -> None:
+    """Write the captions: as a table, for a training tool, or as sidecars of the images.
+
+    Sidecars go into a tree of their own at -o, or with --beside into the folders of the images. What somebody else
+    wrote stays, and so does what somebody changed after an export.
+    """
+    settings = read_settings()
+    db = open_database(settings)
+    if undo:
+        _undo(db, as_json=as_json)
+        return
+    name = exporting.format_of(None if format_ is None else format_.value, output)
+    form = exporting.FORMATS[name]
+    progress = jobs.progress(db, job)[0] if job is not None else None
+    _check_model(settings, model)
+    text = TextOptions(prefix, suffix, template, max_words)
+    options = WriteOptions(excel, caption_column, shard_size, xmp_name == "full")
+    selection = Selection(
+        job, model, min_confidence, min_size, source, None if unlike is None else unlike == "yes", where, missing,
+        form.fitting,
+    )  # fmt: skip
+    if name == "training":
+        selection = replace(selection, source=Source.HUMAN)
+    _check_options(name, output, beside=beside, on_existing=on_existing, options=options)
+    if form.target is Target.SIDECARS:
+        _sidecars(db, name, selection, text, options, None if beside else output, on_existing, as_json=as_json)
+        return
+    with progress_display() as display:
+        rows = _counted(captions.export_rows(db, selection), lambda n: display.update("files exported", n, n))
+        if form.folder is not None:
+            folder = form.folder(output, options)
+            number = folder.write(rows, text.apply)
+            render_edits.print_left_out(folder.left_out)
+        elif form.fitting:
+            number = form.write(rows, output, text.apply, options)  # type: ignore[misc]
+        else:
+            written = rows if text.is_plain else (_with_text(row, text) for row in rows)
+            number = form.write(written, output, text.apply, options)  # type: ignore[misc]
+    others = () if number else captions.export_rows(db, replace(selection, missing=True))
+    render.print_exported(number, output, progress, min_confidence, missing=any(others))
+
+
+def _with_text(row: FileRow, text: TextOptions) -> FileRow:
+    return row if row.caption is None else replace(row, caption=text.apply(row))
+
+
+def _counted(rows: Iterable[FileRow], on_count: Callable[[int], None]) -> Iterator[FileRow]:
+    for count, row in enumerate(rows, start=1):
+        yield row
+        if count % 1000 == 0:
+            on_count(count)
+
+
+def _check_model(settings: Settings, model: str | None) -> None:
+    if model is not None:
+        bundles = find_bundles(settings.bundle_folders)
+        if model not in bundles.outdated:  # whose captions are as good as they were
+            named(model, bundles)
+
+
+def _check_options(name: str, output: str, *, beside: bool, on_existing: OnExisting, options: WriteOptions) -> None:
+    """Raise UsageError for options that do not go together."""
+    is_sidecar = exporting.FORMATS[name].target is Target.SIDECARS
+    if is_sidecar and beside and output != STANDARD_OUTPUT:
+        raise UsageError("--beside and -o exclude each other: sidecars go beside the images, or into a tree at -o.")
+    if is_sidecar and not beside and output == STANDARD_OUTPUT:
+        raise UsageError(f"{name} writes a file for each image: add --beside, or -o FOLDER for a tree of its own.")
+    if not is_sidecar and (beside or on_existing != OnExisting.SKIP):
+        raise UsageError(f"--beside and --on-existing are for sidecars (txt, caption, xmp), not for {name}.")
+    if on_existing == OnExisting.MERGE and name != "xmp":
+        raise UsageError("--on-existing merge is for xmp: a text file has no fields. Choose append or prepend.")
+    for given, of, option in (
+        (options.excel, "csv", "--excel"),
+        (options.caption_column != "text", "hf", "--caption-column"),
+        (options.with_full_name, "xmp", "--xmp-name"),
+    ):
+        if given and name != of:
+            raise UsageError(f"{option} is for {of}, not for {name}.")
+
+
+def _sidecars(
+    db: Database,
+    name: str,
+    selection: Selection,
+    text: TextOptions,
+    options: WriteOptions,
+    output: str | None,
+    on_existing: OnExisting,
+    *,
+    as_json: bool,
+) -> None:
+    make = exporting.FORMATS[name].form
+    assert make is not None
+    mirror = None if output is None else os.path.realpath(os.fsencode(output))
+    writer = SidecarExport(db, make(options), text.apply, on_existing, mirror)
+    writer.require_one_name_each(captions.export_rows(db, selection))
+    writer.refuse_doubled(captions.export_rows(db, selection))
+    change = sidecars.begin_export(db, {"format": name, "output": output or "--beside", "where": selection.where})
+    with progress_display() as display:
+        done = writer.write(captions.export_rows(db, selection), change, lambda n: display.update("images seen", n, n))
+    if as_json:
+        render.print_json(asdict(done) | {"written": done.written})
+    else:
+        render_edits.print_sidecars(done)
+
+
+def _undo(db: Database, *, as_json: bool) -> None:
+    done = undo_export(db, sidecars.last_export(db))
+    if as_json:
+        render.print_json(asdict(done))
+    else:
+        render_edits.print_restored(done)

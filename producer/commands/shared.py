@@ -1,0 +1,54 @@
+"""What the commands share: the program, options that several have, and the database."""
+
+import functools
+from typing import Annotated, Any
+
+import typer
+
+import migrations
+from captioning.command_tree import UNLIMITED, new_app
+from captioning.errors import UsageError
+from captioning.settings import Settings, read_settings
+from captioning.store.database import Database
+
+FAILED_SOME = 3  # exit code of a command that reports on its job when images of the job have failed
+
+app = new_app(
+    help="Caption folders of images; search, correct and export the captions.",
+    epilog="Example: producer submit ./images",
+)
+db_app = new_app(help="Create, upgrade or check the tables of the database.")
+
+# Options whose value is a pattern, a file or a name.
+pattern, file_name, named_value = (
+    functools.partial(typer.Option, metavar=metavar) for metavar in ("PATTERN", "FILE", "NAME")
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[int, typer.Option(min=1, max=UNLIMITED, help="Show at most this many.")]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait until the job is done. Without a broker, the command always waits.")
+]
+Missing = Annotated[bool, typer.Option("--missing", help="Also show files that are gone from the disk.")]
+JobArgument = Annotated[
+    int, typer.Argument(metavar="JOB", max=UNLIMITED, help="The number of the job, as `producer jobs` shows it.")
+]
+
+
+def optional_job(default: str) -> Any:
+    return typer.Argument(metavar="JOB", max=UNLIMITED, help=f"The number of the job. Without it: {default}.")
+
+
+def open_database(settings: Settings | None = None, *, create: bool = False) -> Database:
+    """Open the database. Only with `create` are its file and its tables created or upgraded, where that is allowed."""
+    settings = settings or read_settings()
+    if not settings.database_url and settings.data_dir.exists() and not settings.data_dir.is_dir():
+        raise UsageError(f"CAPTIONING_DATA_DIR={settings.data_dir} is not a folder: set it to one.")
+    db = Database.open(settings)
+    if create:
+        migrations.ensure_schema(db)
+    elif db.is_missing and not settings.database_url:  # nothing was submitted yet: read from empty tables in memory
+        db = Database("sqlite://")
+        migrations.upgrade(db)
+    else:
+        migrations.refuse_other(db)
+    return db

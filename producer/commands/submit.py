@@ -1,0 +1,224 @@
+"""`submit`, and how a job is followed until it is done."""
+
+import os
+import time
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import typer
+
+from captioning.bundles import find_bundles, named
+from captioning.command_tree import UNLIMITED
+from captioning.errors import CaptioningError, PathsGone, UsageError
+from captioning.paths import text_of
+from captioning.settings import Settings, read_settings
+from captioning.store import captions, jobs
+from captioning.store.database import Database
+from captioning.store.presence import Absent
+from captioning.values import DecodeOptions, JobState
+from producer import render
+from producer import submit as submitting
+from producer.advice import next_commands
+from producer.commands.shared import FAILED_SOME, Json, Wait, app, file_name, named_value, open_database, pattern
+from producer.dispatch import Dispatcher
+from producer.doctor import database_name
+from producer.dry_run import dry_run
+from producer.progress import ProgressDisplay, explained_interrupt, progress_display, wait_for_job
+from producer.sources import Filters, Sources, read_list, read_sources
+from producer.submit import SubmitRequest, Submitted
+
+
+@app.command(epilog="Example: producer submit ./images --exclude 'drafts/*'")
+def submit(
+    paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Folders and files.")] = None,
+    include: Annotated[list[str] | None, pattern(help="Take only matching files. Repeatable.")] = None,
+    exclude: Annotated[list[str] | None, pattern(help="Skip matching files. Repeatable.")] = None,
+    from_file: Annotated[str | None, file_name(help="Also take the paths in this file; -: standard input.")] = None,
+    null: Annotated[bool, typer.Option("-0", help="The file separates paths by NUL, like find -print0.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, max=UNLIMITED, help="Take at most this many images.")] = None,
+    only_count: Annotated[bool, typer.Option("--dry-run", help="Only count; write nothing.")] = False,
+    name: Annotated[str, named_value(help="A name for the job. Default: the name of the first path.")] = "",
+    model: Annotated[str | None, named_value(help="The model that captions, as `producer models` names it.")] = None,
+    beam_size: Annotated[int, typer.Option(min=1, max=20, help="Hypotheses in the beam search; 1: greedy search.")] = 3,
+    priority: Annotated[Literal["normal", "high"], typer.Option(help="high: before all normal jobs.")] = "normal",
+    stale: Annotated[bool, typer.Option("--stale", help="Redo captions by older versions of the model.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Redo all captions.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try files again that failed before.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read all files to find changed ones.")] = False,
+    follow_symlinks: Annotated[bool, typer.Option("--follow-symlinks", help="Follow links inside the folder.")] = False,
+    list_skipped: Annotated[bool, typer.Option("--list-skipped", help="Name each path that is not taken.")] = False,
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Register images and have them captioned.
+
+    Images that have a caption are skipped, so the same command also continues an interrupted job.
+    """
+    started = time.monotonic()
+    settings = read_settings()
+    if stale and force:
+        raise UsageError("--stale and --force exclude each other: --force captions all images, --stale only some.")
+    if null and not from_file:
+        raise UsageError("-0 describes the list of --from-file, which is missing.")
+    bundle = named(model or settings.model, find_bundles(settings.bundle_folders))
+    listed = read_list(from_file, null=null) if from_file else None
+    report = render.SkipReport(listed=list_skipped, as_json=as_json)
+    request = SubmitRequest(
+        sources=_read_sources(settings, paths or [], listed, report, is_dry_run=only_count),
+        filters=Filters(tuple(include or ()), tuple(exclude or ()), follow_symlinks),
+        bundle=bundle,
+        options=DecodeOptions(beam_size=beam_size),
+        name=text_of(os.fsencode(name)),
+        priority=int(priority == "high"),
+        stale=stale,
+        force=force,
+        verify=verify,
+        retry_failed=retry_failed,
+        limit=limit,
+        report=report,
+    )
+    if only_count:
+        _dry_run(settings, request, as_json=as_json)
+        return
+    db = open_database(settings, create=True)
+    began_at = jobs.clock(db)
+    with (
+        explained_interrupt("finished captions are kept, and the same command continues"),
+        Dispatcher(db, settings) as dispatcher,
+        progress_display() as display,
+    ):
+        submitted = _register(db, settings, request, dispatcher, display)
+        progress = _begin(db, settings, submitted, dispatcher, display, wait=wait or settings.embedded)
+    _finish(db, settings, progress, started, began_at, submitted, as_json=as_json)
+    _exit_if_unusable(request)
+
+
+def _read_sources(
+    settings: Settings, paths: list[str], listed: Iterable[bytes] | None, report: render.SkipReport, *, is_dry_run: bool
+) -> Sources:
+    """Look up the paths that a person named. Files of the store at a path that does not exist are marked as missing."""
+    try:
+        return read_sources([os.fsencode(path) for path in paths], listed, report)
+    except PathsGone as gone:
+        if is_dry_run or (not settings.database_url and not settings.sqlite_file.exists()):
+            raise
+        absent = submitting.mark_gone(open_database(settings), gone.paths)
+        raise UsageError(" ".join([str(gone), *submitting.describe_absent(absent)])) from None
+
+
+def _dry_run(settings: Settings, request: SubmitRequest, *, as_json: bool) -> None:
+    try:
+        db = open_database(settings)
+    except CaptioningError as error:
+        render.print_warning(f"new and known images cannot be counted separately: {error}")
+        db = None
+    result = dry_run(db, settings, request)
+    render.print_dry_run(result, as_json=as_json)
+    if not result.scanned:
+        raise UsageError(f"no images found. {submitting.hint_without_images(result.skipped)}")
+    _exit_if_unusable(request)
+
+
+def _exit_if_unusable(request: SubmitRequest) -> None:
+    """Exit with FAILED_SOME when paths that the person named cannot be used."""
+    if request.sources.skipped:
+        raise SystemExit(FAILED_SOME)
+
+
+def _register(
+    db: Database, settings: Settings, request: SubmitRequest, dispatcher: Dispatcher, display: ProgressDisplay
+) -> Submitted:
+    def on_commit(submitted: Submitted) -> None:
+        display.update("images found", submitted.scanned, submitted.scanned)
+        if submitted.queued:
+            dispatcher.start_early()
+
+    submitted = submitting.submit(db, settings, request, on_commit)
+    if submitted.other_options:
+        display.print_line(render.other_options_text(submitted.other_options))
+    return submitted
+
+
+def _begin(
+    db: Database,
+    settings: Settings,
+    submitted: Submitted,
+    dispatcher: Dispatcher,
+    display: ProgressDisplay,
+    *,
+    wait: bool,
+) -> jobs.Progress:
+    """Wake workers for a job that has work to do, and wait for them if `wait` is set."""
+    progress = jobs.progress(db, submitted.job)[0]
+    if progress.is_finished or progress.state == JobState.PAUSED:
+        return progress
+    if submitted.continued:
+        display.print_line(render.continued_text(progress))
+    dispatcher.wake_workers()
+    return _wait(db, settings, submitted.job, display, dispatcher) if wait else progress
+
+
+def _wait(
+    db: Database, settings: Settings, job: int, display: ProgressDisplay, dispatcher: Dispatcher
+) -> jobs.Progress:
+    """Wait for a job. After a Ctrl-C, other machines' workers continue the job, but not the embedded one."""
+    if settings.embedded:
+        return wait_for_job(db, job, display, dispatcher)
+    with explained_interrupt(f"workers continue job {job}: producer status {job} --watch"):
+        return wait_for_job(db, job, display, dispatcher)
+
+
+def dispatch(db: Database, settings: Settings, job: int, *, wait: bool) -> None:
+    """Wake workers for a job. In embedded mode, or with `wait`, wait for them and print the result."""
+    progress = jobs.progress(db, job)[0]
+    if progress.is_finished or progress.state != JobState.ACTIVE:
+        return
+    started, began_at = time.monotonic(), jobs.clock(db)
+    with (
+        explained_interrupt("finished captions are kept, and the same command continues"),
+        Dispatcher(db, settings) as dispatcher,
+        progress_display() as display,
+    ):
+        dispatcher.wake_workers()
+        if not (wait or settings.embedded):
+            return
+        progress = _wait(db, settings, job, display, dispatcher)
+    _finish(db, settings, progress, started, began_at)
+
+
+def _finish(
+    db: Database,
+    settings: Settings,
+    progress: jobs.Progress,
+    started: float,
+    began_at: float,
+    submitted: Submitted | None = None,
+    *,
+    as_json: bool = False,
+) -> None:
+    """Print the result of a job. Exits with FAILED_SOME when images failed since the command started.
+
+    It started at `started` by this process's clock, and at `began_at` by the database's.
+    """
+    seconds = time.monotonic() - started
+    absent = submitted.absent if submitted else Absent()
+    for sentence in () if as_json else submitting.describe_absent(absent):
+        render.print_text(sentence)
+    if as_json:
+        render.print_json(render.submit_json(progress, absent, seconds))
+    elif not progress.is_finished:
+        render.print_queued(progress)
+    else:
+        reasons, made = jobs.reasons(db, progress.job), captions.samples(db, progress.job, 50)
+        shown = made[:: max(1, -(-len(made) // 5))]
+        path = _exact_text(submitted.first_path) if submitted else ""
+        commands = next_commands(progress, reasons, [row.caption or "" for row in made], path)
+        render.print_finished(progress, seconds, reasons, shown, database_name(db), commands)
+    if jobs.has_failures_since(db, progress.job, began_at):
+        raise SystemExit(FAILED_SOME)
+
+
+def _exact_text(path: bytes) -> str:
+    """Return a path as a person can type it; empty if it is not UTF-8 text."""
+    text = text_of(path)
+    return text if text.isprintable() and os.fsencode(text) == path else ""

@@ -1,0 +1,197 @@
+"""Files in folders of images: read and replaced without following a link, and never outside of a tree.
+
+Every folder on the way is opened by its descriptor with O_NOFOLLOW, so that nobody can put a link in the place of a
+folder between the check and the write. A file is replaced by a rename, which leaves the old one or the new one.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from captioning.atomic import TEMPORARY_PREFIX
+
+MAX_BYTES = 8_000_000  # of a file that is read
+
+# where the system can, a folder is opened without the right to list it
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Unsafe(Exception):
+    """A file that must not be read or written; the message says why."""
+
+
+@dataclass(frozen=True)
+class Present:
+    """A file as it was read."""
+
+    data: bytes
+    mode: int
+    identity: tuple[int, int, int, int]  # device, inode, size, time of change
+
+
+class Tree:
+    """A folder below which files are read and written. Keeps the last folder open, because files come by folder."""
+
+    def __init__(self, root: bytes) -> None:
+        """Raises OSError when the root cannot be opened."""
+        self._root = os.open(root, _FOLDER & ~os.O_NOFOLLOW)
+        self._open: tuple[tuple[bytes, ...], int] | None = None
+        self._tidied: set[tuple[bytes, ...]] = set()  # folders without what killed exports left
+
+    def close(self) -> None:
+        self._leave()
+        os.close(self._root)
+
+    def read(self, path: bytes) -> Present | None:
+        """Return a file at a path below the root; None if there is none. Raises Unsafe and OSError."""
+        *folders, name = _parts(path)
+        folder = self._enter(tuple(folders), create=False)
+        if folder is None:
+            return None
+        try:
+            descriptor = os.open(name, _READ, dir_fd=folder)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _as_unsafe(error) from error
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise Unsafe("it is no regular file")
+            if found.st_nlink > 1:
+                raise Unsafe("it has a second name, a hard link, somewhere else")
+            if found.st_size > MAX_BYTES:
+                raise Unsafe(f"it has more than {MAX_BYTES} bytes")
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(MAX_BYTES + 1)
+        finally:
+            os.close(descriptor)
+        return Present(data, stat.S_IMODE(found.st_mode), _identity(found))
+
+    def write(self, path: bytes, data: bytes, before: Present | None) -> None:
+        """Write a file, in the place of `before`. Raises Unsafe when it has changed since it was read, and OSError."""
+        *folders, name = _parts(path)
+        folder = self._enter(tuple(folders), create=True)
+        assert folder is not None
+        if tuple(folders) not in self._tidied:
+            self._tidied.add(tuple(folders))
+            _remove_unfinished(folder)
+        temporary = TEMPORARY_PREFIX.encode() + secrets.token_hex(8).encode()
+        descriptor = os.open(temporary, _CREATE, 0o666, dir_fd=folder)
+        try:
+            with open(descriptor, "wb") as file:  # noqa: PTH123, a descriptor
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                file.write(data)
+                file.flush()
+                if before is not None:  # what a person had must not become an empty file when the power fails
+                    os.fchmod(descriptor, before.mode)
+                    os.fsync(descriptor)
+                self._require_unchanged(folder, name, before)
+                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=folder)
+            raise
+
+    def remove(self, path: bytes, before: Present) -> None:
+        """Remove a file. Raises Unsafe when it has changed since it was read, and OSError."""
+        *folders, name = _parts(path)
+        folder = self._enter(tuple(folders), create=False)
+        assert folder is not None
+        self._require_unchanged(folder, name, before)
+        os.unlink(name, dir_fd=folder)
+
+    @staticmethod
+    def _require_unchanged(folder: int, name: bytes, before: Present | None) -> None:
+        try:
+            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            found = None
+        now = None if found is None else _identity(found)
+        if now != (None if before is None else before.identity):
+            raise Unsafe("somebody changed it at this moment")
+
+    def _enter(self, folders: tuple[bytes, ...], *, create: bool) -> int | None:
+        """Return the descriptor of a folder below the root; None if it does not exist. Raises Unsafe and OSError."""
+        if self._open is not None and self._open[0] == folders:
+            return self._open[1]
+        self._leave()
+        descriptor = os.dup(self._root)
+        try:
+            for name in folders:
+                try:
+                    inner = os.open(name, _FOLDER, dir_fd=descriptor)
+                except FileNotFoundError:
+                    if not create:
+                        os.close(descriptor)
+                        return None
+                    os.mkdir(name, dir_fd=descriptor)
+                    inner = os.open(name, _FOLDER, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = inner
+        except OSError as error:
+            os.close(descriptor)
+            raise _as_unsafe(error) from error
+        self._open = (folders, descriptor)
+        return descriptor
+
+    def _leave(self) -> None:
+        if self._open is not None:
+            os.close(self._open[1])
+            self._open = None
+
+
+@contextmanager
+def open_tree(root: bytes) -> Iterator[Tree]:
+    """Open a tree for a while."""
+    tree = Tree(root)
+    try:
+        yield tree
+    finally:
+        tree.close()
+
+
+def _remove_unfinished(folder: int) -> None:
+    """Delete the temporary files in a folder that killed processes left, not those that are in use."""
+    with contextlib.suppress(OSError):
+        listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            names = [name for name in os.listdir(listed) if name.startswith(TEMPORARY_PREFIX)]  # noqa: PTH208
+        finally:
+            os.close(listed)
+        for name in names:
+            descriptor = os.open(name, _READ, dir_fd=folder)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises OSError while it is in use
+                os.unlink(name, dir_fd=folder)
+            finally:
+                os.close(descriptor)
+
+
+def _parts(path: bytes) -> list[bytes]:
+    parts = path.split(b"/")
+    if not path or any(part in (b"", b".", b"..") for part in parts):
+        raise Unsafe("its path does not stay inside its folder")
+    return parts
+
+
+def _identity(found: os.stat_result) -> tuple[int, int, int, int]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _as_unsafe(error: OSError) -> Exception:
+    """Return what a refusal of O_NOFOLLOW means; other errors stay as they are."""
+    if error.errno == errno.ELOOP:
+        return Unsafe("it is a symbolic link")
+    if error.errno == errno.ENOTDIR:
+        return Unsafe("a folder of its path is a symbolic link, or no folder")
+    return error

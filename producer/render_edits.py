@@ -1,0 +1,181 @@
+"""What `producer` prints about captions that people change."""
+
+import sys
+from collections.abc import Sequence
+
+from captioning.store.captions import FileRow
+from captioning.store.edits import HistoryEntry, Undone
+from captioning.store.imports import Kind
+from captioning.store.model_diff import ModelDiff
+from captioning.store.statistics import Statistics
+from captioning.terminal import count, printable
+from producer.export.sidecars import Kept, Restored, Written
+from producer.importing import Counts
+from producer.render import percent, print_table, print_text
+
+DECORATIVE = "(decorative: no caption)"
+
+
+def print_corrected(before: FileRow, after: FileRow) -> None:
+    """Print a caption and what it was before."""
+    print_text(after.path)
+    print_text(shown(after.caption), indent="  ")
+    if before.caption is not None and before.caption != after.caption:
+        by = before.model or before.source
+        print_text(f"before, by {by}: {shown(before.caption)}", indent="  ")
+
+
+def shown(caption: str | None) -> str:
+    """Return a caption as people read it, with a word for an empty one."""
+    return DECORATIVE if caption == "" else caption or "(none)"
+
+
+def print_replaced(changes: Sequence[tuple[FileRow, str, str]], total: int) -> None:
+    """Print the first captions that change, before and after."""
+    if not total:
+        print("no caption changes", file=sys.stderr)
+        return
+    print_table(
+        ("path", "before", "after"),
+        ((row.path, before, after) for row, before, after in changes),
+        wrap=("path", "before", "after"),
+    )
+    if total > len(changes):
+        print(f"{len(changes)} of {total}", file=sys.stderr)
+
+
+def print_changed(done: int, found: int) -> None:
+    """Print how many captions were changed, of those that were found."""
+    print(f"{count(done, 'caption')} changed; `producer undo` puts the words back", file=sys.stderr)
+    if done < found:
+        print(f"{count(found - done, 'caption')} changed meanwhile and left as they are", file=sys.stderr)
+
+
+def print_undone(undone: Undone) -> None:
+    """Print what an undo did."""
+    print_text(f"change {undone.change} ({undone.verb}): {count(undone.restored, 'caption')} as before")
+    if undone.kept:
+        print_text(f"{count(undone.kept, 'caption')} left as they are: changed again since, or gone")
+
+
+def print_history(entries: Sequence[HistoryEntry]) -> None:
+    """Print the edits of a file's captions, the newest first."""
+    if not entries:
+        print("nobody has changed its captions", file=sys.stderr)
+        return
+    print_table(
+        ("change", "when", "who", "what", "before", "after"),
+        (
+            (e.change, e.at, e.person, f"{e.verb}, undone" if e.undone else e.verb, shown(e.before), shown(e.after))
+            for e in entries
+        ),
+        wrap=("before", "after"),
+        optional=("when", "who"),
+    )
+
+
+def print_sidecars(done: Written) -> None:
+    """Print what an export of sidecars did."""
+    parts = [
+        f"{number} {word}"
+        for number, word in ((done.new, "new"), (done.changed, "changed"), (done.renewed, "renewed"))
+        if number
+    ]
+    print(f"{count(done.written, 'file')} written" + (f": {', '.join(parts)}" if parts else ""), file=sys.stderr)
+    if done.same:
+        print(f"{count(done.same, 'file')} said the same already", file=sys.stderr)
+    _print_kept(done)
+    if done.written:
+        print("`producer export --undo` puts back what was there", file=sys.stderr)
+
+
+def print_restored(done: Restored) -> None:
+    """Print what an undo of an export did."""
+    removed, restored = count(done.removed, "file"), count(done.restored, "file")
+    print(f"{removed} removed, {restored} as before", file=sys.stderr)
+    _print_kept(done)
+
+
+def _print_kept(kept: Kept) -> None:
+    for reason, number in kept.counts.items():
+        print(
+            f"{count(number, 'file')} left as it is" if number == 1 else f"{number} files left as they are",
+            end="",
+            file=sys.stderr,
+        )
+        print(f", {reason}:", file=sys.stderr)
+        for path in kept.examples[reason]:
+            print(f"  {printable(path)}", file=sys.stderr)
+
+
+def print_left_out(paths: Sequence[str]) -> None:
+    """Print the images whose files are not any more what was captioned."""
+    if paths:
+        print(f"{count(len(paths), 'image')} left out: changed or gone since, submit again", file=sys.stderr)
+        print(f"  the first: {printable(paths[0])}", file=sys.stderr)
+
+
+_KINDS = {
+    Kind.NEW: "new",
+    Kind.CHANGED: "changed there",
+    Kind.SAME: "the same",
+    Kind.NEWER_HERE: "changed here since the export: ours stays",
+    Kind.CONFLICT: "in conflict: changed here and there, or for other content",
+    Kind.UNKNOWN: "unknown: no such image is registered",
+    Kind.EMPTY: "without a caption",
+}
+
+
+def print_imported(counts: Counts, written: int, *, dry_run: bool, theirs: bool) -> None:
+    """Print what an import found and did."""
+    for kind, words in _KINDS.items():
+        if kind in counts.number:
+            print_text(f"{counts.number[kind]:>6}  {words}")
+            for example in counts.examples[kind] if kind in (Kind.CONFLICT, Kind.UNKNOWN) else ():
+                print_text(example, indent="        ")
+    print(f"{count(written, 'caption')} written" + (" (dry run)" if dry_run else ""), file=sys.stderr)
+    if counts.number.get(Kind.CONFLICT) and not theirs:
+        print("conflicts keep our caption; --take theirs takes the imported one", file=sys.stderr)
+    if written:
+        print("`producer undo` takes them back", file=sys.stderr)
+
+
+def print_statistics(found: Statistics) -> None:
+    """Print how many files there are of each kind."""
+    size = f"{found.bytes / 1e9:.1f} GB" if found.bytes >= 1e8 else f"{found.bytes / 1e6:.1f} MB"
+    print_text(f"{count(found.files, 'file')}, {size}, {count(found.images, 'different image')}")
+    lines = [
+        ("captioned", found.captioned), ("failed", found.failed), ("pending", found.pending),
+        ("missing from the disk", found.missing), ("by people", found.human), ("imported", found.imported),
+        ("edited", found.edited), ("by people, image changed since", found.image_changed),
+    ]  # fmt: skip
+    for words, number in lines:
+        if number:
+            print_text(f"{number:>10}  {words}")
+    if found.models:
+        print()
+        print_table(
+            ("model", "shown for", "mean confidence", "unlike"),
+            ((m.model, m.files, percent(m.confidence), m.unlike) for m in found.models),
+            wrap=(),
+        )
+
+
+def print_diff(first: str, second: str, found: ModelDiff) -> None:
+    """Print how the captions of two models differ."""
+    print_text(f"{count(found.images, 'image')} with captions by both {first} and {second}")
+    print_text(
+        f"{found.same / found.images:.0%} are the same; they share {found.overlap:.0%} of their words", indent="  "
+    )
+    means = [percent(mean) or "unknown" for mean in found.confidence]
+    print_text(f"mean confidence {means[0]} and {means[1]}", indent="  ")
+    for name, words in ((first, found.only_first), (second, found.only_second)):
+        common = ", ".join(f"{word} {number}" for word, number in words.most_common(10))
+        print_text(f"only {name} says: {common or 'nothing'}", indent="  ")
+    if found.worst:
+        print()
+        print_table(
+            ("path", first, second, "shared"),
+            ((d.path, d.first, d.second, f"{d.overlap:.0%}") for d in found.worst),
+            wrap=("path", first, second),
+        )

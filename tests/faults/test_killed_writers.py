@@ -1,0 +1,156 @@
+"""`kill -9` at random moments of every command that writes captions or sidecars: the old state or the new one."""
+
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import migrations
+from captioning.settings import read_settings
+from captioning.store import leases
+from captioning.store.captions import export_rows
+from captioning.store.database import Database
+from captioning.values import DecodeOptions
+from producer.sources import Filters, read_sources
+from producer.submit import SubmitRequest, submit
+from scripts.sample_images import copy_samples
+from tests.journeys.cli_runner import CliRunner
+from tests.store.helpers import LSTM, StoreDriver, captioned
+
+MINE = "meine W\u00f6rter\n".encode()
+XMP = (
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""'
+    b' xmlns:p="urn:p:" p:mine="1"/></rdf:RDF>'
+)
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> CliRunner:
+    """Forty captioned photographs in four folders; beside half of them a person has a text file and XMP."""
+    folder = tmp_path / "photographs"
+    for name in "abcd":
+        for file in copy_samples(folder / name):
+            file.write_bytes(file.read_bytes() + name.encode())  # other content in each folder
+    for i, file in enumerate(sorted(folder.rglob("*.*"))):
+        if i % 2:
+            file.with_suffix(".txt").write_bytes(MINE)
+            file.with_suffix(".xmp").write_bytes(XMP)
+    settings = read_settings(data_dir=tmp_path / "data")
+    db = Database.open(settings)
+    migrations.ensure_schema(db)
+    submit(db, settings, SubmitRequest(read_sources([os.fsencode(folder)]), Filters(), LSTM, DecodeOptions()), print)
+    driver = StoreDriver(db, os.fsencode(folder))
+    for claim in driver.claim_all():
+        driver.commit_batch(claim, [captioned(item, f"two dogs and {item.file_id} cats") for item in claim.items])
+        leases.complete(db, claim)
+    db.close()
+    return CliRunner(tmp_path / "data")
+
+
+def texts_of(folder: Path, ending: str) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in sorted(folder.rglob(f"*{ending}"))}
+
+
+def captions_of(cli: CliRunner) -> list[str]:
+    """Return all captions, of a database that is whole."""
+    with sqlite3.connect(cli.data / "captions.sqlite") as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+    connection.close()
+    db = Database(f"sqlite:///{cli.data / 'captions.sqlite'}")
+    found = [row.caption or "" for row in export_rows(db)]
+    db.close()
+    return found
+
+
+def kill_again_and_again(cli: CliRunner, rounds: int, *arguments: str, check: Callable[[], None]) -> None:
+    """Start a command and kill it at a random moment, many times; then let it end."""
+    started = time.monotonic()
+    probe = cli.run("producer", "--version")
+    assert probe.code == 0
+    usual = 4 * (time.monotonic() - started)
+    chance = random.Random(len(arguments))
+    for _ in range(rounds):
+        path = Path(sys.executable).with_name("producer")
+        process = subprocess.Popen(
+            [path, *arguments], env=cli.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(chance.uniform(0.3, 1) * usual)
+        process.kill()
+        process.wait()
+        check()
+    done = cli.run("producer", *arguments)
+    assert done.code == 0, done.err
+    check()
+
+
+ROUNDS = [3, pytest.param(50, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize(
+    ("form", "ending", "how", "mine"),
+    [("txt", ".txt", "append", MINE), ("txt", ".txt", "overwrite", MINE), ("xmp", ".xmp", "merge", XMP)],
+)
+def test_a_killed_export_leaves_what_was_there_or_what_it_writes_and_an_undo_puts_it_back(
+    form: str, ending: str, how: str, mine: bytes, rounds: int, cli: CliRunner, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photographs"
+    before = texts_of(folder, ending)
+    originals = texts_of(folder, "g")
+
+    def check() -> None:
+        now = texts_of(folder, ending)
+        assert before.keys() <= now.keys()
+        for file, data in now.items():
+            is_new = b"two dogs and" in data
+            keeps = how == "overwrite" or all(byte in iter(data) for byte in mine.replace(b"/", b"")[:20])
+            assert data == before.get(file) or (is_new and (file not in before or keeps)), file
+        assert texts_of(folder, "g") == originals
+
+    kill_again_and_again(cli, rounds, "export", "--beside", "--format", form, "--on-existing", how, check=check)
+    assert len(texts_of(folder, ending)) == 40
+    assert all(b"two dogs and" in data for data in texts_of(folder, ending).values())
+    assert not list(folder.rglob(".captionmill-*"))
+
+    def restored() -> None:
+        for file, data in texts_of(folder, ending).items():
+            assert data == before.get(file) or b"two dogs and" in data
+
+    for _ in range(rounds):  # each undo takes back what the last export wrote that is not undone
+        kill_again_and_again(cli, 1, "export", "--undo", check=restored)
+        if texts_of(folder, ending) == before:
+            break
+    assert texts_of(folder, ending) == before
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_a_killed_change_of_captions_is_made_as_a_whole_or_not_at_all(
+    rounds: int, cli: CliRunner, tmp_path: Path
+) -> None:
+    before = captions_of(cli)
+    after = [text.replace("dogs", "puppies") for text in before]
+
+    def whole() -> None:
+        assert captions_of(cli) in (before, after)
+
+    kill_again_and_again(cli, rounds, "replace", "dogs", "puppies", "--yes", check=whole)
+    assert captions_of(cli) == after
+    file = tmp_path / "edited.csv"
+    cli.run("producer", "export", "-o", str(file))
+    file.write_text(file.read_text().replace("two puppies", "three puppies"))
+    imported = [text.replace("two", "three") for text in after]
+
+    def all_or_nothing() -> None:
+        assert captions_of(cli) in (after, imported)
+
+    kill_again_and_again(cli, rounds, "import", str(file), check=all_or_nothing)
+    assert captions_of(cli) == imported
+    kill_again_and_again(cli, 0, "undo", check=all_or_nothing)
+    assert captions_of(cli) == after
