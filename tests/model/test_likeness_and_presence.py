@@ -8,7 +8,7 @@ from captioning.calibration import is_unlike
 from captioning.model.likeness import Likeness
 from captioning.model.presence import AbsentWords, Presence, least_present
 from captioning.model.vocabulary import Vocabulary
-from captioning.model.word_groups import THINGS
+from captioning.word_groups import THINGS
 
 
 def grids(means: Tensor) -> Tensor:
