@@ -6,6 +6,7 @@ CaptioningError                    one line for the person, with a remedy; the c
 ├── ImageError                     one image is at fault: recorded on its row, not retried by itself
 │   └── FileUnreachable            the file and everything around it is gone; it may come back
 ├── BundleError                    a model bundle is missing, damaged or does not fit
+├── FileLeft                       a file beside an image is left as it is: a link, or not what it should be
 ├── LeaseLost                      another worker has the chunk, or its job was cancelled; nothing was written
 ├── StoreFault                     the database rejects a statement or a value: a bug, or one image's data
 ├── TrainingDiverged               the training loss is not finite
@@ -68,6 +69,10 @@ class FileUnreachable(ImageError):
 
 class BundleError(CaptioningError):
     """A model bundle cannot be found, read or trusted."""
+
+
+class FileLeft(CaptioningError):
+    """A file beside an image must not be read or written, so it is left as it is."""
 
 
 class LeaseLost(CaptioningError):

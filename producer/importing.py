@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from captioning.errors import UsageError
+from captioning.errors import FileLeft, UsageError
 from captioning.paths import absolute, text_of
 from captioning.store.captions import FileRow
 from captioning.store.database import Database
@@ -19,7 +19,7 @@ from captioning.store.edits import checked_text
 from captioning.store.files import roots
 from captioning.store.imports import Compared, ImportedRow, Kind, compare
 from producer.export import xmp
-from producer.export.place import Unsafe, open_tree
+from producer.export.place import open_tree
 from producer.export.sidecars import Form
 
 PAGE = 500  # rows that are compared together
@@ -160,7 +160,7 @@ def read_sidecars(files: Iterable[FileRow], form: Form, *, is_xmp: bool) -> Iter
                     continue
                 text = _xmp_text(present.data) if is_xmp else present.data.decode("utf-8-sig")
                 yield ImportedRow(row.path_bytes, checked_text(text), place=text_of(path))
-            except (Unsafe, OSError, UnicodeError, UsageError, xmp.NotXmp):
+            except (FileLeft, OSError, UnicodeError, UsageError):
                 continue
 
 

@@ -150,7 +150,7 @@ class TrainConfig:
                 f"classifier={self.classifier}: a frozen encoder forgets nothing; tune it, --tune-encoder 1e-4, or read"
                 " concepts, --concepts 6."
             )
-        if self.concepts and not self.classifier:
+        if self.concepts and not (self.classifier or self.start):
             raise UsageError(f"concepts={self.concepts}: give the classifier that sees them, --classifier FILE.")
         if self.memory_size % DecoderConfig.heads:
             heads = DecoderConfig.heads

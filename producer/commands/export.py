@@ -1,7 +1,8 @@
 """`export`: which files, which words, and where to."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from enum import Enum
 from typing import Annotated, Any, Literal
@@ -23,7 +24,7 @@ from producer.export import Target, WriteOptions
 from producer.export.output import STANDARD_OUTPUT
 from producer.export.sidecars import OnExisting, SidecarExport, undo_export
 from producer.export.text import TextOptions
-from producer.progress import progress_display
+from producer.progress import ProgressDisplay, progress_display
 
 FormatName = Enum("FormatName", {name: name for name in exporting.FORMATS})  # type: ignore[misc]  # a literal is wanted
 _FORMATS = ", ".join(exporting.FORMATS)
@@ -115,17 +116,17 @@ def export(
     if form.target is Target.SIDECARS:
         _sidecars(db, name, selection, text, options, None if beside else output, on_existing, as_json=as_json)
         return
-    with progress_display() as display:
-        rows = _counted(captions.export_rows(db, selection), lambda n: display.update("files exported", n, n))
+    # the display takes standard output over, so there is none for an export to it
+    with progress_display() if output != STANDARD_OUTPUT else nullcontext() as display:
+        rows = _counted(captions.export_rows(db, selection), display)
         if form.folder is not None:
             folder = form.folder(output, options)
             number = folder.write(rows, text.apply)
             render_edits.print_left_out(folder.left_out)
-        elif form.fitting:
-            number = form.write(rows, output, text.apply, options)  # type: ignore[misc]
         else:
-            written = rows if text.is_plain else (_with_text(row, text) for row in rows)
-            number = form.write(written, output, text.apply, options)  # type: ignore[misc]
+            written = rows if form.fitting or text.is_plain else (_with_text(row, text) for row in rows)
+            assert form.write is not None
+            number = form.write(written, output, text.apply, options)
     others = () if number else captions.export_rows(db, replace(selection, missing=True))
     render.print_exported(number, output, progress, min_confidence, missing=any(others))
 
@@ -134,11 +135,11 @@ def _with_text(row: FileRow, text: TextOptions) -> FileRow:
     return row if row.caption is None else replace(row, caption=text.apply(row))
 
 
-def _counted(rows: Iterable[FileRow], on_count: Callable[[int], None]) -> Iterator[FileRow]:
+def _counted(rows: Iterable[FileRow], display: ProgressDisplay | None) -> Iterator[FileRow]:
     for count, row in enumerate(rows, start=1):
         yield row
-        if count % 1000 == 0:
-            on_count(count)
+        if display is not None and count % 1000 == 0:
+            display.update("files exported", count, count)
 
 
 def _check_model(settings: Settings, model: str | None) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from captioning.atomic import TEMPORARY_PREFIX
+from captioning.errors import FileLeft
 
 MAX_BYTES = 8_000_000  # of a file that is read
 
@@ -22,10 +23,6 @@ MAX_BYTES = 8_000_000  # of a file that is read
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class Unsafe(Exception):
-    """A file that must not be read or written; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Tree:
         os.close(self._root)
 
     def read(self, path: bytes) -> Present | None:
-        """Return a file at a path below the root; None if there is none. Raises Unsafe and OSError."""
+        """Return a file at a path below the root; None if there is none. Raises FileLeft and OSError."""
         *folders, name = _parts(path)
         folder = self._enter(tuple(folders), create=False)
         if folder is None:
@@ -65,11 +62,11 @@ class Tree:
         try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
-                raise Unsafe("it is no regular file")
+                raise FileLeft("it is no regular file")
             if found.st_nlink > 1:
-                raise Unsafe("it has a second name, a hard link, somewhere else")
+                raise FileLeft("it has a second name, a hard link, somewhere else")
             if found.st_size > MAX_BYTES:
-                raise Unsafe(f"it has more than {MAX_BYTES} bytes")
+                raise FileLeft(f"it has more than {MAX_BYTES} bytes")
             with open(descriptor, "rb", closefd=False) as file:
                 data = file.read(MAX_BYTES + 1)
         finally:
@@ -77,7 +74,7 @@ class Tree:
         return Present(data, stat.S_IMODE(found.st_mode), _identity(found))
 
     def write(self, path: bytes, data: bytes, before: Present | None) -> None:
-        """Write a file, in the place of `before`. Raises Unsafe when it has changed since it was read, and OSError."""
+        """Write a file, in the place of `before`. Raises FileLeft when it has changed since, and OSError."""
         *folders, name = _parts(path)
         folder = self._enter(tuple(folders), create=True)
         assert folder is not None
@@ -103,7 +100,7 @@ class Tree:
             raise
 
     def remove(self, path: bytes, before: Present) -> None:
-        """Remove a file. Raises Unsafe when it has changed since it was read, and OSError."""
+        """Remove a file. Raises FileLeft when it has changed since it was read, and OSError."""
         *folders, name = _parts(path)
         folder = self._enter(tuple(folders), create=False)
         assert folder is not None
@@ -118,10 +115,10 @@ class Tree:
             found = None
         now = None if found is None else _identity(found)
         if now != (None if before is None else before.identity):
-            raise Unsafe("somebody changed it at this moment")
+            raise FileLeft("somebody changed it at this moment")
 
     def _enter(self, folders: tuple[bytes, ...], *, create: bool) -> int | None:
-        """Return the descriptor of a folder below the root; None if it does not exist. Raises Unsafe and OSError."""
+        """Return the descriptor of a folder below the root; None if it does not exist. Raises FileLeft and OSError."""
         if self._open is not None and self._open[0] == folders:
             return self._open[1]
         self._leave()
@@ -180,7 +177,7 @@ def _remove_unfinished(folder: int) -> None:
 def _parts(path: bytes) -> list[bytes]:
     parts = path.split(b"/")
     if not path or any(part in (b"", b".", b"..") for part in parts):
-        raise Unsafe("its path does not stay inside its folder")
+        raise FileLeft("its path does not stay inside its folder")
     return parts
 
 
@@ -191,7 +188,7 @@ def _identity(found: os.stat_result) -> tuple[int, int, int, int]:
 def _as_unsafe(error: OSError) -> Exception:
     """Return what a refusal of O_NOFOLLOW means; other errors stay as they are."""
     if error.errno == errno.ELOOP:
-        return Unsafe("it is a symbolic link")
+        return FileLeft("it is a symbolic link")
     if error.errno == errno.ENOTDIR:
-        return Unsafe("a folder of its path is a symbolic link, or no folder")
+        return FileLeft("a folder of its path is a symbolic link, or no folder")
     return error

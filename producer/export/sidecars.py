@@ -17,14 +17,14 @@ from typing import Protocol
 
 import numpy as np
 
-from captioning.errors import UsageError
+from captioning.errors import FileLeft, UsageError
 from captioning.paths import text_of
 from captioning.store import sidecars as stored
 from captioning.store.captions import FileRow
 from captioning.store.database import Database
 from captioning.store.sidecars import KnownSidecar
 from producer.export import xmp
-from producer.export.place import Present, Tree, Unsafe, open_tree
+from producer.export.place import Present, Tree, open_tree
 
 _PAGE = 500  # files that are announced together
 _EXAMPLES = 3  # paths that are named for a reason
@@ -47,7 +47,7 @@ class Form(Protocol):
         """Return the name of the sidecar of an image with this name."""
 
     def content(self, row: FileRow, text: str, before: bytes | None, how: OnExisting) -> bytes:
-        """Return the content that says the caption, `before` being what a person had there. Raises Unsafe."""
+        """Return the content that says the caption, `before` being what a person had there. Raises FileLeft."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class TextForm:
         if before is None or not before.strip() or how == OnExisting.OVERWRITE:
             return own + b"\n"
         if how == OnExisting.MERGE:
-            raise Unsafe("a text file has no fields to merge: choose append, prepend or overwrite")
+            raise FileLeft("a text file has no fields to merge: choose append, prepend or overwrite")
         first, second = (before.strip(), own) if how == OnExisting.APPEND else (own, before.strip())
         return first + b"\n" + second + b"\n"
 
@@ -84,8 +84,8 @@ class XmpForm:
             return xmp.new_packet(text, text, provenance)
         try:
             packet = xmp.parse(before)
-        except xmp.NotXmp as error:
-            raise Unsafe(f"it cannot be merged: {error}") from None
+        except FileLeft as error:
+            raise FileLeft(f"it cannot be merged: {error}") from None
         texts = {}
         for name in (xmp.DESCRIPTION, xmp.ALT_TEXT):
             present = packet.text(name)
@@ -217,7 +217,7 @@ class SidecarExport:
             tree = self._tree(place.root)
             present = tree.read(place.path)
             return self._decide(place, present, known)
-        except (Unsafe, OSError) as error:
+        except (FileLeft, OSError) as error:
             self.done.keep(place.whole, _reason(error))
             return None
 
@@ -243,7 +243,7 @@ class SidecarExport:
     def _write(self, write: _Write) -> None:
         try:
             self._tree(write.place.root).write(write.place.path, write.data, write.present)
-        except (Unsafe, OSError) as error:
+        except (FileLeft, OSError) as error:
             self.done.keep(write.place.whole, _reason(error))
             return
         setattr(self.done, write.kind, getattr(self.done, write.kind) + 1)
@@ -285,7 +285,7 @@ def undo_export(db: Database, change_id: int) -> Restored:
                 try:
                     _restore(tree, known.path.lstrip(b"/"), known, done)
                     settled.append(known.path)
-                except (Unsafe, OSError) as error:
+                except (FileLeft, OSError) as error:
                     done.keep(known.path, _reason(error))
             stored.forget_sidecars(db, settled)
     stored.finish_undo(db, change_id)
@@ -298,7 +298,7 @@ def _restore(tree: Tree, name: bytes, known: KnownSidecar, done: Restored) -> No
     if digest == (None if known.before is None else _digest(known.before)):
         return  # it was never written, or is as it was
     if present is None or not known.is_ours(digest):
-        raise Unsafe("somebody changed it after the export")
+        raise FileLeft("somebody changed it after the export")
     if known.before is None:
         tree.remove(name, present)
         done.removed += 1
@@ -307,7 +307,7 @@ def _restore(tree: Tree, name: bytes, known: KnownSidecar, done: Restored) -> No
         done.restored += 1
 
 
-def _reason(error: Unsafe | OSError) -> str:
+def _reason(error: FileLeft | OSError) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 

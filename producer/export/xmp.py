@@ -12,6 +12,8 @@ from typing import NoReturn
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
+from captioning.errors import FileLeft
+
 MAX_BYTES = 8_000_000
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 DC = "http://purl.org/dc/elements/1.1/"
@@ -33,10 +35,6 @@ _EMPTY = b"""<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>
 </x:xmpmeta>
 <?xpacket end="w"?>
 """
-
-
-class NotXmp(Exception):
-    """A packet that cannot be changed safely; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +72,18 @@ class Packet:
 
 
 def parse(data: bytes) -> Packet:
-    """Parse a packet. Raises NotXmp."""
+    """Parse a packet. Raises FileLeft."""
     if len(data) > MAX_BYTES:
-        raise NotXmp(f"it has more than {MAX_BYTES} bytes")
+        raise FileLeft(f"it has more than {MAX_BYTES} bytes")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:4]:
-        raise NotXmp("it is in UTF-16 or UTF-32")
+        raise FileLeft("it is in UTF-16 or UTF-32")
     reader = _Reader(data)
     try:
         reader.parser.Parse(data, True)
     except expat.ExpatError as error:
-        raise NotXmp(f"it is no well-formed XML: {error}") from None
+        raise FileLeft(f"it is no well-formed XML: {error}") from None
     if reader.packet.place < 0:
-        raise NotXmp("it has no rdf:Description")
+        raise FileLeft("it has no rdf:Description")
     return reader.packet
 
 
@@ -174,7 +172,7 @@ class _Reader:
         parser.ProcessingInstructionHandler = lambda target, data: None
 
     def _refuse(self, *_: object) -> NoReturn:
-        raise NotXmp("it has a document type or entities")
+        raise FileLeft("it has a document type or entities")
 
     @property
     def _of_image(self) -> bool:
@@ -252,5 +250,5 @@ def _end_of_tag(data: bytes, start: int) -> int:
     """Return where the tag that begins at `start` ends, just behind its >; attributes may have one in quotes."""
     found = re.compile(rb"<(?:[^>\"']|\"[^\"]*\"|'[^']*')*>").match(data, start)
     if found is None:
-        raise NotXmp("a tag never ends")
+        raise FileLeft("a tag never ends")
     return found.end()

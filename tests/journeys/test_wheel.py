@@ -33,7 +33,7 @@ def test_the_wheel_contains_migrations_and_models_but_no_tests(tmp_path: Path) -
         *(f"{package}/py.typed" for package in PACKAGES),
     ):
         assert needed in names
-    assert sum(name.startswith("captioning/bundled/encoders/") for name in names) == 1
+    assert sum(name.startswith("captioning/bundled/encoders/") for name in names) == 4
     assert not [name for name in names if name.startswith(("tests/", "scripts/", "benchmarks/"))]
     (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
     about = contents.read(metadata).decode()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from captioning.bundles import BUILT_IN
-from captioning.store.captions import EXPORT_FIELDS
+from captioning.store.captions import EXPORT_FIELDS, LATER_FIELDS
 from captioning.store.database import Database
 from tests.journeys.cli_runner import CliRunner
 from tests.support.cli_server import cli_server
@@ -48,7 +48,7 @@ def test_every_command_that_only_reads_works_without_torch(
 def test_search_finds_other_endings_and_prints_export_lines_as_json(captioned_cli: CliRunner) -> None:
     rows = captioned_cli.producer("search", "dog", "--json").json
     assert len(rows) == 10
-    assert tuple(rows[0]) == (*EXPORT_FIELDS, "unlike")
+    assert tuple(rows[0]) == (*EXPORT_FIELDS, *LATER_FIELDS[1:])
     limited = captioned_cli.producer("search", "dog", "--limit", "2")
     assert "two dogs run past image" in limited.out
     assert limited.err == "2 of 10; --limit shows more\n"

@@ -22,7 +22,7 @@ def test_every_command_has_help_that_ends_with_an_example(cli: CliRunner, comman
 def test_help_shows_the_choices(cli: CliRunner) -> None:
     cli.environment["COLUMNS"] = "200"
     assert "<normal|high>" in cli.producer("submit", "--help").out
-    assert "<jsonl|csv>" in cli.producer("export", "--help").out
+    assert "jsonl, csv, parquet" in cli.producer("export", "--help").out
     assert "unreadable, truncated, " in cli.producer("retry", "--help").out
 
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.export.xmp import ALT_TEXT, DESCRIPTION, NotXmp, Provenance, new_packet, parse, with_texts
+from captioning.errors import FileLeft
+from producer.export.xmp import ALT_TEXT, DESCRIPTION, Provenance, new_packet, parse, with_texts
 
 MACHINE = Provenance("lstm", 0.5)
 RDF = 'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
@@ -91,5 +92,5 @@ def test_a_text_reads_back_as_written_and_can_be_changed_back(first: str, second
     ],
 )
 def test_what_is_no_packet_that_can_be_changed_safely_is_refused(data: bytes, message: str) -> None:
-    with pytest.raises(NotXmp, match=message):
+    with pytest.raises(FileLeft, match=message):
         parse(data)

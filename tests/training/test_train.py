@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from captioning.bundles import find_bundles, read_bundle
 from captioning.errors import TrainingDiverged, UsageError
 from captioning.model.decoder import DecoderConfig, make_decoder
+from captioning.model.precision import best_precision
 from captioning.model.weights import load_weights
 from tests.journeys.cli_runner import CliRunner
 from tests.training.conftest import MEMORISING
@@ -64,7 +65,7 @@ def test_the_product_generates_the_captions_that_a_bundle_has_learned(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = dataclasses.replace(MEMORISING, cells=(cell,), kind=kind, epochs=30)
+    config = dataclasses.replace(MEMORISING, cells=(cell,), kind=kind, epochs=40)
     if kind == "plain":  # a decoder that reads the image once learns more slowly
         config = dataclasses.replace(config, epochs=120, dropout=0.0)
     run_training([DataFolder(corpus)], encoder, config, tmp_path / "run", cache, resume=False)
@@ -281,6 +282,7 @@ def test_a_killed_run_from_pixels_ends_with_the_same_weights_as_a_complete_run(
 
 
 @pytest.mark.heavy
+@pytest.mark.skipif(best_precision("cpu") != "fp32", reason="in bfloat16 the signs of small gradients are noise")
 def test_a_step_from_pixels_without_augmentation_equals_one_from_cached_maps(
     corpus: Path, encoder: EncoderFile, cache: Path, tmp_path: Path
 ) -> None:

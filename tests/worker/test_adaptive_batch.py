@@ -1,6 +1,7 @@
 """A device without memory for a batch gets half as many images at once; a failed device is not taken for a bug."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from captioning.bundles import find_bundles
 from captioning.errors import DeviceFailed, DeviceOutOfMemory
 from captioning.model.captioner import Captioner
-from captioning.model.load_bundle import load_decoder, preprocessing_of
+from captioning.model.load_bundle import load_classifier, load_decoder, preprocessing_of
 from captioning.values import DecodeOptions
 from worker.adaptive_batch import GROW_AFTER, AdaptiveBatch
 
@@ -38,11 +39,12 @@ class Device:
 def model() -> Captioner:
     bundle = find_bundles()["gru"]
     decoder, vocabulary = load_decoder(bundle)
-    return Captioner(Device(), decoder, vocabulary, preprocessing_of(bundle))
+    classifier = load_classifier(bundle, decoder, vocabulary)
+    return Captioner(Device(), decoder, vocabulary, preprocessing_of(bundle), classifier=classifier)
 
 
 def with_encoder(device: Device, model: Captioner) -> Captioner:
-    return Captioner(device, model.decoder, model.vocabulary, model.preprocessing)
+    return replace(model, encode=device)
 
 
 def test_every_image_is_captioned_when_the_device_has_memory_for_few(model: Captioner) -> None:

@@ -64,6 +64,9 @@ def run_training(
     is no GPU, share each batch; the processes besides the first return an empty description. `texts` are files with
     captions that have no image, one a line.
     """
+    start = open_start(Path(config.start)) if config.start else None
+    if start and start.concepts and not config.concepts:  # decoders that read concepts go on with them
+        config = replace(config, concepts=start.concepts)
     wanted = run_settings(config, encoder, data)
     if not is_spawned_rank():
         check_resumable(run, wanted, resume=resume)
@@ -71,7 +74,6 @@ def run_training(
             remove_unfinished(run)
     if config.threads:
         torch.set_num_threads(config.threads)
-    start = open_start(Path(config.start)) if config.start else None
     classifier = _classifier(encoder, config) if config.classifier and config.encoder_learning_rate else None
     prepared = prepare(
         data, encoder, config, cache, start, texts
@@ -83,7 +85,7 @@ def run_training(
     shapes: dict[str, DecoderConfig] = {c: shape_of(config, c, len(prepared.vocabulary)) for c in config.cells}
     decoders = {cell: make_decoder(shape) for cell, shape in shapes.items()}
     tuned = encoder.load().encoder if config.encoder_learning_rate > 0 else None
-    concepts = _concepts(config, prepared.vocabulary) if config.concepts else None
+    concepts = _concepts(config, prepared.vocabulary, start) if config.concepts else None
     trunk = None if tuned is None else _trunk(tuned, encoder, config)
     network = CaptioningNetwork(decoders, trunk, concepts, config)
     if start:
@@ -161,9 +163,15 @@ def _classifier(encoder: EncoderFile, config: TrainConfig) -> Classifier:
     return Classifier(open_head(Path(config.classifier)), encoder, config.tune_from or "layer4")
 
 
-def _concepts(config: TrainConfig, vocabulary: Vocabulary) -> ConceptClassifier:
-    """Return what sees the concepts. Raises UsageError when its classes are not ImageNet's."""
-    head, phrases = open_head(Path(config.classifier)), class_words()
+def _concepts(config: TrainConfig, vocabulary: Vocabulary, start: Start | None) -> ConceptClassifier:
+    """Return what sees the concepts: the given classifier, or that of the start.
+
+    Raises UsageError when there is none, or its classes are not ImageNet's.
+    """
+    phrases = class_words()
+    head = open_head(Path(config.classifier)) if config.classifier else start.head if start else None
+    if head is None:
+        raise UsageError(f"{config.start} has no classifier for concepts={config.concepts}: add --classifier FILE.")
     if head.out_features != len(phrases):
         raise UsageError(
             f"{config.classifier} has {head.out_features} classes; concepts need ImageNet's {len(phrases)}."

@@ -8,12 +8,13 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from captioning.bundles import read_bundle
 from captioning.errors import UsageError
 from captioning.model.concepts import ConceptClassifier
 from captioning.model.decoder import CaptionDecoder, DecoderConfig, make_decoder
-from captioning.model.load_bundle import load_decoder
+from captioning.model.load_bundle import load_classifier, load_decoder
 from captioning.model.vocabulary import Vocabulary
 from training.fit.checkpoints import BEST
 from training.fit.network import CaptioningNetwork
@@ -36,6 +37,12 @@ class Start:
     decoders: dict[str, CaptionDecoder]  # by cell
     vocabulary: Vocabulary
     about: dict[str, Any]  # how they were trained, for the model card
+    head: nn.Linear | None = None  # of the classifier whose concepts they read
+
+    @property
+    def concepts(self) -> int:
+        """How many concepts they read."""
+        return next(iter(self.decoders.values())).config.concepts
 
 
 def best_network(run: Path) -> tuple[dict[str, Any], CaptioningNetwork]:
@@ -73,9 +80,12 @@ def open_start(folder: Path) -> Start:
         bundle = read_bundle(folder)
         bundle.verify()
         decoder, vocabulary = load_decoder(bundle)
+        classifier = load_classifier(bundle, decoder, vocabulary)
         about = bundle.description.get("provenance", {}) | bundle.description.get("metrics", {})
         decoders: dict[str, CaptionDecoder] = {decoder.config.cell: decoder}
     else:
         about, network = best_network(folder)
+        classifier = network.classifier
         decoders, vocabulary = dict(network.each()), Vocabulary(tuple(about["vocabulary"]))
-    return Start(decoders, vocabulary, {name: about.get(name) for name in _HISTORY})
+    head = None if classifier is None else classifier.head
+    return Start(decoders, vocabulary, {name: about.get(name) for name in _HISTORY}, head)
