@@ -167,7 +167,7 @@ class Store:
 
 
 def open_store(url: str | None = None) -> Store:
-    """Open the database of the settings, or the one at a URL, for example sqlite:////home/me/captions.sqlite.
+    """Open the database of the settings, or the one at a URL, for example sqlite:///captions.sqlite.
 
     Raises CaptioningError when it does not answer, or has the tables of another version.
     """

@@ -83,7 +83,7 @@ def print_sidecars(done: Written) -> None:
     ]
     print(f"{count(done.written, 'file')} written" + (f": {', '.join(parts)}" if parts else ""), file=sys.stderr)
     if done.same:
-        print(f"{count(done.same, 'file')} said the same already", file=sys.stderr)
+        print(f"{count(done.same, 'file')} unchanged", file=sys.stderr)
     _print_kept(done)
     if done.written:
         print("`producer export --undo` puts back what was there", file=sys.stderr)
@@ -109,7 +109,7 @@ def _print_kept(kept: Kept) -> None:
 
 
 def print_left_out(paths: Sequence[str]) -> None:
-    """Print the images whose files are not any more what was captioned."""
+    """Print the images that have changed since they were captioned."""
     if paths:
         print(f"{count(len(paths), 'image')} left out: changed or gone since, submit again", file=sys.stderr)
         print(f"  the first: {printable(paths[0])}", file=sys.stderr)

@@ -151,7 +151,7 @@ class Selection:
     """Which files an export has."""
 
     job: int | None = None
-    model: str | None = None  # whose captions go before those of the default model
+    model: str | None = None  # its captions go before those of the default model
     min_confidence: float | None = None  # of captions by models
     min_size: int | None = None  # pixels of the shorter side
     source: str | None = None

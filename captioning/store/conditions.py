@@ -1,6 +1,7 @@
 """Conditions of SQL for queries of `captioning.store.query`, on both databases."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -71,12 +72,12 @@ def _pattern(text: str) -> str:
     return quoted.replace("*", "%").replace("?", "_")
 
 
-class Terms:
+class Terms(ABC):
     """How a database is asked for words."""
 
+    @abstractmethod
     def hits(self, part: Part) -> sa.Select[Any]:
         """Return the query for captions that match: `id`, and `rank`, which is lower for a better match."""
-        raise NotImplementedError
 
 
 class _Sqlite(Terms):

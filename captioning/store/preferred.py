@@ -73,7 +73,7 @@ def is_outdated(caption: Any = Caption) -> sa.ColumnElement[bool]:
 
 
 def keep_captions_of_people(connection: Connection, file_ids: Sequence[int]) -> None:
-    """Make captions of people follow files whose content changes, where they were written for a copy of the content.
+    """Make captions of people follow files that change, where they were written for a copy of the content.
 
     Each such file gets a row of its own, in the same change, so that an undo takes it back too.
     """

@@ -1,7 +1,6 @@
 """Correcting captions: correct, accept, replace, import and undo."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from enum import StrEnum
@@ -18,7 +17,7 @@ from captioning.store import files as stored_files
 from captioning.store.database import Database
 from captioning.store.imports import ImportedRow, Kind
 from producer import importing, render, render_edits
-from producer.commands.shared import Json, app, open_database
+from producer.commands.shared import Json, app, confirm, open_database
 from producer.export.sidecars import TextForm, XmpForm
 from producer.replace import Replacer, changes
 
@@ -66,7 +65,7 @@ def accept(
 ) -> None:
     """Say that the captions of images are right. They count as written by a person from now on.
 
-    A caption that you wrote, and whose image has changed since, is for the present image then.
+    A caption of yours that is marked `image changed` is for the present image then.
     """
     db = open_database()
     for before, after in edits.accept(db, [_find(db, path) for path in paths]):
@@ -97,7 +96,7 @@ def replace(
     done = 0
     if found and not dry_run:
         if not yes and not as_json:
-            _confirm(f"Change {len(found)} captions?")
+            confirm(f"Change {len(found)} captions?", "changed")
         detail = {"old": old, "new": new, "regex": is_regex, "where": where, "job": job}
         with db.writing() as connection:
             change = edits.begin_change(connection, "replace", detail)
@@ -175,15 +174,6 @@ def _print(before: captions.FileRow, after: captions.FileRow, *, as_json: bool) 
         render.print_json(after.as_export())
     else:
         render_edits.print_corrected(before, after)
-
-
-def _confirm(question: str) -> None:
-    """Ask on standard error. Raises UsageError when nobody can answer, and exits with 1 after a no."""
-    if not sys.stdin.isatty():
-        raise UsageError(f"{question} Nothing was changed: add --yes, because there is no terminal to ask on.")
-    if not typer.confirm(question, err=True):
-        render.print_warning("nothing was changed.")
-        raise SystemExit(1)
 
 
 def _reader(

@@ -145,7 +145,7 @@ def _counted(rows: Iterable[FileRow], display: ProgressDisplay | None) -> Iterat
 def _check_model(settings: Settings, model: str | None) -> None:
     if model is not None:
         bundles = find_bundles(settings.bundle_folders)
-        if model not in bundles.outdated:  # whose captions are as good as they were
+        if model not in bundles.outdated:  # its captions are as good as they were
             named(model, bundles)
 
 

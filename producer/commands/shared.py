@@ -1,6 +1,7 @@
 """What the commands share: the program, options that several have, and the database."""
 
 import functools
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ from captioning.command_tree import UNLIMITED, new_app
 from captioning.errors import UsageError
 from captioning.settings import Settings, read_settings
 from captioning.store.database import Database
+from producer import render
 
 FAILED_SOME = 3  # exit code of a command that reports on its job when images of the job have failed
 
@@ -19,7 +21,7 @@ app = new_app(
 )
 db_app = new_app(help="Create, upgrade or check the tables of the database.")
 
-# Options whose value is a pattern, a file or a name.
+# Options that take a pattern, a file or a name.
 pattern, file_name, named_value = (
     functools.partial(typer.Option, metavar=metavar) for metavar in ("PATTERN", "FILE", "NAME")
 )
@@ -52,3 +54,15 @@ def open_database(settings: Settings | None = None, *, create: bool = False) -> 
     else:
         migrations.refuse_other(db)
     return db
+
+
+def confirm(question: str, done: str) -> None:
+    """Ask on standard error whether something is to be `done`, for example "removed".
+
+    Raises UsageError when nobody can answer, and exits with 1 after a no.
+    """
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} Nothing was {done}: add --yes, because there is no terminal to ask on.")
+    if not typer.confirm(question, err=True):
+        render.print_warning(f"nothing was {done}.")
+        raise SystemExit(1)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from dataclasses import asdict, replace
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ from captioning.settings import read_settings
 from captioning.store import forget as forgetting
 from captioning.store.database import Database
 from producer import render
-from producer.commands.shared import Json, app, db_app, open_database
+from producer.commands.shared import Json, app, confirm, db_app, open_database
 from producer.doctor import run_checks
 from producer.progress import progress_display
 
@@ -49,7 +48,7 @@ def forget(
     scope = replace(scope, captions=with_captions, human=human)
     expected = forgetting.count(db, scope)
     if not (yes or dry_run):
-        _confirm(render.forget_question(scope, expected))
+        confirm(render.forget_question(scope, expected), "removed")
     done = expected
     if not dry_run:
         with progress_display() as display:
@@ -58,15 +57,6 @@ def forget(
         render.print_json(render.forgotten_json(done, expected))
     else:
         render.print_forgotten(scope, done, expected, dry_run=dry_run)
-
-
-def _confirm(question: str) -> None:
-    """Ask on standard error. Raises UsageError when nobody can answer, and exits with 1 after a no."""
-    if not sys.stdin.isatty():
-        raise UsageError(f"{question} Nothing was removed: add --yes, because there is no terminal to ask on.")
-    if not typer.confirm(question, err=True):
-        render.print_warning("nothing was removed.")
-        raise SystemExit(1)
 
 
 @app.command(epilog="Example: producer models --json")

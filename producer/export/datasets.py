@@ -10,6 +10,7 @@ import json
 import os
 import tarfile
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -80,13 +81,13 @@ def write_coco(rows: Iterable[FileRow], output: str, text_of: TextOf) -> int:
     return count
 
 
-class ImageExport:
+class ImageExport(ABC):
     """A folder that has the images themselves. Files that are not what was captioned any more are left out."""
 
     def __init__(self, folder: str) -> None:
         """Raises UsageError when the folder exists, because old files would stay in it."""
         self.folder = Path(folder)
-        self.left_out: list[str] = []  # paths whose content is not the captioned one any more, or cannot be read
+        self.left_out: list[str] = []  # paths of files that have changed since, or cannot be read
         if folder == STANDARD_OUTPUT:
             raise UsageError("this format writes a folder: name it with -o.")
         if self.folder.exists():
@@ -101,8 +102,9 @@ class ImageExport:
         except OSError as error:
             raise UsageError(f"cannot write to {self.folder}: {error.strerror}.") from None
 
+    @abstractmethod
     def _fill(self, folder: Path, images: Iterator[tuple[FileRow, bytes]], text_of: TextOf) -> int:
-        raise NotImplementedError
+        """Write the images and their captions into an empty folder; return the number of images."""
 
     def _read(self, row: FileRow) -> bytes | None:
         """Return the bytes of a file if they are those that were captioned."""

@@ -24,7 +24,7 @@ def photographs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cli(cli: CliRunner, captioned_store: Database, photographs: Path) -> CliRunner:
-    """The programs, with ten captioned photographs, whose digests are the real ones."""
+    """The programs, with ten captioned photographs and their real digests."""
     with captioned_store.writing() as connection:
         for file in photographs.iterdir():
             digest = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Replacing words: whole words, in capitals or not; expressions with a time limit; whose captions stay."""
+"""Replacing words: whole words, in capitals or not; expressions with a time limit; captions of people stay."""
 
 from dataclasses import replace
 

@@ -37,7 +37,7 @@ class Start:
     decoders: dict[str, CaptionDecoder]  # by cell
     vocabulary: Vocabulary
     about: dict[str, Any]  # how they were trained, for the model card
-    head: nn.Linear | None = None  # of the classifier whose concepts they read
+    head: nn.Linear | None = None  # of the classifier that sees their concepts
 
     @property
     def concepts(self) -> int:
