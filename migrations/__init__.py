@@ -1,5 +1,6 @@
 """Migrations of the database schema: upgrade it, report its revision, and refuse a schema of another version."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ def config_for(db: Database) -> "Config":
     """Return an Alembic configuration for this database, with the migrations of the installed package."""
     from alembic.config import Config
 
-    config = Config()
+    config = Config(stdout=sys.stdout)  # its default is the stream of the moment at which Alembic was imported
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["database"] = db
     return config
