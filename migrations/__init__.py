@@ -29,9 +29,12 @@ def upgrade(db: Database) -> str:
     """Upgrade the schema and return its revision. Raises CaptioningError when it does not know the present revision."""
     from alembic import command
 
+    from migrations.comments import write_comments
+
     if current(db) not in (None, *_revisions()):
         refuse_other(db)
     command.upgrade(config_for(db), "head")
+    write_comments(db)
     return head()
 
 

@@ -8,7 +8,6 @@ import ast
 import enum
 import io
 import sys
-import tempfile
 import textwrap
 import tokenize
 import types
@@ -21,7 +20,6 @@ import annotated_types
 import sqlalchemy as sa
 from pydantic.fields import FieldInfo
 
-import migrations
 import producer.cli
 import training.cli
 import worker.cli
@@ -29,7 +27,6 @@ from captioning import settings, values
 from captioning.command_tree import UNLIMITED, argument_name, command_tree, summary
 from captioning.environment import PREFIX
 from captioning.store import captions, schema
-from captioning.store.database import Database
 
 PROJECT = Path(__file__).parents[1]
 FOLDER = PROJECT / "docs" / "reference"
@@ -182,16 +179,15 @@ def schema_page() -> str:
         "Times are seconds since 1970 in UTC by the database's clock. Paths are stored as bytes, which are exact, and"
         " as text for people. Tables are listed in the order of `captioning/store/schema.py`."
     )
-    comments, page = _comments(getsource(schema)), ["# Database schema", NOTE, _wrapped(intro)]
-    models = [m.class_ for m in schema.Base.registry.mappers]
-    for model in sorted(models, key=lambda m: getsource(schema).index(f"class {m.__name__}(")):
-        rows = (
-            (f"`{c.name}`", str(c.type).lower(), _constraints(c), comments.get((model.__name__, c.name), ""))
-            for c in model.__table__.columns
-        )
-        page += [f"## {model.__tablename__}", _wrapped(cleandoc(model.__doc__ or ""))]
-        page += [_table(("column", "type", "key", "meaning"), rows), *_indexes(model.__table__)]
-    page += ["## caption_export", _wrapped(_view()), "## Fields of an export", *_export_fields()]
+    page = ["# Database schema", NOTE, _wrapped(intro)]
+    for table in schema.Base.metadata.tables.values():
+        rows = ((f"`{c.name}`", str(c.type).lower(), _constraints(c), c.comment or "") for c in table.columns)
+        page += [f"## {table.name}", _wrapped(table.comment or "")]
+        page += [_table(("column", "type", "key", "meaning"), rows), *_indexes(table)]
+    view = schema.EXPORT_VIEW
+    columns = ((f"`{c.name}`", c.comment or "") for c in view.columns)
+    page += [f"## {view.name}", _wrapped(f"A view. {view.comment}"), _table(("column", "meaning"), columns)]
+    page += ["## Fields of an export", *_export_fields()]
     page += ["## Values of state and reason columns", *_enumerations()]
     return _joined(page)
 
@@ -218,18 +214,6 @@ def _indexes(table: Any) -> Iterator[str]:
 
 def _columns(columns: Iterable[Any]) -> str:
     return ", ".join(f"`{column.name}`" for column in columns)
-
-
-def _view() -> str:
-    """Return what the export view is, its columns read from a migrated database."""
-    with tempfile.TemporaryDirectory() as folder:
-        db = Database(f"sqlite:///{folder}/captions.sqlite")
-        migrations.upgrade(db)
-        columns = sa.inspect(db.engine).get_columns("caption_export")
-        db.close()
-    names = ", ".join(f"`{column['name']}`" for column in columns)
-    rule = "A view with one row per file that is not missing, with the preferred caption of its content. Columns: "
-    return rule + names + "."
 
 
 def _export_fields() -> Iterator[str]:

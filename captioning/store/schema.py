@@ -1,22 +1,28 @@
 """The tables. The migration, the export view and the search index are in `migrations/`.
 
 Times are seconds since 1970 in UTC by the database's clock, so that machines with different clocks agree on leases.
-Paths are stored as bytes, which are exact, and as text for people. `python -m scripts.reference` turns the docstrings
-and the comments of columns into docs/reference/schema.md.
+Paths are stored as bytes, which are exact, and as text for people. The docstrings and the comments of columns are in
+docs/reference/schema.md, and in PostgreSQL on the tables and columns themselves (see `migrations.comments`).
 """
 
+from enum import StrEnum
+from inspect import cleandoc
 from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
+    Column,
     ColumnElement,
+    DateTime,
     Double,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
     MetaData,
+    Table,
     Text,
     UniqueConstraint,
     literal_column,
@@ -24,6 +30,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from captioning.values import ChunkState, ItemState, JobState, Reason
 
 Json = JSON().with_variant(JSONB(), "postgresql")
 BigKey = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows only in an INTEGER key
@@ -50,6 +58,11 @@ def has_failed() -> ColumnElement[bool]:
     return File.failed_reason.is_not(None)
 
 
+def one_of(values: type[StrEnum]) -> str:
+    """Return the values of a column as words."""
+    return "one of " + ", ".join(values)
+
+
 class Base(DeclarativeBase):
     metadata = MetaData(
         naming_convention={
@@ -65,40 +78,46 @@ class Root(Base):
     """A folder as it was submitted. Workers on other machines map its name to their own mount."""
 
     __tablename__ = "roots"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    name: Mapped[str] = mapped_column(Text, unique=True)
-    path: Mapped[str] = mapped_column(Text)
-    path_bytes: Mapped[bytes] = mapped_column(LargeBinary)
-    path_hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="number of the root")
+    name: Mapped[str] = mapped_column(
+        Text, unique=True, comment="what workers map to their own mounts; its path unless it was given a name"
+    )
+    path: Mapped[str] = mapped_column(Text, comment="of the folder, absolute; bytes that are not UTF-8 are %XX")
+    path_bytes: Mapped[bytes] = mapped_column(LargeBinary, comment="the same path, exact")
+    path_hash: Mapped[bytes] = mapped_column(
+        LargeBinary, unique=True, comment="16 bytes of a digest of the path, for the index"
+    )
 
 
 class Image(Base):
     """The content of an image, however many files hold it."""
 
     __tablename__ = "images"
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    sha256: Mapped[str] = mapped_column(Text, unique=True)
-    width: Mapped[int] = mapped_column(Integer)  # pixels, upright
-    height: Mapped[int] = mapped_column(Integer)  # pixels, upright
-    format: Mapped[str] = mapped_column(Text)
-    bytes: Mapped[int] = mapped_column(BigInteger)
-    pixels: Mapped[str | None] = mapped_column(Text)  # digest of what the encoder reads: equal after an edit of EXIF
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True, comment="number of the image")
+    sha256: Mapped[str] = mapped_column(Text, unique=True, comment="digest of the content, in hexadecimal")
+    width: Mapped[int] = mapped_column(Integer, comment="pixels, upright")
+    height: Mapped[int] = mapped_column(Integer, comment="pixels, upright")
+    format: Mapped[str] = mapped_column(Text, comment="JPEG, PNG, WEBP, GIF, BMP or MPO")
+    bytes: Mapped[int] = mapped_column(BigInteger, comment="size of the content")
+    pixels: Mapped[str | None] = mapped_column(
+        Text, comment="digest of what the encoder reads: equal after an edit of EXIF"
+    )
 
 
 class Mount(Base):
     """A mounted file system as a walk saw it. It tells deleted files from those of a disk that is not mounted."""
 
     __tablename__ = "mounts"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    identity: Mapped[str] = mapped_column(Text, unique=True)  # source, type, root and mount point
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="number of the mount")
+    identity: Mapped[str] = mapped_column(Text, unique=True, comment="source, type, root and mount point")
 
 
 class Capability(Base):
     """What a worker could decode when a file failed: formats and limits."""
 
     __tablename__ = "capabilities"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    text: Mapped[str] = mapped_column(Text, unique=True)  # JSON of captioning.values.DecodeCapability
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="number of the capability")
+    text: Mapped[str] = mapped_column(Text, unique=True, comment="JSON of captioning.values.DecodeCapability")
 
 
 class File(Base):
@@ -109,32 +128,44 @@ class File(Base):
         UniqueConstraint("root_id", "path_hash"),
         Index("ix_files_failed", "id", sqlite_where=_HAS_FAILED, postgresql_where=_HAS_FAILED),
     )
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    root_id: Mapped[int] = mapped_column(ForeignKey("roots.id"))
-    path: Mapped[str] = mapped_column(Text)  # below the root; bytes that are not UTF-8 are %XX
-    path_bytes: Mapped[bytes] = mapped_column(LargeBinary)
-    path_hash: Mapped[bytes] = mapped_column(LargeBinary)  # 16 bytes: PostgreSQL cannot index a long path itself
-    size: Mapped[int] = mapped_column(BigInteger)  # bytes
-    mtime_ns: Mapped[int] = mapped_column(BigInteger)
-    image_id: Mapped[int | None] = mapped_column(ForeignKey("images.id"), index=True)  # content at that size and time
-    missing_since: Mapped[float | None] = mapped_column(Double)
-    ctime_ns: Mapped[int | None] = mapped_column(BigInteger)  # tells a change after which size and mtime are as before
-    mount_id: Mapped[int | None] = mapped_column(ForeignKey("mounts.id"))  # on which it was last seen
-    failed_reason: Mapped[str | None] = mapped_column(Text)  # why the last attempt failed, as the file is now
-    failed_detail: Mapped[str | None] = mapped_column(Text)
-    failed_capability_id: Mapped[int | None] = mapped_column(ForeignKey("capabilities.id"))  # not tried again
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True, comment="number of the file")
+    root_id: Mapped[int] = mapped_column(ForeignKey("roots.id"), comment="the root that it is below")
+    path: Mapped[str] = mapped_column(Text, comment="below the root; bytes that are not UTF-8 are %XX")
+    path_bytes: Mapped[bytes] = mapped_column(LargeBinary, comment="the same path, exact")
+    path_hash: Mapped[bytes] = mapped_column(
+        LargeBinary, comment="16 bytes: PostgreSQL cannot index a long path itself"
+    )
+    size: Mapped[int] = mapped_column(BigInteger, comment="bytes")
+    mtime_ns: Mapped[int] = mapped_column(BigInteger, comment="time of its last modification, nanoseconds since 1970")
+    image_id: Mapped[int | None] = mapped_column(
+        ForeignKey("images.id"), index=True, comment="content at that size and time"
+    )
+    missing_since: Mapped[float | None] = mapped_column(
+        Double, comment="when a walk did not find it any more; null: it is there"
+    )
+    ctime_ns: Mapped[int | None] = mapped_column(
+        BigInteger, comment="tells a change after which size and mtime are as before"
+    )
+    mount_id: Mapped[int | None] = mapped_column(ForeignKey("mounts.id"), comment="on which it was last seen")
+    failed_reason: Mapped[str | None] = mapped_column(Text, comment="why the last attempt failed, as the file is now")
+    failed_detail: Mapped[str | None] = mapped_column(Text, comment="what the decoder reported")
+    failed_capability_id: Mapped[int | None] = mapped_column(ForeignKey("capabilities.id"), comment="not tried again")
 
 
 class Model(Base):
     """A model bundle that made captions, or will."""
 
     __tablename__ = "models"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    digest: Mapped[str] = mapped_column(Text, unique=True)
-    name: Mapped[str] = mapped_column(Text, index=True)
-    is_default: Mapped[bool] = mapped_column(server_default=text("false"))  # its captions go before other models'
-    card: Mapped[dict[str, Any]] = mapped_column(Json)
-    created_at: Mapped[float] = mapped_column(Double)
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="number of the model")
+    digest: Mapped[str] = mapped_column(
+        Text, unique=True, comment="of the bundle: another file with this name is another model"
+    )
+    name: Mapped[str] = mapped_column(Text, index=True, comment="as `producer models` shows it")
+    is_default: Mapped[bool] = mapped_column(
+        server_default=text("false"), comment="its captions go before other models'"
+    )
+    card: Mapped[dict[str, Any]] = mapped_column(Json, comment="the model card: training data, figures and calibration")
+    created_at: Mapped[float] = mapped_column(Double, comment="when it was first used")
 
 
 class Job(Base):
@@ -142,29 +173,37 @@ class Job(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (Index("ix_jobs_key_state", "key", "state"),)
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    key: Mapped[str] = mapped_column(Text)  # digest of the request: the same submit continues the job
-    name: Mapped[str] = mapped_column(Text)
-    options: Mapped[dict[str, Any]] = mapped_column(Json)  # DecodeOptions
-    options_digest: Mapped[str] = mapped_column(Text)
-    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
-    force: Mapped[bool] = mapped_column(server_default=text("false"))  # caption images that have a caption too
-    priority: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # higher first
-    state: Mapped[str] = mapped_column(Text)
-    registered: Mapped[bool] = mapped_column(server_default=text("false"))  # the walk of its folders is complete
-    known: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # files that needed no work
-    skipped: Mapped[dict[str, Any]] = mapped_column(Json)  # counts of skipped files, by category
-    last_claimed_at: Mapped[float] = mapped_column(Double, server_default=text("0"))  # later after a long turn
-    created_at: Mapped[float] = mapped_column(Double)
-    finished_at: Mapped[float | None] = mapped_column(Double)
-    failed_before: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))  # files not tried: they would fail
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="number of the job")
+    key: Mapped[str] = mapped_column(Text, comment="digest of the request: the same submit continues the job")
+    name: Mapped[str] = mapped_column(Text, comment="given with --name, or that of the folder")
+    options: Mapped[dict[str, Any]] = mapped_column(Json, comment="DecodeOptions")
+    options_digest: Mapped[str] = mapped_column(
+        Text, comment="digest of the options: captions of other options do not count"
+    )
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), comment="the model of its captions")
+    force: Mapped[bool] = mapped_column(server_default=text("false"), comment="caption images that have a caption too")
+    priority: Mapped[int] = mapped_column(Integer, server_default=text("0"), comment="higher first")
+    state: Mapped[str] = mapped_column(Text, comment=one_of(JobState))
+    registered: Mapped[bool] = mapped_column(
+        server_default=text("false"), comment="the walk of its folders is complete"
+    )
+    known: Mapped[int] = mapped_column(BigInteger, server_default=text("0"), comment="files that needed no work")
+    skipped: Mapped[dict[str, Any]] = mapped_column(Json, comment="counts of skipped files, by category")
+    last_claimed_at: Mapped[float] = mapped_column(Double, server_default=text("0"), comment="later after a long turn")
+    created_at: Mapped[float] = mapped_column(Double, comment="when it was submitted")
+    finished_at: Mapped[float | None] = mapped_column(
+        Double, comment="when its last chunk was done; null: it is not finished"
+    )
+    failed_before: Mapped[int] = mapped_column(
+        BigInteger, server_default=text("0"), comment="files not tried: they would fail"
+    )
 
 
 class ForgottenJob(Base):
     """The number of a job that was removed. It is not given to another job."""
 
     __tablename__ = "forgotten_jobs"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False, comment="number that the job had")
 
 
 class Chunk(Base):
@@ -176,23 +215,31 @@ class Chunk(Base):
         Index("ix_chunks_open", "job_id", "seq", sqlite_where=_OPEN, postgresql_where=_OPEN),
         Index("ix_chunks_open_root", "root_id", "job_id", sqlite_where=_OPEN, postgresql_where=_OPEN),
     )
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"))
-    root_id: Mapped[int] = mapped_column(ForeignKey("roots.id"))
-    seq: Mapped[int] = mapped_column(Integer)  # order within the job
-    state: Mapped[str] = mapped_column(Text)
-    fence: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # fencing token, raised by claims
-    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # without progress, see the glossary
-    deferrals: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # releases in a row, files unreachable
-    worker: Mapped[str | None] = mapped_column(Text)
-    leased_at: Mapped[float | None] = mapped_column(Double)  # when the lease, or the backoff, was last set
-    lease_until: Mapped[float | None] = mapped_column(Double)  # of a pending chunk: the end of its backoff
-    last_error: Mapped[str | None] = mapped_column(Text)  # why it was released, until there is progress
-    size: Mapped[int] = mapped_column(Integer)  # items
-    captioned: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    reused: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    failed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
-    model_runs: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True, comment="number of the chunk")
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), comment="the job")
+    root_id: Mapped[int] = mapped_column(ForeignKey("roots.id"), comment="the root of all its files")
+    seq: Mapped[int] = mapped_column(Integer, comment="order within the job")
+    state: Mapped[str] = mapped_column(Text, comment=one_of(ChunkState))
+    fence: Mapped[int] = mapped_column(Integer, server_default=text("0"), comment="fencing token, raised by claims")
+    attempts: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="without progress, see the glossary"
+    )
+    deferrals: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="releases in a row, files unreachable"
+    )
+    worker: Mapped[str | None] = mapped_column(Text, comment="name of the worker that claimed it last")
+    leased_at: Mapped[float | None] = mapped_column(Double, comment="when the lease, or the backoff, was last set")
+    lease_until: Mapped[float | None] = mapped_column(Double, comment="of a pending chunk: the end of its backoff")
+    last_error: Mapped[str | None] = mapped_column(Text, comment="why it was released, until there is progress")
+    size: Mapped[int] = mapped_column(Integer, comment="items")
+    captioned: Mapped[int] = mapped_column(Integer, server_default=text("0"), comment="items that a model captioned")
+    reused: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="items of an image that had its caption already"
+    )
+    failed: Mapped[int] = mapped_column(Integer, server_default=text("0"), comment="items that failed")
+    model_runs: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="images that a model captioned, each content once"
+    )
 
 
 class Item(Base):
@@ -203,15 +250,17 @@ class Item(Base):
         UniqueConstraint("job_id", "file_id"),
         Index("ix_items_failed", "job_id", "reason", sqlite_where=_FAILED, postgresql_where=_FAILED),
     )
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"))
-    file_id: Mapped[int] = mapped_column(ForeignKey("files.id"), index=True)
-    chunk_id: Mapped[int] = mapped_column(ForeignKey("chunks.id"), index=True)
-    state: Mapped[str] = mapped_column(Text)
-    reason: Mapped[str | None] = mapped_column(Text)
-    detail: Mapped[str | None] = mapped_column(Text)
-    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # decode processes that died with it
-    finished_at: Mapped[float | None] = mapped_column(Double)
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True, comment="number of the item")
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), comment="the job")
+    file_id: Mapped[int] = mapped_column(ForeignKey("files.id"), index=True, comment="the file")
+    chunk_id: Mapped[int] = mapped_column(ForeignKey("chunks.id"), index=True, comment="the chunk that has it")
+    state: Mapped[str] = mapped_column(Text, comment=one_of(ItemState))
+    reason: Mapped[str | None] = mapped_column(Text, comment=f"why it failed, {one_of(Reason)}")
+    detail: Mapped[str | None] = mapped_column(Text, comment="what the decoder reported")
+    attempts: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="decode processes that died with it"
+    )
+    finished_at: Mapped[float | None] = mapped_column(Double, comment="when it was done; null: it is not")
 
 
 class Caption(Base):
@@ -231,82 +280,132 @@ class Caption(Base):
         Index("ix_captions_image_id", "image_id"),
         Index("ix_captions_file_id", "file_id", sqlite_where=_OF_FILE, postgresql_where=_OF_FILE),
     )
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    image_id: Mapped[int] = mapped_column(ForeignKey("images.id"))
-    source: Mapped[str] = mapped_column(Text)  # machine, human or imported
-    model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
-    options_digest: Mapped[str | None] = mapped_column(Text)
-    text: Mapped[str] = mapped_column(Text)
-    confidence: Mapped[float | None] = mapped_column(Double)  # 0 to 1
-    log_probability: Mapped[float | None] = mapped_column(Double)  # nats
-    weakest_word: Mapped[str | None] = mapped_column(Text)
-    word_log_probabilities: Mapped[list[float] | None] = mapped_column(Json)  # nats, the end token last
-    alternatives: Mapped[list[dict[str, Any]] | None] = mapped_column(Json)
-    runtime: Mapped[str | None] = mapped_column(Text)
-    precision: Mapped[str | None] = mapped_column(Text)
-    software: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[float] = mapped_column(Double)
-    unlike: Mapped[bool | None]  # the image is unlike those that the model learned from
-    file_id: Mapped[int | None] = mapped_column(ForeignKey("files.id"))  # that a person wrote it for, and it follows
-    original: Mapped[str | None] = mapped_column(Text)  # what the model wrote, where `text` was edited
-    withdrawn_at: Mapped[float | None] = mapped_column(Double)  # when it was taken back; it is not shown any more
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True, comment="number of the caption")
+    image_id: Mapped[int] = mapped_column(ForeignKey("images.id"), comment="the content that it was written for")
+    source: Mapped[str] = mapped_column(Text, comment="machine, human or imported")
+    model_id: Mapped[int | None] = mapped_column(
+        ForeignKey("models.id"), comment="the model that made it; null: a person wrote it, or it was imported"
+    )
+    options_digest: Mapped[str | None] = mapped_column(Text, comment="of the options of the search that found it")
+    text: Mapped[str] = mapped_column(Text, comment="the caption; empty: the image is decorative")
+    confidence: Mapped[float | None] = mapped_column(Double, comment="0 to 1")
+    log_probability: Mapped[float | None] = mapped_column(Double, comment="nats")
+    weakest_word: Mapped[str | None] = mapped_column(Text, comment="the word with the lowest confidence")
+    word_log_probabilities: Mapped[list[float] | None] = mapped_column(Json, comment="nats, the end token last")
+    alternatives: Mapped[list[dict[str, Any]] | None] = mapped_column(
+        Json, comment="other hypotheses of the search: text and log-probability"
+    )
+    runtime: Mapped[str | None] = mapped_column(Text, comment="openvino, torch or another program that ran the model")
+    precision: Mapped[str | None] = mapped_column(Text, comment="of the arithmetic: fp32, bf16, fp16 or int8")
+    software: Mapped[str | None] = mapped_column(Text, comment="versions of the programs that made it")
+    created_at: Mapped[float] = mapped_column(Double, comment="when it was written")
+    unlike: Mapped[bool | None] = mapped_column(comment="the image is unlike those that the model learned from")
+    file_id: Mapped[int | None] = mapped_column(
+        ForeignKey("files.id"), comment="that a person wrote it for, and it follows"
+    )
+    original: Mapped[str | None] = mapped_column(Text, comment="what the model wrote, where `text` was edited")
+    withdrawn_at: Mapped[float | None] = mapped_column(
+        Double, comment="when it was taken back; it is not shown any more"
+    )
 
 
 class Change(Base):
     """What one command of a person did to captions. It can be undone as a whole."""
 
     __tablename__ = "changes"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    verb: Mapped[str] = mapped_column(Text)  # correct, accept, replace, import, export or undo
-    detail: Mapped[dict[str, Any]] = mapped_column(Json)  # the command's arguments
-    person: Mapped[str] = mapped_column(Text)  # user@host
-    created_at: Mapped[float] = mapped_column(Double)
-    undone_by: Mapped[int | None] = mapped_column(ForeignKey("changes.id"))  # the change that took it back
+    id: Mapped[int] = mapped_column(
+        Integer, primary_key=True, comment="number of the change: what `producer undo` takes"
+    )
+    verb: Mapped[str] = mapped_column(Text, comment="correct, accept, replace, import, export or undo")
+    detail: Mapped[dict[str, Any]] = mapped_column(Json, comment="the command's arguments")
+    person: Mapped[str] = mapped_column(Text, comment="user@host")
+    created_at: Mapped[float] = mapped_column(Double, comment="when it was made")
+    undone_by: Mapped[int | None] = mapped_column(ForeignKey("changes.id"), comment="the change that took it back")
 
 
 class Edit(Base):
     """One caption that a change wrote, rewrote or took back."""
 
     __tablename__ = "edits"
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    change_id: Mapped[int] = mapped_column(ForeignKey("changes.id"), index=True)
-    caption_id: Mapped[int] = mapped_column(ForeignKey("captions.id"), index=True)
-    file_id: Mapped[int | None] = mapped_column(ForeignKey("files.id"), index=True)  # of the path that was named
-    before: Mapped[str | None] = mapped_column(Text)  # the text before; null: there was none
-    after: Mapped[str | None] = mapped_column(Text)  # the text after; null: the caption was taken back
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True, comment="number of the edit")
+    change_id: Mapped[int] = mapped_column(
+        ForeignKey("changes.id"), index=True, comment="the change that it is part of"
+    )
+    caption_id: Mapped[int] = mapped_column(
+        ForeignKey("captions.id"), index=True, comment="the caption that was written or changed"
+    )
+    file_id: Mapped[int | None] = mapped_column(
+        ForeignKey("files.id"), index=True, comment="of the path that was named"
+    )
+    before: Mapped[str | None] = mapped_column(Text, comment="the text before; null: there was none")
+    after: Mapped[str | None] = mapped_column(Text, comment="the text after; null: the caption was taken back")
 
 
 class Sidecar(Base):
     """A file beside an image, or in a mirrored tree, of which an export wrote at least a part."""
 
     __tablename__ = "sidecars"
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    path_bytes: Mapped[bytes] = mapped_column(LargeBinary)
-    path_hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)  # as in `files`
-    change_id: Mapped[int] = mapped_column(ForeignKey("changes.id"), index=True)  # the export that last wrote it
-    how: Mapped[str] = mapped_column(Text)  # new, overwrite, append, prepend or merge
-    before: Mapped[bytes | None] = mapped_column(LargeBinary)  # what a person had there; null: no file
-    replaced: Mapped[str | None] = mapped_column(Text)  # SHA-256 of the file before the last write; null: no file
-    written: Mapped[str] = mapped_column(Text)  # SHA-256 of the file that is written, or was to be when a process died
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True, comment="number of the sidecar")
+    path_bytes: Mapped[bytes] = mapped_column(LargeBinary, comment="its path, absolute and exact")
+    path_hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True, comment="as in `files`")
+    change_id: Mapped[int] = mapped_column(
+        ForeignKey("changes.id"), index=True, comment="the export that last wrote it"
+    )
+    how: Mapped[str] = mapped_column(Text, comment="new, overwrite, append, prepend or merge")
+    before: Mapped[bytes | None] = mapped_column(LargeBinary, comment="what a person had there; null: no file")
+    replaced: Mapped[str | None] = mapped_column(
+        Text, comment="SHA-256 of the file before the last write; null: no file"
+    )
+    written: Mapped[str] = mapped_column(
+        Text, comment="SHA-256 of the file that is written, or was to be when a process died"
+    )
 
 
 class Worker(Base):
     """A worker that is running, or was."""
 
     __tablename__ = "workers"
-    name: Mapped[str] = mapped_column(Text, primary_key=True)
-    host: Mapped[str] = mapped_column(Text)
-    heartbeat_at: Mapped[float] = mapped_column(Double)
-    models: Mapped[list[str]] = mapped_column(Json)  # digests
-    roots: Mapped[list[str]] = mapped_column(Json)  # names of the roots with work that it sees
-    runtime: Mapped[str] = mapped_column(Text)
-    dropped_messages: Mapped[int] = mapped_column(Integer, server_default=text("0"))  # not wake-up messages
-    capability: Mapped[str | None] = mapped_column(Text)  # JSON of captioning.values.DecodeCapability
+    name: Mapped[str] = mapped_column(Text, primary_key=True, comment="host and process")
+    host: Mapped[str] = mapped_column(Text, comment="name of the machine")
+    heartbeat_at: Mapped[float] = mapped_column(Double, comment="when it last reported")
+    models: Mapped[list[str]] = mapped_column(Json, comment="digests")
+    roots: Mapped[list[str]] = mapped_column(Json, comment="names of the roots with work that it sees")
+    runtime: Mapped[str] = mapped_column(Text, comment="what runs its models, and on which device")
+    dropped_messages: Mapped[int] = mapped_column(Integer, server_default=text("0"), comment="not wake-up messages")
+    capability: Mapped[str | None] = mapped_column(Text, comment="JSON of captioning.values.DecodeCapability")
 
 
 class Sweep(Base):
     """One row: the earliest time at which a worker may sweep (look for work that no message announced)."""
 
     __tablename__ = "sweeps"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    next_at: Mapped[float] = mapped_column(Double)
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="always 1")
+    next_at: Mapped[float] = mapped_column(Double, comment="the earliest time of the next sweep")
+
+
+for _mapper in Base.registry.mappers:
+    _mapper.local_table.comment = " ".join(cleandoc(_mapper.class_.__doc__ or "").split())
+
+EXPORT_VIEW = Table(
+    "caption_export",
+    MetaData(),
+    Column("path", Text, comment="of the file, absolute; bytes that are not UTF-8 are %XX"),
+    Column("root", Text, comment="name of the root that it is below"),
+    Column("sha256", Text, comment="digest of the content; null: nobody has read it"),
+    Column("caption", Text, comment="the caption that the file shows; empty: the image is decorative"),
+    Column("confidence", Double, comment="0 to 1, of captions by models"),
+    Column("model", Text, comment="name of the model that made the caption"),
+    Column("source", Text, comment="machine, human or imported"),
+    Column("width", Integer, comment="pixels, upright"),
+    Column("height", Integer, comment="pixels, upright"),
+    Column("status", Text, comment="captioned, failed or pending"),
+    Column("error", Text, comment="why there is no caption, if it failed"),
+    Column("captioned_at", Text, comment="when the caption was written: ISO 8601, UTC"),
+    Column("unlike", Boolean, comment="the image is unlike those that the model learned from"),
+    Column("edited", Boolean, comment="a person changed words of the model's caption"),
+    Column("image_changed", Boolean, comment="a person wrote the caption for other content than the file has now"),
+    Column("job", Integer, comment="number of the last job that had the file"),
+    Column("written_at", DateTime(timezone=True), comment="captioned_at as a time; in SQLite the same text"),
+    comment="One row for each file that is not missing, with the caption that it shows. Its columns stay.",
+)
+"""The view for people. The migrations create it."""

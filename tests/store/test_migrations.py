@@ -10,7 +10,7 @@ from alembic.script import ScriptDirectory
 import migrations
 from captioning.errors import CaptioningError
 from captioning.store.database import Database
-from captioning.store.schema import Base
+from captioning.store.schema import EXPORT_VIEW, Base
 
 
 def test_migrations_build_the_schema(db: Database) -> None:
@@ -24,6 +24,29 @@ def test_migrated_tables_have_their_columns_in_the_order_of_the_code(db: Databas
         for table in Base.metadata.sorted_tables:
             migrated = [column["name"] for column in inspector.get_columns(table.name)]
             assert migrated == [column.name for column in table.columns]
+
+
+def test_the_view_has_the_columns_of_the_code(db: Database) -> None:
+    with db.reading() as connection:
+        columns = sa.inspect(connection).get_columns(EXPORT_VIEW.name)
+    assert [column["name"] for column in columns] == [column.name for column in EXPORT_VIEW.columns]
+
+
+def test_every_table_and_column_has_a_comment() -> None:
+    for table in (*Base.metadata.sorted_tables, EXPORT_VIEW):
+        assert table.comment
+        assert [column.name for column in table.columns if not column.comment] == []
+
+
+def test_postgresql_shows_the_comments(db: Database) -> None:
+    if db.is_sqlite:
+        pytest.skip("SQLite has no comments")
+    with db.reading() as connection:
+        inspector = sa.inspect(connection)
+        for table in (*Base.metadata.sorted_tables, EXPORT_VIEW):
+            assert inspector.get_table_comment(table.name)["text"] == table.comment
+            shown = {column["name"]: column["comment"] for column in inspector.get_columns(table.name)}
+            assert shown == {column.name: column.comment for column in table.columns}
 
 
 def test_migrations_can_be_undone(db: Database) -> None:
