@@ -63,7 +63,7 @@ def write_text(path: Path, text: str) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a new empty folder beside `path`, which becomes `path` at the end unless another process made it first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY_PREFIX))
+    unfinished, descriptor = _create_locked_folder(path.parent)
     try:
         yield unfinished
         try:
@@ -73,11 +73,29 @@ def new_folder(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _create_locked_folder(parent: Path) -> tuple[Path, int]:
+    """Create a temporary folder and lock it. Return its path and its descriptor."""
+    while True:
+        path = Path(tempfile.mkdtemp(dir=parent, prefix=TEMPORARY_PREFIX))
+        with contextlib.suppress(FileNotFoundError):  # `remove_unfinished` was faster than the lock
+            descriptor = os.open(path, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if path.exists():
+                return path, descriptor
+            os.close(descriptor)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete the temporary files in a folder that writers left when they were killed, not those that are in use."""
+    """Delete the temporary files and folders that killed writers left in a folder, not those that are in use."""
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises OSError while another process writes it
-            path.unlink()
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises OSError while a process writes it
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(descriptor)

@@ -384,7 +384,8 @@ class Sweep(Base):
 
 
 for _mapper in Base.registry.mappers:
-    _mapper.local_table.comment = " ".join(cleandoc(_mapper.class_.__doc__ or "").split())
+    _table = Base.metadata.tables[_mapper.class_.__tablename__]
+    _table.comment = " ".join(cleandoc(_mapper.class_.__doc__ or "").split())
 
 EXPORT_VIEW = Table(
     "caption_export",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from captioning.atomic import new_folder
+from captioning.atomic import new_folder, remove_unfinished
 from captioning.errors import UsageError
 from captioning.store.captions import FileRow
 from captioning.values import Source
@@ -96,6 +96,7 @@ class ImageExport(ABC):
     def write(self, rows: Iterable[FileRow], text_of: TextOf) -> int:
         """Write the folder, which appears when it is complete; return the number of images. Raises UsageError."""
         readable = ((row, data) for row in rows if (data := self._read(row)) is not None)
+        remove_unfinished(self.folder.parent)  # of an export that was killed
         try:
             with new_folder(self.folder) as folder:
                 return self._fill(folder, readable, text_of)

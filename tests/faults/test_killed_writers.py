@@ -1,5 +1,6 @@
 """`kill -9` at random moments of every command that writes captions or sidecars: the old state or the new one."""
 
+import json
 import os
 import random
 import sqlite3
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -47,7 +49,9 @@ def cli(tmp_path: Path) -> CliRunner:
     submit(db, settings, SubmitRequest(read_sources([os.fsencode(folder)]), Filters(), LSTM, DecodeOptions()), print)
     driver = StoreDriver(db, os.fsencode(folder))
     for claim in driver.claim_all():
-        driver.commit_batch(claim, [captioned(item, f"two dogs and {item.file_id} cats") for item in claim.items])
+        digests = [sha256((folder / os.fsdecode(item.path)).read_bytes()).hexdigest() for item in claim.items]
+        texts = [f"two dogs and {item.file_id} cats" for item in claim.items]
+        driver.commit_batch(claim, [captioned(*one) for one in zip(claim.items, texts, digests, strict=True)])
         leases.complete(db, claim)
     db.close()
     return CliRunner(tmp_path / "data")
@@ -98,7 +102,13 @@ ROUNDS = [3, pytest.param(50, marks=pytest.mark.slow)]
 @pytest.mark.parametrize("rounds", ROUNDS)
 @pytest.mark.parametrize(
     ("form", "ending", "how", "mine"),
-    [("txt", ".txt", "append", MINE), ("txt", ".txt", "overwrite", MINE), ("xmp", ".xmp", "merge", XMP)],
+    [
+        ("txt", ".txt", "append", MINE),
+        ("txt", ".txt", "prepend", MINE),
+        ("txt", ".txt", "overwrite", MINE),
+        ("xmp", ".xmp", "merge", XMP),
+        ("xmp", ".xmp", "overwrite", XMP),
+    ],
 )
 def test_a_killed_export_leaves_what_was_there_or_what_it_writes_and_an_undo_puts_it_back(
     form: str, ending: str, how: str, mine: bytes, rounds: int, cli: CliRunner, tmp_path: Path
@@ -130,6 +140,79 @@ def test_a_killed_export_leaves_what_was_there_or_what_it_writes_and_an_undo_put
         if texts_of(folder, ending) == before:
             break
     assert texts_of(folder, ending) == before
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("name", ["captions.csv", "captions.jsonl", "captions.parquet", "captions.json", "metadata.hf"])
+def test_a_killed_export_to_a_file_leaves_the_old_file_or_the_new_one(
+    name: str, rounds: int, cli: CliRunner, tmp_path: Path
+) -> None:
+    file = tmp_path / ("photographs/metadata.jsonl" if name.endswith("hf") else name)
+    command = ("export", "-o", str(file), *(("--format", "hf") if name.endswith("hf") else ()))
+    assert cli.run("producer", *command).code == 0
+    old = file.read_bytes()
+    assert cli.run("producer", "replace", "dogs", "puppies", "--yes").code == 0
+    assert (
+        cli.run("producer", *command[:2], str(tmp_path / "photographs" / f"new{file.suffix}"), *command[3:]).code == 0
+    )
+    new = (tmp_path / "photographs" / f"new{file.suffix}").read_bytes()
+
+    def whole() -> None:
+        assert file.read_bytes() in (old, new)
+
+    kill_again_and_again(cli, rounds, *command, check=whole)
+    assert file.read_bytes() == new != old
+    assert not list(file.parent.glob(".captionmill-*"))
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("form", ["webdataset", "training"])
+def test_a_killed_export_to_a_folder_leaves_a_whole_folder_or_none(
+    form: str, rounds: int, cli: CliRunner, tmp_path: Path
+) -> None:
+    paths = sorted(str(file) for file in (tmp_path / "photographs").rglob("*g"))
+    assert cli.run("producer", "accept", *paths).code == 0
+    whole = tmp_path / "whole"
+    assert cli.run("producer", "export", "--format", form, "-o", str(whole)).code == 0
+    expected = {file.relative_to(whole): file.read_bytes() for file in whole.rglob("*") if file.is_file()}
+    folder = tmp_path / "folder"
+
+    def check() -> None:
+        found = {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        assert found == expected or not folder.exists()
+
+    # 2: a process before was killed after it had written the folder
+    kill_again_and_again(cli, rounds, "export", "--format", form, "-o", str(folder), check=check, allowed=(0, 2))
+    assert folder.exists()
+    assert len(expected) == (41 if form == "training" else 1)
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_a_killed_correction_or_undo_is_made_or_not_and_its_history_says_which(
+    rounds: int, cli: CliRunner, tmp_path: Path
+) -> None:
+    path = str(sorted((tmp_path / "photographs").rglob("*g"))[0])
+    before = captions_of(cli)
+    first = before[0]
+
+    def check(*allowed: str) -> Callable[[], None]:
+        def is_whole() -> None:
+            now = captions_of(cli)
+            assert now[1:] == before[1:]
+            assert now[0] in allowed
+            history = json.loads(cli.run("producer", "show", path, "--history", "--json").out)
+            shown = [entry["after"] for entry in history if entry["verb"] != "undo" and not entry["undone"]]
+            assert (shown[0] if shown else first) == now[0]
+
+        return is_whole
+
+    for number in range(rounds):
+        mine = f"my words {number}"
+        kill_again_and_again(cli, 1, "correct", path, mine, check=check(captions_of(cli)[0], mine))
+        assert captions_of(cli)[0] == mine
+        kill_again_and_again(cli, 1, "accept", path, check=check(mine))
+    while captions_of(cli)[0] != first:  # each undo takes back one of them
+        kill_again_and_again(cli, 1, "undo", check=check(first, *(f"my words {n}" for n in range(rounds))))
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
