@@ -26,6 +26,10 @@ test-fast: setup ## Run the unit tests: no servers, no other processes (under a 
 test-all: setup ## Run all tests, also the slow ones, with more generated examples (about 30 minutes)
 	CAPTIONING_TEST_EXAMPLES=300 $(BIN)/python -m pytest -n 4 --dist worksteal --slow
 
+test-consumers: setup ## Read every export back with the program it is for: apt-get install libreoffice-calc libimage-exiftool-perl
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,consumers]'
+	$(BIN)/python -m pytest --consumers tests/consumers
+
 faults: setup ## Run every fault scenario twice and write the table to docs/faults.md (about 30 minutes)
 	$(BIN)/python -m pytest tests/faults tests/journeys/test_hostile_corpus.py --every-scenario --slow -n 4 \
 	  --rounds 2 --table docs/faults.md
@@ -104,5 +108,5 @@ wheel: setup ## Build the wheel into dist/
 clean: ## Remove everything that the other targets created
 	rm -rf $(VENV) .audit build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test test-fast test-all faults lint docs run-svg constraints audit secrets bundles compare bench \
+.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench \
   scale migration wheel clean

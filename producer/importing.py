@@ -5,11 +5,11 @@ import binascii
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from captioning.errors import FileLeft, UsageError
 from captioning.paths import absolute, text_of
@@ -17,11 +17,13 @@ from captioning.store.captions import FileRow
 from captioning.store.database import Database
 from captioning.store.edits import checked_text
 from captioning.store.files import roots
-from captioning.store.imports import Compared, ImportedRow, Kind, compare
-from producer.export import xmp
-from producer.export.place import open_tree
-from producer.export.sidecars import Form
+from captioning.store.imports import Compared, Comparison, ImportedRow, Kind, compare
+from captioning.store.sidecars import KnownSidecar, digest_of, known_sidecars
+from producer.export.place import Tree, open_tree
+from producer.export.sidecars import Form, doubled_names, hash_of_path, sidecar_of
+from producer.export.tables import from_spreadsheet
 
+T = TypeVar("T")
 PAGE = 500  # rows that are compared together
 _EXAMPLES = 3
 _CAPTION_COLUMNS = ("caption", "text")
@@ -45,22 +47,25 @@ class Counts:
         examples = self.examples.setdefault(found.kind, [])
         if len(examples) < _EXAMPLES:
             place = f"{found.row.place}: " if found.row.place else ""
-            examples.append(place + text_of(found.row.path))
+            examples.append(place + (found.row.problem or text_of(found.row.path)))
 
 
 def count(db: Database, pages: Iterable[Sequence[ImportedRow]]) -> Counts:
     """Compare all rows with what is here."""
-    counts, known_roots = Counts(), roots(db)
+    counts, comparison = Counts(), Comparison(roots(db))
     for page in pages:
-        for found in compare(db, page, known_roots):
+        for found in compare(db, page, comparison):
             counts.add(found)
     return counts
 
 
 def pages_of(rows: Iterable[ImportedRow]) -> Iterator[list[ImportedRow]]:
     """Yield rows in pages."""
-    remaining = iter(rows)
-    while page := list(islice(remaining, PAGE)):
+    return _pages(iter(rows))
+
+
+def _pages(rows: Iterator[T]) -> Iterator[list[T]]:
+    while page := list(islice(rows, PAGE)):
         yield page
 
 
@@ -100,20 +105,22 @@ def _csv_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             first = sample.split("\n", 1)[0]
             reader = csv.DictReader(opened, delimiter=";" if first.count(";") > first.count(",") else ",")
             for line in reader:
-                yield reader.line_num, {name: _from_spreadsheet(value) for name, value in line.items() if name}
+                yield reader.line_num, _cells(line, f"{file}:{reader.line_num}")
     except (OSError, UnicodeError, csv.Error) as error:
         raise _unreadable(file, error) from None
+
+
+def _cells(line: dict[str | Any, Any], place: str) -> dict[str, Any]:
+    if None in line:
+        raise UsageError(
+            f"{place}: more cells than the header has: write a caption that contains the separator in double quotes."
+        )
+    return {name: from_spreadsheet(value) for name, value in line.items() if name}
 
 
 def _unreadable(file: Path, error: Exception) -> UsageError:
     why = error.strerror if isinstance(error, OSError) else str(error)
     return UsageError(f"cannot read {file}: {why}.")
-
-
-def _from_spreadsheet(value: Any) -> Any:
-    """Remove the apostrophe that an export puts before what a spreadsheet would run as a formula."""
-    is_guarded = isinstance(value, str) and value.startswith("'") and value[1:2] in tuple("=+-@\t\r\n\0＝＋－＠")
-    return value[1:] if is_guarded else value
 
 
 def _row(line: dict[str, Any], base: bytes, place: str) -> ImportedRow:
@@ -145,25 +152,36 @@ def _decoded(text: Any, place: str) -> bytes:
         raise UsageError(f"{place}: path_b64 is not base64.") from None
 
 
-def read_sidecars(files: Iterable[FileRow], form: Form, *, is_xmp: bool) -> Iterator[ImportedRow]:
+def read_sidecars(db: Database, files: Callable[[], Iterator[FileRow]], form: Form) -> Iterator[ImportedRow]:
     """Yield the captions in the sidecars beside images; images without one are left out.
 
-    A sidecar that cannot be read safely, or is no XMP, is left out too.
+    Of a sidecar that an export wrote, only the words that a person had there count. `files` is called twice.
     """
+    doubled = doubled_names(form, files())
     with open_tree(b"/") as tree:
-        for row in files:
-            folder, _, name = row.path_bytes.rpartition(b"/")
-            path = folder + b"/" + form.name_of(name)
-            try:
-                present = tree.read(path.lstrip(b"/"))
-                if present is None:
-                    continue
-                text = _xmp_text(present.data) if is_xmp else present.data.decode("utf-8-sig")
-                yield ImportedRow(row.path_bytes, checked_text(text), place=text_of(path))
-            except (FileLeft, OSError, UnicodeError, UsageError):
-                continue
+        for page in _pages(row for row in files() if row.sha256 is not None):
+            paths = [sidecar_of(form, row.path_bytes) for row in page]
+            known = known_sidecars(db, paths)
+            for row, path in zip(page, paths, strict=True):
+                try:
+                    found = _sidecar(tree, row, path, form, known.get(path))
+                    if found is not None and hash_of_path(path) in doubled:
+                        raise FileLeft("two images have this sidecar")
+                except (FileLeft, OSError, UsageError) as error:
+                    why = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+                    found = ImportedRow(row.path_bytes, None, None, None, text_of(path), Kind.UNREADABLE, why)
+                if found is not None:
+                    yield found
 
 
-def _xmp_text(data: bytes) -> str:
-    packet = xmp.parse(data)
-    return packet.text(xmp.DESCRIPTION) or packet.text(xmp.ALT_TEXT) or ""
+def _sidecar(tree: Tree, row: FileRow, path: bytes, form: Form, known: KnownSidecar | None) -> ImportedRow | None:
+    """Return the words of others in a sidecar; None without one. Raises FileLeft, OSError and UsageError."""
+    present = tree.read(path.lstrip(b"/"))
+    if present is None:
+        return None
+    data: bytes | None = present.data
+    if known is not None and known.is_ours(digest_of(present.data)):
+        data = known.before
+    if data is None:
+        return ImportedRow(row.path_bytes, None, None, None, text_of(path), Kind.OURS)
+    return ImportedRow(row.path_bytes, checked_text(form.words(data)), place=text_of(path))

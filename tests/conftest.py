@@ -51,6 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--rounds", type=int, default=1, help="how often each fault scenario runs")
     group.addoption("--table", default="", help="write the results of the fault scenarios to this file, as a table")
     group.addoption("--fast", action="store_true", help="run only unit tests: no servers, processes or whole models")
+    group.addoption("--consumers", action="store_true", help="also read exports back with the programs they are for")
     group.addoption("--slow", action="store_true", help="also run tests that take minutes")
 
 
@@ -75,7 +76,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With --fast, do not even import the tests that it leaves out: their imports take half of its time."""
+    """With --fast, do not even import the tests that it leaves out: their imports take half of its time.
+
+    Tests with the consumers of exports are run by an option only: `make test` needs Python packages alone.
+    """
+    if collection_path.name == "consumers" and not config.getoption("--consumers"):
+        return True
     return True if config.getoption("--fast") and collection_path.name in HEAVY_FILES | PROCESS_FOLDERS else None
 
 

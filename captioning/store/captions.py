@@ -51,6 +51,8 @@ class FileRow:
     format: str | None = None  # of the content: JPEG, PNG, ...
     root_bytes: bytes = b"/"  # path of the folder that was submitted
     file_id: int = 0
+    size: int = 0  # bytes, when the file was last seen
+    mtime_ns: int = 0  # time of its last modification then
     caption_id: int | None = None
 
     @property
@@ -80,6 +82,8 @@ def select_file_rows(model: str | None, *, fitting: bool = False) -> sa.Select[A
         Root.path_bytes.label("root"),
         File.id.label("file_id"),
         File.path_bytes,
+        File.size,
+        File.mtime_ns,
         Image.sha256,
         Image.width,
         Image.height,
@@ -130,6 +134,8 @@ def to_file_row(row: sa.Row[Any]) -> FileRow:
         format=row.format,
         root_bytes=row.root,
         file_id=row.file_id,
+        size=row.size,
+        mtime_ns=row.mtime_ns,
         caption_id=row.caption_id,
     )
 

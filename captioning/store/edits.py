@@ -214,7 +214,7 @@ def undo(db: Database, change_id: int | None = None) -> Undone:
 def _to_undo(connection: Connection, change_id: int | None) -> Any:
     query = sa.select(Change).order_by(Change.id.desc()).limit(1)
     if change_id is None:
-        query = query.where(Change.verb != "undo", Change.undone_by.is_(None))
+        query = query.where(Change.verb.not_in(["undo", "export"]), Change.undone_by.is_(None))
     else:
         query = query.where(Change.id == change_id)
     change = connection.execute(query.with_for_update()).one_or_none()
@@ -224,6 +224,10 @@ def _to_undo(connection: Connection, change_id: int | None) -> Any:
         )
     if change.verb == "undo":
         raise UsageError(f"change {change.id} is itself an undo; `producer undo` takes back what came before it.")
+    if change.verb == "export":
+        raise UsageError(
+            f"change {change.id} is an export of files beside images: `producer export --undo` puts them back."
+        )
     if change.undone_by is not None:
         raise UsageError(f"change {change.id} is undone already.")
     return change

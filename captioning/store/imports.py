@@ -18,13 +18,16 @@ from captioning.values import Source
 class Kind(StrEnum):
     """How an imported row compares with what is here."""
 
-    NEW = "new"  # the file has no caption, or only one by a model
-    CHANGED = "changed"  # edited after an export, and not here since
+    NEW = "new"  # the image has no caption, or only one by a model
+    CHANGED = "changed"  # in the file after an export, and not in the database since
     SAME = "same"
-    NEWER_HERE = "newer here"  # not edited after the export, but here
-    CONFLICT = "conflict"  # edited there and here, or other content has come in its place
-    UNKNOWN = "unknown"  # no file has this path, or this content
+    NEWER_HERE = "newer here"  # changed in the database after the export, not in the file
+    CONFLICT = "conflict"  # changed in both, or the image has other content now
+    TWICE = "twice"  # another caption of the same image came before it
+    UNKNOWN = "unknown"  # no registered image has this path, or this content
     EMPTY = "empty"  # no caption in the row
+    OURS = "ours"  # a sidecar as an export wrote it
+    UNREADABLE = "unreadable"  # a sidecar that cannot be read, or is of two images
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class ImportedRow:
     sha256: str | None = None
     exported: str | None = None  # `caption_digest` of what an export wrote
     place: str = ""  # in the file, for messages
+    kind: Kind | None = None  # of a sidecar that has no caption to compare
+    problem: str = ""  # why it is unreadable
 
 
 @dataclass(frozen=True)
@@ -48,21 +53,34 @@ class Compared:
     image_id: int | None = None
 
 
-def compare(db: Database, rows: Sequence[ImportedRow], known_roots: Sequence[RootPath]) -> list[Compared]:
+class Comparison:
+    """Compares rows with what is here. Remembers their images, so that none gets two captions."""
+
+    def __init__(self, known_roots: Sequence[RootPath]) -> None:
+        self.known_roots = known_roots
+        self._seen: dict[int, bytes] = {}  # digest of the caption that an image gets, by file
+
+    def of_page(self, connection: Connection, rows: Sequence[ImportedRow]) -> list[Compared]:
+        """Return how some rows compare with what is here."""
+        by_path = _files_by_path(connection, [row.path for row in rows], self.known_roots)
+        strangers = [row.sha256 for row in rows if row.path not in by_path and row.sha256]
+        by_content = _files_by_content(connection, strangers)
+        found = []
+        for row in rows:
+            file, image_id = by_path.get(row.path) or by_content.get(row.sha256 or "") or (None, None)
+            kind = row.kind or _kind(row, file, image_id)
+            if file is not None and row.caption and kind is not row.kind:
+                digest = hash_of(row.caption.encode())
+                if self._seen.setdefault(file.file_id, digest) != digest:
+                    kind = Kind.TWICE
+            found.append(Compared(row, kind, file, image_id))
+        return found
+
+
+def compare(db: Database, rows: Sequence[ImportedRow], comparison: Comparison) -> list[Compared]:
     """Return how some rows compare with what is here."""
     with db.reading() as connection:
-        return _compare(connection, rows, known_roots)
-
-
-def _compare(connection: Connection, rows: Sequence[ImportedRow], known_roots: Sequence[RootPath]) -> list[Compared]:
-    by_path = _files_by_path(connection, [row.path for row in rows], known_roots)
-    strangers = [row.sha256 for row in rows if row.path not in by_path and row.sha256]
-    by_content = _files_by_content(connection, strangers)
-    found = []
-    for row in rows:
-        file, image_id = by_path.get(row.path) or by_content.get(row.sha256 or "") or (None, None)
-        found.append(Compared(row, _kind(row, file, image_id), file, image_id))
-    return found
+        return comparison.of_page(connection, rows)
 
 
 def _kind(row: ImportedRow, file: FileRow | None, image_id: int | None) -> Kind:  # noqa: PLR0911, one for each kind
@@ -119,13 +137,13 @@ def write(
     too, because otherwise it would not be shown.
     """
     wanted = {Kind.NEW, Kind.CHANGED} | ({Kind.CONFLICT} if take_theirs else set())
-    known_roots = roots(db)
+    comparison = Comparison(roots(db))
     with db.writing() as connection:
         change_id = begin_change(connection, "import", detail)
 
         def chosen() -> Iterator[Written]:
             for page in pages:
-                for found in _compare(connection, page, known_roots):
+                for found in comparison.of_page(connection, page):
                     file = found.file
                     if found.kind in wanted and file is not None and found.image_id is not None:
                         source = Source.HUMAN if as_human or file.source == Source.HUMAN else Source.IMPORTED

@@ -75,19 +75,14 @@ def is_outdated(caption: Any = Caption) -> sa.ColumnElement[bool]:
 def keep_captions_of_people(connection: Connection, file_ids: Sequence[int]) -> None:
     """Make captions of people follow files that change, where they were written for a copy of the content.
 
-    Each such file gets a row of its own, in the same change, so that an undo takes it back too.
+    Each such file gets rows of its own, in the same changes, so that an undo takes back the same on all copies.
     """
-    written = aliased(Caption)
-    of_content = (
-        sa.select(sa.func.max(written.id))
-        .where(written.image_id == File.image_id, written.source == Source.HUMAN, written.withdrawn_at.is_(None))
-        .scalar_subquery()
-    )
     query = (
         sa.select(File.id.label("file_id"), Caption.id, Caption.image_id, Caption.text, Caption.created_at)
-        .join(Caption, Caption.id == of_content)
+        .join(Caption, Caption.image_id == File.image_id)
+        .where(Caption.source == Source.HUMAN, Caption.withdrawn_at.is_(None))
         .where(File.id.in_(file_ids), own_caption_id().is_(None))
-        .order_by(File.id)
+        .order_by(File.id, Caption.created_at, Caption.id)
     )
     for row in connection.execute(query).all() if file_ids else ():
         values = {"image_id": row.image_id, "file_id": row.file_id, "source": Source.HUMAN, "text": row.text,

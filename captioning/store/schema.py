@@ -359,6 +359,8 @@ class Sidecar(Base):
     written: Mapped[str] = mapped_column(
         Text, comment="SHA-256 of the file that is written, or was to be when a process died"
     )
+    image_bytes: Mapped[bytes | None] = mapped_column(LargeBinary, comment="path of its image, absolute and exact")
+    mtime_ns: Mapped[int | None] = mapped_column(BigInteger, comment="time of `before`, nanoseconds since 1970")
 
 
 class Worker(Base):

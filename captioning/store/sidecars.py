@@ -1,17 +1,19 @@
 """The files beside images that exports have written: what was there before, and what was written."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from captioning.errors import UsageError
-from captioning.paths import hash_of
+from captioning.paths import hash_of, is_below
 from captioning.store.database import Database
 from captioning.store.edits import begin_change
-from captioning.store.schema import Change, Sidecar
+from captioning.store.files import roots
+from captioning.store.schema import Change, File, Sidecar
 
 _PAGE = 500  # rows with what was there before, which may be megabytes each
 
@@ -25,13 +27,26 @@ class KnownSidecar:
     before: bytes | None  # what a person had there; None: no file
     replaced: str | None  # SHA-256 of the file before the last write; None: no file
     written: str  # SHA-256 of the file that is written, or was to be when a process died
+    image: bytes | None = None  # absolute path of its image; None: an older version wrote it
+    mtime_ns: int | None = None  # of `before`
+    change: int = 0  # the export that last wrote it
 
     def is_ours(self, digest: str | None) -> bool:
-        """Return whether nobody but exports has changed the file, which has this SHA-256 now (None: no file).
+        """Return whether an export wrote the file, which has this SHA-256 now (None: no file), and nobody since.
 
-        It is as it was written, or as it was before a write that a killed process announced.
+        It is as it was written, or as an export had written it before a write that a killed process announced. A file
+        that is as a person had it is the person's, whoever put it back.
         """
-        return digest in (self.written, self.replaced)
+        return digest is not None and digest in (self.written, self.replaced) and digest != digest_of(self.before)
+
+
+@overload
+def digest_of(data: bytes) -> str: ...
+@overload
+def digest_of(data: bytes | None) -> str | None: ...
+def digest_of(data: bytes | None) -> str | None:
+    """Return the SHA-256 of a file's bytes; None without a file."""
+    return None if data is None else hashlib.sha256(data).hexdigest()
 
 
 def known_sidecars(db: Database, paths: Sequence[bytes]) -> dict[bytes, KnownSidecar]:
@@ -41,29 +56,71 @@ def known_sidecars(db: Database, paths: Sequence[bytes]) -> dict[bytes, KnownSid
         return {row.path_bytes: _known(row) for row in connection.execute(query)}
 
 
+def registered(db: Database, paths: Sequence[bytes]) -> set[bytes]:
+    """Return which of some absolute paths are files that were submitted."""
+    keys = {}
+    for root in roots(db):
+        for path in paths:
+            if is_below(path, root.path):
+                keys[(root.id, hash_of(root.relative(path)))] = path
+    query = sa.select(File.root_id, File.path_hash).where(File.path_hash.in_([key[1] for key in keys]))
+    with db.reading() as connection:
+        found = connection.execute(query).all() if keys else []
+    return {keys[row.root_id, row.path_hash] for row in found if (row.root_id, row.path_hash) in keys}
+
+
 def begin_export(db: Database, detail: dict[str, object]) -> int:
     """Record that an export writes files beside images; return the number of the change."""
     with db.writing() as connection:
         return begin_change(connection, "export", detail)
 
 
-def announce(db: Database, change_id: int, sidecars: Sequence[KnownSidecar]) -> None:
-    """Record what will be written, before it is: a process that is killed in between leaves no file unexplained."""
+def announce(db: Database, sidecars: Sequence[KnownSidecar], seen: Mapping[bytes, KnownSidecar]) -> set[bytes]:
+    """Record what will be written, before it is: a process that is killed in between leaves no file unexplained.
+
+    Returns the paths of those that are still as they were `seen`; another export has announced the others meanwhile.
+    """
+    hashes = [hash_of(s.path) for s in sidecars]
+    if not hashes:
+        return set()
+    with db.writing() as connection:
+        of_paths = sa.select(Sidecar).where(Sidecar.path_hash.in_(hashes)).with_for_update()
+        now = {row.path_bytes: _known(row) for row in connection.execute(of_paths)}
+        ours = [s for s in sidecars if now.get(s.path) == seen.get(s.path)]
+        _replace(connection, ours)
+    return {s.path for s in ours}
+
+
+def withdraw(db: Database, announced: KnownSidecar, before: KnownSidecar | None) -> None:
+    """Take back what was announced for a file that could not be written, unless another export has announced it."""
+    with db.writing() as connection:
+        of_path = sa.select(Sidecar).where(Sidecar.path_hash == hash_of(announced.path)).with_for_update()
+        row = connection.execute(of_path).one_or_none()
+        if row is None or _known(row) != announced:
+            return
+        connection.execute(sa.delete(Sidecar).where(Sidecar.id == row.id))
+        if before is not None:
+            _replace(connection, [before])
+
+
+def _replace(connection: Connection, sidecars: Sequence[KnownSidecar]) -> None:
     rows = [
-        {"path_bytes": s.path, "path_hash": hash_of(s.path), "change_id": change_id, "how": s.how, "before": s.before,
-         "replaced": s.replaced, "written": s.written}
+        {"path_bytes": s.path, "path_hash": hash_of(s.path), "change_id": s.change, "how": s.how, "before": s.before,
+         "replaced": s.replaced, "written": s.written, "image_bytes": s.image, "mtime_ns": s.mtime_ns}
         for s in sidecars
     ]  # fmt: skip
     if rows:
-        with db.writing() as connection:
-            connection.execute(sa.delete(Sidecar).where(Sidecar.path_hash.in_([row["path_hash"] for row in rows])))
-            connection.execute(sa.insert(Sidecar), rows)
+        connection.execute(sa.delete(Sidecar).where(Sidecar.path_hash.in_([row["path_hash"] for row in rows])))
+        connection.execute(sa.insert(Sidecar), rows)
 
 
 def last_export(db: Database) -> int:
-    """Return the number of the last export that wrote files and is not undone. Raises UsageError without one."""
-    exists = sa.exists().where(Sidecar.change_id == Change.id)
-    query = sa.select(sa.func.max(Change.id)).where(Change.verb == "export", Change.undone_by.is_(None), exists)
+    """Return the number of the last export that wrote files, as far as they are still remembered.
+
+    Those that were undone come last: a file that could not be put back is tried again. Raises UsageError without one.
+    """
+    query = sa.select(Change.id).join(Sidecar, Sidecar.change_id == Change.id)
+    query = query.order_by(Change.undone_by.is_not(None), Change.id.desc()).limit(1)
     with db.reading() as connection:
         found: int | None = connection.execute(query).scalar()
     if found is None:
@@ -102,4 +159,7 @@ def _mark_undone(connection: Connection, change_id: int, undoing: int) -> None:
 
 
 def _known(row: sa.Row[Any]) -> KnownSidecar:
-    return KnownSidecar(row.path_bytes, row.how, row.before, row.replaced, row.written)
+    return KnownSidecar(
+        row.path_bytes, row.how, row.before, row.replaced, row.written, row.image_bytes, row.mtime_ns,
+        row.change_id,
+    )  # fmt: skip

@@ -190,4 +190,4 @@ def _reader(
         raise UsageError("--root is for relative paths in a file; sidecars are beside the registered images.")
     form = XmpForm(is_full) if sidecars == SidecarForm.XMP else TextForm(str(sidecars))
     files = captions.Selection()
-    return lambda: importing.read_sidecars(captions.export_rows(db, files), form, is_xmp=sidecars == SidecarForm.XMP)
+    return lambda: importing.read_sidecars(db, lambda: captions.export_rows(db, files), form)

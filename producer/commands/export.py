@@ -154,6 +154,8 @@ def _check_options(name: str, output: str, *, beside: bool, on_existing: OnExist
     is_sidecar = exporting.FORMATS[name].target is Target.SIDECARS
     if is_sidecar and beside and output != STANDARD_OUTPUT:
         raise UsageError("--beside and -o exclude each other: sidecars go beside the images, or into a tree at -o.")
+    if not output:
+        raise UsageError("-o needs a name, or - for standard output.")
     if is_sidecar and not beside and output == STANDARD_OUTPUT:
         raise UsageError(f"{name} writes a file for each image: add --beside, or -o FOLDER for a tree of its own.")
     if not is_sidecar and (beside or on_existing != OnExisting.SKIP):
@@ -184,11 +186,13 @@ def _sidecars(
     assert make is not None
     mirror = None if output is None else os.path.realpath(os.fsencode(output))
     writer = SidecarExport(db, make(options), text.apply, on_existing, mirror)
-    writer.require_one_name_each(captions.export_rows(db, selection))
-    writer.refuse_doubled(captions.export_rows(db, selection))
-    change = sidecars.begin_export(db, {"format": name, "output": output or "--beside", "where": selection.where})
+    # a filter by quality must not decide which of two images a sidecar is of; what a person names may
+    all_captioned = Selection(selection.job, where=selection.where, fitting=True)
+    writer.require_one_name_each(captions.export_rows(db, all_captioned))
+    writer.refuse_doubled(captions.export_rows(db, all_captioned))
+    detail: dict[str, object] = {"format": name, "output": output or "--beside", "where": selection.where}
     with progress_display() as display:
-        done = writer.write(captions.export_rows(db, selection), change, lambda n: display.update("images seen", n, n))
+        done = writer.write(captions.export_rows(db, selection), detail, lambda n: display.update("images seen", n, n))
     if as_json:
         render.print_json(asdict(done) | {"written": done.written})
     else:

@@ -31,15 +31,33 @@ class Present:
 
     data: bytes
     mode: int
+    owner: tuple[int, int]  # user and group
+    mtime_ns: int
     identity: tuple[int, int, int, int]  # device, inode, size, time of change
+
+    @property
+    def is_read_only(self) -> bool:
+        return not self.mode & 0o222
 
 
 class Tree:
     """A folder below which files are read and written. Keeps the last folder open, because files come by folder."""
 
-    def __init__(self, root: bytes) -> None:
-        """Raises OSError when the root cannot be opened."""
-        self._root = os.open(root, _FOLDER & ~os.O_NOFOLLOW)
+    def __init__(self, root: bytes, *, create_folders: bool = False) -> None:
+        """Open the root, an absolute path on which no folder may be a link; `write` creates folders if it should.
+
+        Raises FileLeft and OSError when the root cannot be opened.
+        """
+        self._root = os.open(b"/", _FOLDER)
+        parts = tuple(part for part in root.split(b"/") if part)
+        found = self._descend(parts, create=False) if parts else self._root
+        if found is None:
+            os.close(self._root)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), root)
+        if found != self._root:
+            os.close(self._root)
+            self._root = found
+        self._create_folders = create_folders
         self._open: tuple[tuple[bytes, ...], int] | None = None
         self._tidied: set[tuple[bytes, ...]] = set()  # folders without what killed exports left
 
@@ -71,13 +89,32 @@ class Tree:
                 data = file.read(MAX_BYTES + 1)
         finally:
             os.close(descriptor)
-        return Present(data, stat.S_IMODE(found.st_mode), _identity(found))
+        owner = (found.st_uid, found.st_gid)
+        return Present(data, stat.S_IMODE(found.st_mode), owner, found.st_mtime_ns, _identity(found))
 
-    def write(self, path: bytes, data: bytes, before: Present | None) -> None:
-        """Write a file, in the place of `before`. Raises FileLeft when it has changed since, and OSError."""
+    def state(self, path: bytes) -> tuple[int, int] | None:
+        """Return size and time of change of a regular file; None if there is none. Raises FileLeft and OSError."""
         *folders, name = _parts(path)
-        folder = self._enter(tuple(folders), create=True)
-        assert folder is not None
+        folder = self._enter(tuple(folders), create=False)
+        try:
+            found = None if folder is None else os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            found = None
+        return None if found is None or not stat.S_ISREG(found.st_mode) else (found.st_size, found.st_mtime_ns)
+
+    def has_folder(self, path: bytes) -> bool:
+        """Return whether there is a folder at a path below the root. Raises FileLeft and OSError."""
+        return self._enter(tuple(_parts(path)), create=False) is not None
+
+    def write(self, path: bytes, data: bytes, before: Present | None, mtime_ns: int | None = None) -> None:
+        """Write a file, in the place of `before`, with its owner and permissions; `mtime_ns`: with this time.
+
+        Raises FileLeft when the file has changed since it was read, and OSError.
+        """
+        *folders, name = _parts(path)
+        folder = self._enter(tuple(folders), create=self._create_folders)
+        if folder is None:
+            raise FileLeft("its folder is not there")
         if tuple(folders) not in self._tidied:
             self._tidied.add(tuple(folders))
             _remove_unfinished(folder)
@@ -90,8 +127,10 @@ class Tree:
                 file.write(data)
                 file.flush()
                 if before is not None:  # what a person had must not become an empty file when the power fails
-                    os.fchmod(descriptor, before.mode)
+                    _take_over(descriptor, name, folder, before)
                     os.fsync(descriptor)
+                if mtime_ns is not None:
+                    os.utime(descriptor, ns=(mtime_ns, mtime_ns))
                 self._require_unchanged(folder, name, before)
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
@@ -103,7 +142,8 @@ class Tree:
         """Remove a file. Raises FileLeft when it has changed since it was read, and OSError."""
         *folders, name = _parts(path)
         folder = self._enter(tuple(folders), create=False)
-        assert folder is not None
+        if folder is None:
+            raise FileLeft("its folder is not there")
         self._require_unchanged(folder, name, before)
         os.unlink(name, dir_fd=folder)
 
@@ -122,6 +162,13 @@ class Tree:
         if self._open is not None and self._open[0] == folders:
             return self._open[1]
         self._leave()
+        descriptor = self._descend(folders, create=create)
+        if descriptor is not None:
+            self._open = (folders, descriptor)
+        return descriptor
+
+    def _descend(self, folders: tuple[bytes, ...], *, create: bool) -> int | None:
+        """Open a folder below the root; None if it does not exist. Raises FileLeft and OSError."""
         descriptor = os.dup(self._root)
         try:
             for name in folders:
@@ -138,7 +185,6 @@ class Tree:
         except OSError as error:
             os.close(descriptor)
             raise _as_unsafe(error) from error
-        self._open = (folders, descriptor)
         return descriptor
 
     def _leave(self) -> None:
@@ -172,6 +218,25 @@ def _remove_unfinished(folder: int) -> None:
                 os.unlink(name, dir_fd=folder)
             finally:
                 os.close(descriptor)
+
+
+def _take_over(descriptor: int, name: bytes, folder: int, before: Present) -> None:
+    """Give a new file the owner, the permissions and the attributes of the one that it will replace."""
+    found = os.fstat(descriptor)
+    if (found.st_uid, found.st_gid) != before.owner:
+        try:
+            os.fchown(descriptor, *before.owner)
+        except OSError:
+            raise FileLeft("it belongs to another user or group, who would lose it") from None
+    os.fchmod(descriptor, before.mode)
+    if hasattr(os, "listxattr"):
+        with contextlib.suppress(OSError):
+            old = os.open(name, _READ, dir_fd=folder)
+            try:
+                for attribute in os.listxattr(old):
+                    os.setxattr(descriptor, attribute, os.getxattr(old, attribute))
+            finally:
+                os.close(old)
 
 
 def _parts(path: bytes) -> list[bytes]:

@@ -1,16 +1,17 @@
 """Captions beside images, or in a mirrored tree: text files and XMP, without destroying what is there.
 
 For each file the store remembers what a person had there (`before`) and what was written. What an export wrote is
-renewed as long as nobody else changed the file; a file that somebody changed is a person's, and stays unless
-`overwrite`. What will be written is announced in the store before it is written, so that after a kill each file is
-either as it was or as it was announced.
+renewed as long as nobody else changed the file; a file that somebody changed, or put back, is a person's, and stays
+unless `overwrite`. What will be written is announced in the store before it is written, so that after a kill each file
+is either as it was or as it was announced.
 """
 
+import codecs
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
 from typing import Protocol
@@ -22,7 +23,7 @@ from captioning.paths import text_of
 from captioning.store import sidecars as stored
 from captioning.store.captions import FileRow
 from captioning.store.database import Database
-from captioning.store.sidecars import KnownSidecar
+from captioning.store.sidecars import KnownSidecar, digest_of
 from producer.export import xmp
 from producer.export.place import Present, Tree, open_tree
 
@@ -49,6 +50,9 @@ class Form(Protocol):
     def content(self, row: FileRow, text: str, before: bytes | None, how: OnExisting) -> bytes:
         """Return the content that says the caption, `before` being what a person had there. Raises FileLeft."""
 
+    def words(self, data: bytes) -> str:
+        """Return the words of others in a sidecar. Raises FileLeft for one that cannot be read."""
+
 
 @dataclass(frozen=True)
 class TextForm:
@@ -65,8 +69,20 @@ class TextForm:
             return own + b"\n"
         if how == OnExisting.MERGE:
             raise FileLeft("a text file has no fields to merge: choose append, prepend or overwrite")
-        first, second = (before.strip(), own) if how == OnExisting.APPEND else (own, before.strip())
-        return first + b"\n" + second + b"\n"
+        if b"\0" in before or not _is_utf8(before):
+            raise FileLeft("it is not in UTF-8, so a caption cannot be added")
+        if not own:
+            return before
+        line = b"\r\n" if b"\r\n" in before else b"\n"
+        if how == OnExisting.APPEND:
+            return before + (b"" if before.endswith(b"\n") else line) + own + line
+        mark = codecs.BOM_UTF8 if before.startswith(codecs.BOM_UTF8) else b""
+        return mark + own + line + before.removeprefix(mark)
+
+    def words(self, data: bytes) -> str:
+        if not _is_utf8(data):
+            raise FileLeft("it is not in UTF-8")
+        return data.decode("utf-8-sig")
 
 
 @dataclass(frozen=True)
@@ -81,19 +97,21 @@ class XmpForm:
     def content(self, row: FileRow, text: str, before: bytes | None, how: OnExisting) -> bytes:
         provenance = xmp.Provenance(row.model if row.source == "machine" else None, row.confidence)
         if before is None or not before.strip():
-            return xmp.new_packet(text, text, provenance)
+            return xmp.new_packet(text, provenance)
         try:
-            packet = xmp.parse(before)
+            return xmp.with_caption(xmp.parse(before), text, _XMP_HOW[how], provenance)
         except FileLeft as error:
-            raise FileLeft(f"it cannot be merged: {error}") from None
-        texts = {}
-        for name in (xmp.DESCRIPTION, xmp.ALT_TEXT):
-            present = packet.text(name)
-            if not present or how == OnExisting.OVERWRITE:
-                texts[name] = text
-            elif how in (OnExisting.APPEND, OnExisting.PREPEND):
-                texts[name] = " ".join([present, text] if how == OnExisting.APPEND else [text, present])
-        return xmp.with_texts(packet, texts, provenance) if texts else before
+            raise FileLeft(f"it cannot be changed: {error}") from None
+
+    def words(self, data: bytes) -> str:
+        packet = xmp.parse(data)
+        return packet.words_of_others(xmp.DESCRIPTION) or packet.words_of_others(xmp.ALT_TEXT)
+
+
+_XMP_HOW: dict[OnExisting, xmp.How] = {
+    OnExisting.SKIP: "merge", OnExisting.MERGE: "merge", OnExisting.APPEND: "append", OnExisting.PREPEND: "prepend",
+    OnExisting.OVERWRITE: "overwrite",
+}  # fmt: skip
 
 
 @dataclass
@@ -146,7 +164,8 @@ class _Write:
     place: _Place
     data: bytes
     present: Present | None
-    known: KnownSidecar
+    before: KnownSidecar | None
+    announced: KnownSidecar
     kind: str  # new, changed or renewed
 
 
@@ -165,13 +184,11 @@ class SidecarExport:
         self.db, self.form, self.text_of_row, self.on_existing = db, form, text_of_row, on_existing
         self.mirror = mirror
         self.done = Written()
-        self._trees: dict[bytes, Tree | OSError] = {}
+        self._trees: dict[bytes, Tree | FileLeft | OSError] = {}
 
     def require_one_name_each(self, rows: Iterable[FileRow]) -> None:
         """Raise UsageError when two images would have one sidecar. Takes 8 bytes for each image."""
-        hashes = np.fromiter((_hash(self._place(row).whole) for row in rows), np.uint64)
-        values, counts = np.unique(hashes, return_counts=True)
-        self._doubled = set(values[counts > 1].tolist())
+        self._doubled = _doubled(self._place(row).whole for row in rows)
 
     def refuse_doubled(self, rows: Iterable[FileRow]) -> None:
         """Raise UsageError that names two images with one sidecar, if `require_one_name_each` found some."""
@@ -180,7 +197,7 @@ class SidecarExport:
         seen: dict[bytes, str] = {}
         for row in rows:
             whole = self._place(row).whole
-            if _hash(whole) not in self._doubled:
+            if hash_of_path(whole) not in self._doubled:
                 continue
             if whole in seen:
                 raise UsageError(
@@ -189,17 +206,27 @@ class SidecarExport:
                 )
             seen[whole] = row.path
 
-    def write(self, rows: Iterable[FileRow], change_id: int, on_page: Callable[[int], None]) -> Written:
-        """Write the sidecars of images; `on_page` is called with the number of images so far."""
-        count = 0
+    def write(self, rows: Iterable[FileRow], detail: dict[str, object], on_page: Callable[[int], None]) -> Written:
+        """Write the sidecars of images; `on_page` is called with the number of images so far.
+
+        The export is recorded with this detail as soon as it writes a file.
+        """
+        count = change_id = 0
         with ExitStack() as stack:
             stack.callback(self._close)
             for page in _pages(self._place(row) for row in rows):
                 known = stored.known_sidecars(self.db, [place.whole for place in page])
-                writes = [write for place in page if (write := self._plan(place, known.get(place.whole))) is not None]
-                stored.announce(self.db, change_id, [write.known for write in writes])
+                images = stored.registered(self.db, [place.whole for place in page])
+                writes = [write for place in page if (write := self._plan(place, known.get(place.whole), images))]
+                if writes and not change_id:
+                    change_id = stored.begin_export(self.db, detail)
+                writes = [replace(w, announced=replace(w.announced, change=change_id)) for w in writes]
+                announced = stored.announce(self.db, [write.announced for write in writes], known)
                 for write in writes:
-                    self._write(write)
+                    if write.place.whole in announced:
+                        self._write(write)
+                    else:
+                        self.done.keep(write.place.whole, "another export is writing it at this moment")
                 count += len(page)
                 on_page(count)
         return self.done
@@ -211,40 +238,63 @@ class SidecarExport:
         path = folder + b"/" + sidecar if folder else sidecar
         return _Place(row, row.root_bytes if self.mirror is None else self.mirror, path)
 
-    def _plan(self, place: _Place, known: KnownSidecar | None) -> _Write | None:
+    def _plan(self, place: _Place, known: KnownSidecar | None, images: set[bytes]) -> _Write | None:
         """Decide what happens to a file; None: it stays as it is."""
         try:
+            if place.whole in images:
+                raise FileLeft("it is an image that is registered, not a sidecar")
             tree = self._tree(place.root)
-            present = tree.read(place.path)
-            return self._decide(place, present, known)
+            if self.mirror is None:
+                self._require_image(tree, place)
+            return self._decide(place, tree.read(place.path), known)
         except (FileLeft, OSError) as error:
             self.done.keep(place.whole, _reason(error))
             return None
 
+    @staticmethod
+    def _require_image(tree: Tree, place: _Place) -> None:
+        """Raise FileLeft unless the image is there, as it was captioned."""
+        row = place.row
+        state = tree.state(row.path_bytes[len(row.root_bytes.rstrip(b"/")) + 1 :])
+        if state is None:
+            raise FileLeft("its image is not there: mount the disk, or submit the folder again")
+        if state != (row.size, row.mtime_ns):
+            raise FileLeft("its image has changed since: submit the folder again")
+
     def _decide(self, place: _Place, present: Present | None, known: KnownSidecar | None) -> _Write | None:
-        digest = None if present is None else _digest(present.data)
-        how, before, kind = self.on_existing, None if present is None else present.data, "changed"
+        how, kind = self.on_existing, "changed"
+        before, mtime_ns = (None, None) if present is None else (present.data, present.mtime_ns)
+        digest = digest_of(before)
+        if known is not None and known.image not in (None, place.row.path_bytes):
+            raise FileLeft(f"it is the sidecar of another image, {text_of(known.image or b'')}")
         if present is None:
             kind = "new"
         elif known is not None and known.is_ours(digest):
-            kind, before = "renewed", known.before
+            kind, before, mtime_ns = "renewed", known.before, known.mtime_ns
             if how == OnExisting.SKIP and before is not None:
                 how = OnExisting(known.how)  # as the export that wrote it did
-        elif how == OnExisting.SKIP or (known is not None and how != OnExisting.OVERWRITE):
-            self.done.keep(place.whole, EXISTS if known is None else EDITED)
+        elif how == OnExisting.SKIP or (how != OnExisting.OVERWRITE and known and digest != digest_of(known.before)):
+            self.done.keep(place.whole, EXISTS if known is None or digest == digest_of(known.before) else EDITED)
             return None
+        if present is not None and present.is_read_only and how != OnExisting.OVERWRITE:
+            raise FileLeft("it is read-only")
         data = self.form.content(place.row, self.text_of_row(place.row), before, how)
         if present is not None and data == present.data:
             self.done.same += 1
             return None
-        written = KnownSidecar(place.whole, str(how), before, digest, _digest(data))
-        return _Write(place, data, present, written, kind)
+        if present is None and known is not None:  # somebody removed it: what a person had there is still remembered
+            how, before, mtime_ns = OnExisting(known.how), known.before, known.mtime_ns
+        announced = KnownSidecar(
+            place.whole, str(how), before, digest, digest_of(data), place.row.path_bytes, mtime_ns
+        )  # fmt: skip
+        return _Write(place, data, present, known, announced, kind)
 
     def _write(self, write: _Write) -> None:
         try:
             self._tree(write.place.root).write(write.place.path, write.data, write.present)
         except (FileLeft, OSError) as error:
             self.done.keep(write.place.whole, _reason(error))
+            stored.withdraw(self.db, write.announced, write.before)
             return
         setattr(self.done, write.kind, getattr(self.done, write.kind) + 1)
 
@@ -253,11 +303,11 @@ class SidecarExport:
             try:
                 if self.mirror is not None:
                     os.makedirs(root, exist_ok=True)  # noqa: PTH103, bytes
-                self._trees[root] = Tree(root)
-            except OSError as error:
+                self._trees[root] = Tree(root, create_folders=self.mirror is not None)
+            except (FileLeft, OSError) as error:
                 self._trees[root] = error
         found = self._trees[root]
-        if isinstance(found, OSError):
+        if isinstance(found, Exception):
             raise found
         return found
 
@@ -276,35 +326,70 @@ class Restored(Kept):
 
 
 def undo_export(db: Database, change_id: int) -> Restored:
-    """Put back what was there before an export, where nobody has changed the file since."""
-    done = Restored()
-    with open_tree(b"/") as tree:  # no folder on the way may be a link: the paths had none
+    """Put back what was there before an export, where nobody has changed the file since.
+
+    Files that cannot be reached are remembered, so that another undo can put them back. So are files that somebody has
+    changed: their undo comes after that of all other exports.
+    """
+    done, is_complete = Restored(), True
+    with open_tree(b"/") as tree:
         for page in stored.sidecars_of(db, change_id):
             settled: list[bytes] = []
             for known in page:
                 try:
-                    _restore(tree, known.path.lstrip(b"/"), known, done)
+                    _restore(tree, known, done)
                     settled.append(known.path)
+                except _NotThere as error:
+                    done.keep(known.path, str(error))
+                    is_complete = False
                 except (FileLeft, OSError) as error:
                     done.keep(known.path, _reason(error))
+                    is_complete &= not isinstance(error, OSError)
             stored.forget_sidecars(db, settled)
-    stored.finish_undo(db, change_id)
+    if is_complete:
+        stored.finish_undo(db, change_id)
     return done
 
 
-def _restore(tree: Tree, name: bytes, known: KnownSidecar, done: Restored) -> None:
+class _NotThere(FileLeft):
+    """A file cannot be put back now, perhaps because its disk is not mounted."""
+
+
+def _restore(tree: Tree, known: KnownSidecar, done: Restored) -> None:
+    name = known.path.lstrip(b"/")
     present = tree.read(name)
-    digest = None if present is None else _digest(present.data)
-    if digest == (None if known.before is None else _digest(known.before)):
+    digest = None if present is None else digest_of(present.data)
+    if present is None:
+        if known.image is not None and _folder(known.image) == _folder(known.path):
+            is_there = tree.state(known.image.lstrip(b"/")) is not None
+        else:
+            is_there = tree.has_folder(_folder(known.path).lstrip(b"/"))
+        if not is_there:
+            raise _NotThere("its image is not there: mount the disk and undo again")
+        if known.before is None:
+            return
+    elif digest == digest_of(known.before):
         return  # it was never written, or is as it was
-    if present is None or not known.is_ours(digest):
+    elif not known.is_ours(digest):
         raise FileLeft("somebody changed it after the export")
-    if known.before is None:
+    if known.before is not None:
+        tree.write(name, known.before, present, known.mtime_ns)
+        done.restored += 1
+    elif present is not None:
         tree.remove(name, present)
         done.removed += 1
-    else:
-        tree.write(name, known.before, present)
-        done.restored += 1
+
+
+def _folder(path: bytes) -> bytes:
+    return path.rpartition(b"/")[0]
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _reason(error: FileLeft | OSError) -> str:
@@ -317,11 +402,24 @@ def _stem(name: bytes) -> bytes:
     return stem if dot and stem else name
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def sidecar_of(form: Form, image: bytes) -> bytes:
+    """Return the path of the sidecar beside an image."""
+    folder, _, name = image.rpartition(b"/")
+    return folder + b"/" + form.name_of(name)
 
 
-def _hash(path: bytes) -> int:
+def doubled_names(form: Form, rows: Iterable[FileRow]) -> set[int]:
+    """Return hashes of the paths of sidecars that two images have. Takes 8 bytes for each image."""
+    return _doubled(sidecar_of(form, row.path_bytes) for row in rows if row.sha256 is not None)
+
+
+def _doubled(paths: Iterable[bytes]) -> set[int]:
+    values, counts = np.unique(np.fromiter(map(hash_of_path, paths), np.uint64), return_counts=True)
+    return set(values[counts > 1].tolist())
+
+
+def hash_of_path(path: bytes) -> int:
+    """Return 8 bytes that tell paths apart, as good as always."""
     return int.from_bytes(hashlib.blake2b(path, digest_size=8).digest(), "little")
 
 

@@ -1,6 +1,7 @@
 """Tables of captions, one row a file: JSON lines, CSV and Parquet."""
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TextIO
@@ -13,7 +14,7 @@ from producer.render import json_text, yes_or_no
 
 COLUMNS = (*EXPORT_FIELDS, *LATER_FIELDS)
 _TRUTHS = ("unlike", "edited", "image_changed")
-_FORMULA_STARTS = tuple("=+-@\t\r\n\0＝＋－＠")  # some spreadsheets accept the full-width signs too
+_FORMULA = re.compile("'*[=+\\-@\t\r\n\0＝＋－＠]")  # some spreadsheets accept the full-width signs too
 _GROUP = 10_000  # rows of a row group: 2 MB
 
 
@@ -79,8 +80,14 @@ def write_csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]], fi
 
 
 def spreadsheet_safe(value: object) -> object:
-    """Prefix text that a spreadsheet would run as a formula with an apostrophe (CWE-1236)."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+    """Prefix text that a spreadsheet would run as a formula with an apostrophe (CWE-1236), and text that looks so."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def from_spreadsheet(value: object) -> object:
+    """Remove the apostrophe of `spreadsheet_safe`."""
+    is_guarded = isinstance(value, str) and value.startswith("'") and _FORMULA.match(value)
+    return value[1:] if is_guarded and isinstance(value, str) else value
 
 
 def _visible(value: object) -> object:

@@ -1,14 +1,16 @@
 """XMP sidecars: a description and an alt text, put into a packet of bytes that otherwise stays as it is.
 
-XMP is RDF in XML (ISO 16684-1). The packet is parsed only to find places in it; what is written is the old bytes with
-some ranges replaced, so that fields of other programs stay byte for byte. Document types and entities are refused, and
-so is a packet of more than MAX_BYTES: neither occurs in real sidecars.
+XMP is RDF in XML (ISO 16684-1). The packet is parsed only to find places in it. What is written is the old bytes with
+something inserted, so that fields of other programs stay byte for byte, and so do the words of a person to which a
+caption is added. Before the new bytes are used they are parsed too, and all that is not ours must be as it was.
+
+Document types and entities are refused, and so is a packet of more than MAX_BYTES: neither occurs in real sidecars.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Literal, NoReturn
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
@@ -22,10 +24,15 @@ IPTC_EXT = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 OWN = "urn:captionmill:1.0:"
 MACHINE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
-DESCRIPTION, ALT_TEXT, PROVENANCE = f"{DC} description", f"{IPTC_CORE} AltTextAccessibility", f"{OWN} Caption"
+DESCRIPTION, ALT_TEXT, RECORD = f"{DC} description", f"{IPTC_CORE} AltTextAccessibility", f"{OWN} Caption"
+How = Literal["merge", "append", "prepend", "overwrite"]
 _TEXTS = {DESCRIPTION: ("dc", DC, "description"), ALT_TEXT: ("Iptc4xmpCore", IPTC_CORE, "AltTextAccessibility")}
+_LISTS = (f"{RDF} Alt", f"{RDF} Bag", f"{RDF} Seq")
 _LANGUAGE = "http://www.w3.org/XML/1998/namespace lang"
+_DEFAULT = "x-default"
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_ATTRIBUTE = re.compile(rb"\s+([^\s=/>]+)\s*=\s*(\"[^\"]*\"|'[^']*')")
+_TAG = re.compile(rb"<(?:[^>\"']|\"[^\"]*\"|'[^']*')*>")
 _EMPTY = b"""<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
  <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -35,6 +42,9 @@ _EMPTY = b"""<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>
 </x:xmpmeta>
 <?xpacket end="w"?>
 """
+
+Edit = tuple[int, int, bytes]
+"""A range of the old bytes, and what stands in its place."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +56,34 @@ class Provenance:
 
 
 @dataclass
-class _Property:
-    """A property of the image: where it is in the packet, and what it says in the default language."""
+class Item:
+    """One language of a text."""
+
+    start: int
+    language: str
+    end: int = 0
+    content: tuple[int, int] | None = None  # None: the element is empty and has no end tag
+    text: str = ""
+
+
+@dataclass
+class Property:
+    """A text of the image, and where it is in the packet."""
 
     start: int
     end: int = 0
-    text: str = ""
-    content: tuple[int, int] | None = None  # of the x-default item
-    is_attribute: bool = False
+    content: tuple[int, int] | None = None  # between its tags, or its quotes
+    quote: bytes = b""  # of an attribute
+    direct: str = ""  # words that are not in a list
+    items: list[Item] = field(default_factory=list)
+    list_content: int = -1  # where the content of the list begins
+    is_other: bool = False  # a form that cannot be changed safely
+
+    @property
+    def text(self) -> str:
+        """What it says in the default language, else in the first one that says something."""
+        default = next((item.text for item in self.items if item.language == _DEFAULT), "")
+        return default or next((item.text for item in self.items if item.text), "") or self.direct.strip()
 
 
 @dataclass
@@ -61,14 +91,29 @@ class Packet:
     """A parsed packet."""
 
     data: bytes
-    properties: dict[str, _Property] = field(default_factory=dict)
+    properties: dict[str, Property] = field(default_factory=dict)
+    records: list[tuple[int, int]] = field(default_factory=list)  # captionmill's own, where they are
+    recorded: str = ""  # the caption that is in them
     place: int = -1  # where a property can be inserted
-    self_closing: tuple[int, int, bytes] | None = None  # of the description that has no content, with its name
+    self_closing: tuple[int, int, bytes] | None = None  # end of the description that has no content, with its name
 
     def text(self, name: str) -> str | None:
-        """Return what a property says in the default language; None without the property."""
+        """Return what a property says; None without the property. Raises FileLeft for a form that cannot be read."""
         found = self.properties.get(name)
-        return None if found is None else found.text
+        if found is None:
+            return None
+        if found.is_other:
+            raise FileLeft(f"its {name.rpartition(' ')[2]} is a structure, not a text")
+        return found.text
+
+    def words_of_others(self, name: str) -> str:
+        """Return what a property says without the caption that an export has added. Raises FileLeft."""
+        text = self.text(name) or ""
+        if not self.recorded:
+            return text
+        return text.removesuffix(self.recorded).rstrip() if text.endswith(self.recorded) else (
+            text.removeprefix(self.recorded).lstrip()
+        )  # fmt: skip
 
 
 def parse(data: bytes) -> Packet:
@@ -87,40 +132,69 @@ def parse(data: bytes) -> Packet:
     return reader.packet
 
 
-def new_packet(description: str, alt_text: str, provenance: Provenance) -> bytes:
-    """Return a packet that says only this."""
-    return with_texts(parse(_EMPTY), {DESCRIPTION: description, ALT_TEXT: alt_text}, provenance)
+def new_packet(caption: str, provenance: Provenance) -> bytes:
+    """Return a packet that says only this, as description and as alt text."""
+    return with_caption(parse(_EMPTY), caption, "overwrite", provenance)
 
 
-def with_texts(packet: Packet, texts: dict[str, str], provenance: Provenance | None) -> bytes:
-    """Return the bytes of a packet in which DESCRIPTION or ALT_TEXT say something else, and PROVENANCE fits."""
-    changes: list[tuple[int, int, bytes]] = []
+def with_caption(packet: Packet, caption: str, how: How, provenance: Provenance) -> bytes:
+    """Return the bytes of a packet with a caption as description and as alt text.
+
+    `merge` writes where there are no words. `append` and `prepend` add it to the words in the default language;
+    `overwrite` puts it in their place. Raises FileLeft where that cannot be done safely.
+    """
+    edits: list[Edit] = []
     added: list[bytes] = []
-    for name, text in texts.items():
+    for name in _TEXTS:
         found = packet.properties.get(name)
         if found is None:
-            added.append(_element(name, text))
-        elif found.content is not None:
-            changes.append((*found.content, _quoted(text)))
-        elif found.is_attribute:
-            changes.append((found.start, found.end, b""))
-            added.append(_element(name, text))
-        else:
-            changes.append((found.start, found.end, _element(name, text)))
-    own = packet.properties.get(PROVENANCE)
-    if own is not None:
-        changes.append((own.start, own.end, b"" if provenance is None else _provenance(provenance)))
-    elif provenance is not None:
-        added.append(_provenance(provenance))
-    if added:
-        changes.append(_insertion(packet, added))
+            if caption or how == "overwrite":
+                added.append(_element(name, caption))
+        elif found.is_other and how != "overwrite":
+            if how != "merge":
+                raise FileLeft(f"its {name.rpartition(' ')[2]} is a structure, not a text")
+        elif how == "overwrite" or (caption and (how != "merge" or not found.text)):
+            edits.append(_changed(name, found, caption, how))
+    if not edits and not added:
+        return packet.data
+    added.append(_record(caption, provenance))
+    edits += [(start, end, b"") for start, end in packet.records]
+    edits.append(_insertion(packet, added))
     data = packet.data
-    for start, end, new in sorted(changes, reverse=True):
+    for start, end, new in sorted(edits, reverse=True):
         data = data[:start] + new + data[end:]
+    _require_the_rest_unchanged(packet.data, data)
     return data
 
 
-def _insertion(packet: Packet, elements: Sequence[bytes]) -> tuple[int, int, bytes]:
+def _changed(name: str, found: Property, caption: str, how: How) -> Edit:
+    """Return the edit that puts a caption into a property that is there."""
+    default = next((item for item in found.items if item.language == _DEFAULT), None)
+    if found.is_other:
+        return found.start, found.end, _element(name, caption)
+    if found.quote:
+        return _into(found.content, _in_quotes(caption), found.text, how)
+    if default is not None and default.content is not None and (default.text or not found.text or how == "overwrite"):
+        return _into(default.content, _quoted(caption), default.text, how)
+    if found.items:  # no words in the default language: they get an item of their own
+        words = {"append": f"{found.text} {caption}", "prepend": f"{caption} {found.text}"}.get(how, caption)
+        item = _item(words if found.text else caption)
+        return (default.start, default.end, item) if default is not None else (*(found.list_content,) * 2, item)
+    if found.direct.strip() and how != "overwrite":
+        return _into(found.content, _quoted(caption), found.text, how)
+    return found.start, found.end, _element(name, caption)
+
+
+def _into(content: tuple[int, int] | None, caption: bytes, present: str, how: How) -> Edit:
+    assert content is not None
+    if how == "append" and present:
+        return content[1], content[1], b" " + caption
+    if how == "prepend" and present:
+        return content[0], content[0], caption + b" "
+    return (*content, caption)
+
+
+def _insertion(packet: Packet, elements: Sequence[bytes]) -> Edit:
     inside = b"".join(b" " + element + b"\n  " for element in elements)
     if packet.self_closing is None:
         return packet.place, packet.place, inside
@@ -130,27 +204,44 @@ def _insertion(packet: Packet, elements: Sequence[bytes]) -> tuple[int, int, byt
 
 def _element(name: str, text: str) -> bytes:
     prefix, namespace, local = _TEXTS[name]
-    start = f'<{prefix}:{local} xmlns:{prefix}="{namespace}"><rdf:Alt xmlns:rdf="{RDF}"><rdf:li xml:lang="x-default">'
+    start = f'<{prefix}:{local} xmlns:{prefix}="{namespace}" xmlns:rdf="{RDF}"><rdf:Alt><rdf:li xml:lang="{_DEFAULT}">'
     return start.encode() + _quoted(text) + f"</rdf:li></rdf:Alt></{prefix}:{local}>".encode()
 
 
-def _provenance(provenance: Provenance) -> bytes:
-    parts = []
+def _item(text: str) -> bytes:
+    start = f'<rdf:li xmlns:rdf="{RDF}" xml:lang="{_DEFAULT}">'
+    return start.encode() + _quoted(text) + b"</rdf:li>"
+
+
+def _record(caption: str, provenance: Provenance) -> bytes:
+    """Return captionmill's own record: which words are the caption, and where it is from."""
+    parts = [f"<captionmill:text>{_quoted(caption).decode()}</captionmill:text>"]
     if provenance.model is not None:
-        parts.append(f"<captionmill:model>{escape(_NOT_XML.sub('', provenance.model))}</captionmill:model>")
+        parts.append(f"<captionmill:model>{_quoted(provenance.model).decode()}</captionmill:model>")
         parts.append(
             f'<Iptc4xmpExt:DigitalSourceType xmlns:Iptc4xmpExt="{IPTC_EXT}">{MACHINE}</Iptc4xmpExt:DigitalSourceType>'
         )
+    else:
+        parts.append("<captionmill:source>human</captionmill:source>")
     if provenance.confidence is not None:
         parts.append(f"<captionmill:confidence>{provenance.confidence:.4f}</captionmill:confidence>")
-    if not parts:
-        parts.append("<captionmill:source>human</captionmill:source>")
     start = f'<captionmill:Caption xmlns:captionmill="{OWN}" xmlns:rdf="{RDF}" rdf:parseType="Resource">'
     return (start + "".join(parts) + "</captionmill:Caption>").encode()
 
 
 def _quoted(text: str) -> bytes:
-    return escape(_NOT_XML.sub("", text)).encode()
+    return escape(_NOT_XML.sub("", text), {"\r": "&#13;"}).encode()
+
+
+def _in_quotes(text: str) -> bytes:
+    special = {'"': "&quot;", "'": "&apos;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"}
+    return escape(_NOT_XML.sub("", text), special).encode()
+
+
+def _require_the_rest_unchanged(before: bytes, after: bytes) -> None:
+    """Raise FileLeft unless both packets say the same, apart from our properties. Guards against faults of ours."""
+    if _Reader.rest_of(before) != _Reader.rest_of(after):
+        raise FileLeft("it has a form in which a caption cannot be written safely")
 
 
 class _Reader:
@@ -158,97 +249,157 @@ class _Reader:
 
     def __init__(self, data: bytes) -> None:
         self.packet = Packet(data)
-        self.path: list[str] = []
-        self.starts: list[int] = []
-        self.property: str | None = None
-        self.is_default = False
+        self.open: list[tuple[str, int]] = []  # elements around the present place, with where they begin
+        self.property: tuple[str, Property] | None = None
+        self.item: Item | None = None
+        self.rest: list[object] = []  # what is not ours, in order
+        self.ours = 0  # elements of ours around the present place
         parser = self.parser = expat.ParserCreate(namespace_separator=" ")
+        parser.namespace_prefixes = True
+        parser.ordered_attributes = True
         parser.buffer_text = False
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._text
+        parser.CommentHandler = lambda comment: self._note("comment", comment)
+        parser.ProcessingInstructionHandler = self._note
         parser.StartDoctypeDeclHandler = self._refuse
         parser.EntityDeclHandler = self._refuse
-        parser.ProcessingInstructionHandler = lambda target, data: None
+        parser.XmlDeclHandler = self._declare
+
+    @classmethod
+    def rest_of(cls, data: bytes) -> list[object]:
+        """Return what a packet says apart from our properties. Raises FileLeft."""
+        reader = cls(data)
+        try:
+            reader.parser.Parse(data, True)
+        except expat.ExpatError:
+            return []
+        return reader.rest
 
     def _refuse(self, *_: object) -> NoReturn:
         raise FileLeft("it has a document type or entities")
 
+    def _declare(self, version: str, encoding: str | None, standalone: int) -> None:
+        if encoding is not None and encoding.lower() not in ("utf-8", "utf8"):
+            raise FileLeft(f"it is declared to be in {encoding}, not in UTF-8")
+
     @property
     def _of_image(self) -> bool:
         """Whether the element that contains the present one describes the image."""
-        return self.path[-2:] == [f"{RDF} RDF", f"{RDF} Description"]
+        return [name for name, _ in self.open[-2:]] == [f"{RDF} RDF", f"{RDF} Description"]
 
-    def _start(self, name: str, attributes: dict[str, str]) -> None:
-        at = self.parser.CurrentByteIndex
-        if self._of_image and name in (*_TEXTS, PROVENANCE):
-            self.property = name
-            self.packet.properties[name] = _Property(at)
-        elif self.path[-1:] == [f"{RDF} RDF"] and name == f"{RDF} Description":
+    def _start(self, full_name: str, listed: list[str]) -> None:
+        at, name = self.parser.CurrentByteIndex, _plain(full_name)
+        attributes = dict(zip(listed[::2], listed[1::2], strict=True))
+        if self.property is not None:
+            self._start_inside(self.property[1], at, name, attributes)
+        elif self._of_image and name in _TEXTS:
+            if name in self.packet.properties:
+                raise FileLeft(f"it has {name.rpartition(' ')[2]} twice")
+            found = self.packet.properties[name] = Property(at)
+            found.is_other = any(_plain(attribute) != _LANGUAGE for attribute in attributes)
+            self.property = name, found
+        elif [outer for outer, _ in self.open[-1:]] == [f"{RDF} RDF"] and name == f"{RDF} Description":
             self._describe(at, attributes)
-        elif self.property in _TEXTS and name == f"{RDF} li":
-            self.is_default = attributes.get(_LANGUAGE) == "x-default" or not self.packet.properties[self.property].text
-            self._begin_item(at)
-        self.path.append(name)
-        self.starts.append(at)
+        self.ours += self.ours > 0 or (self._of_image and name in (*_TEXTS, RECORD))
+        kept = sorted((_plain(key), value) for key, value in attributes.items() if _plain(key) not in _TEXTS)
+        self._note(name, kept if name == f"{RDF} Description" else sorted(attributes.items()))
+        self.open.append((name, at))
+
+    def _start_inside(self, found: Property, at: int, name: str, attributes: dict[str, str]) -> None:
+        """Note an element inside of a text: a list, and items in it, are what we know."""
+        depth = len(self.open) - next(i for i, (_, start) in enumerate(self.open) if start == found.start)
+        if depth == 1 and name in _LISTS and not attributes and found.list_content < 0:
+            found.list_content = _end_of_tag(self.packet.data, at)
+        elif depth == 2 and name == f"{RDF} li" and found.list_content >= 0:
+            languages = {_plain(key): value for key, value in attributes.items()}
+            self.item = Item(at, languages.pop(_LANGUAGE, "").lower())
+            found.items.append(self.item)
+            found.is_other |= bool(languages)
+        else:
+            found.is_other = True
 
     def _describe(self, at: int, attributes: dict[str, str]) -> None:
-        for name in _TEXTS:
-            if name in attributes:
-                self._attribute(at, name, attributes[name])
+        for full_name, text in attributes.items():
+            name = _plain(full_name)
+            if name in _TEXTS:
+                if name in self.packet.properties:
+                    raise FileLeft(f"it has {name.rpartition(' ')[2]} twice")
+                self.packet.properties[name] = self._attribute(at, full_name, text)
         if self.packet.place < 0:
             end = _end_of_tag(self.packet.data, at)
             self.packet.place = end
-            if self.packet.data[end - 2 : end] == b"/>":
+            if _is_self_closing(self.packet.data, at):
                 tag = re.match(rb"<([^\s/>]+)", self.packet.data[at:end])
                 self.packet.self_closing = (end - 2, end, tag[1] if tag else b"rdf:Description")
 
-    def _attribute(self, at: int, name: str, text: str) -> None:
-        """Note a property that is written as an attribute of its description."""
+    def _attribute(self, at: int, full_name: str, text: str) -> Property:
+        """Return a text that is written as an attribute of its description."""
+        _, local, prefix = full_name.split(" ")
         tag = self.packet.data[at : _end_of_tag(self.packet.data, at)]
-        local = name.rpartition(" ")[2].encode()
-        found = re.search(rb"\s[^\s=]*:" + local + rb"\s*=\s*(\"[^\"]*\"|'[^']*')", tag)
-        if found is not None:
-            place = _Property(at + found.start(), at + found.end(), text, is_attribute=True)
-            self.packet.properties[name] = place
-
-    def _begin_item(self, at: int) -> None:
-        found = self.packet.properties[self.property or ""]
-        end = _end_of_tag(self.packet.data, at)
-        if self.is_default and self.packet.data[end - 2 : end] != b"/>":
-            found.content = (end, end)
-            found.text = ""
+        for found in _ATTRIBUTE.finditer(tag):
+            if found[1] == f"{prefix}:{local}".encode():
+                content = (at + found.start(2) + 1, at + found.end(2) - 1)
+                start, end = at + found.start(), at + found.end()
+                return Property(start, end, content, quote=found[2][:1], direct=text)
+        raise FileLeft(f"its {local} cannot be found")
 
     def _text(self, text: str) -> None:
-        if self.property in _TEXTS and self.is_default:
-            self.packet.properties[self.property].text += text
-        elif self.property in _TEXTS and self.path[-1] == self.property and text.strip():
-            self.packet.properties[self.property].text += text.strip()  # a simple value instead of a list
+        if self.item is not None:
+            self.item.text += text
+        elif self.property is not None:
+            self.property[1].direct += text
+        elif [name for name, _ in self.open[-2:]] == [RECORD, f"{OWN} text"]:
+            self.packet.recorded += text
+        if not self.ours:
+            if self.rest and isinstance(self.rest[-1], str):
+                self.rest[-1] += text
+            else:
+                self.rest.append(text)
 
-    def _end(self, name: str) -> None:
-        at = self.parser.CurrentByteIndex
-        self.path.pop()
-        start = self.starts.pop()
-        if self.property in _TEXTS and name == f"{RDF} li" and self.is_default:
-            found = self.packet.properties[self.property]
-            if found.content is not None:
-                found.content = (found.content[0], at)
-            self.is_default = False
-        if name == self.property and self._of_image:
-            # the end event of an empty element is at its start
-            self.packet.properties[name].end = _end_of_tag(self.packet.data, at)
-            self.property = None
-        if (
-            name == f"{RDF} Description"
-            and self.path[-1:] == [f"{RDF} RDF"]
-            and self.packet.place == _end_of_tag(self.packet.data, start)
-        ):
-            self.packet.place = at if self.packet.self_closing is None else self.packet.place
+    def _end(self, full_name: str) -> None:
+        name, start = self.open.pop()
+        data, at = self.packet.data, self.parser.CurrentByteIndex
+        is_empty = _is_self_closing(data, start)
+        end = _end_of_tag(data, start if is_empty else at)
+        content = None if is_empty else (_end_of_tag(data, start), at)
+        if self.item is not None and start == self.item.start:
+            self.item.end, self.item.content, self.item = end, content, None
+        if self.property is not None and start == self.property[1].start:
+            found = self.property[1]
+            found.end, found.content, self.property = end, content, None
+            found.is_other |= bool(found.list_content >= 0 and found.direct.strip())
+        if name == RECORD and self._of_image:
+            self.packet.records.append((start, end))
+        if self.packet.place == _end_of_tag(data, start) and self.packet.self_closing is None:
+            self.packet.place = at  # before the end of the first description
+        if not self.ours:
+            self._note("end", name)
+        self.ours -= self.ours > 0
+
+    def _note(self, what: str, value: object) -> None:
+        """Note something that is not ours. White space between elements does not count: an insertion adds some."""
+        if self.ours:
+            return
+        if self.rest and isinstance(self.rest[-1], str) and not self.rest[-1].strip():
+            self.rest.pop()
+        self.rest.append((what, value))
+
+
+def _plain(name: str) -> str:
+    """Return a name without its prefix."""
+    return " ".join(name.split(" ")[:2])
 
 
 def _end_of_tag(data: bytes, start: int) -> int:
     """Return where the tag that begins at `start` ends, just behind its >; attributes may have one in quotes."""
-    found = re.compile(rb"<(?:[^>\"']|\"[^\"]*\"|'[^']*')*>").match(data, start)
+    found = _TAG.match(data, start)
     if found is None:
         raise FileLeft("a tag never ends")
     return found.end()
+
+
+def _is_self_closing(data: bytes, start: int) -> bool:
+    end = _end_of_tag(data, start)
+    return data[end - 2 : end] == b"/>"
