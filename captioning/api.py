@@ -86,7 +86,10 @@ def _bytes_of(image: Any) -> bytes:
     if isinstance(image, bytes):
         return image
     if isinstance(image, str | os.PathLike):
-        return Path(image).read_bytes()
+        try:
+            return Path(image).read_bytes()
+        except OSError as error:
+            raise UsageError(f"cannot read {os.fspath(image)}: {error.strerror}.") from error
     from PIL import Image
 
     if not isinstance(image, Image.Image):
@@ -135,14 +138,16 @@ class Store:
 
         return [row.as_export() for row in search(self._database, query, limit)[1]]
 
-    def correct(self, path: str | os.PathLike[str], text: str) -> dict[str, Any]:
-        """Write a person's caption of an image; an empty one says that the image is decorative. Return its row.
+    def correct(self, path: str | os.PathLike[str], text: str = "", *, decorative: bool = False) -> dict[str, Any]:
+        """Write a person's caption of an image and return its row; `decorative` for one that needs no words.
 
-        Raises UsageError for a path that the database does not know.
+        Raises UsageError for a path that the database does not know, and for an empty text.
         """
         from captioning.store.edits import checked_text, correct
         from captioning.store.files import find_file
 
+        if decorative == bool(text.strip()):
+            raise UsageError("give either a text or decorative=True, for an image that needs no words.")
         for candidate in possible_paths(os.fsencode(path)):
             file_id = find_file(self._database, candidate)
             if file_id is not None:
@@ -174,6 +179,8 @@ def open_store(url: str | None = None) -> Store:
     import migrations
     from captioning.store.database import Database
 
+    if url is not None and "://" not in url:
+        raise UsageError(f"{url} is no URL of a database: give one such as sqlite:///captions.sqlite.")
     database = Database(url) if url is not None else Database.open(read_settings())
     if database.is_missing:
         raise UsageError(f"no database at {database.url}: `producer submit FOLDER` creates it.")

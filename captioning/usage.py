@@ -1,5 +1,7 @@
 """Messages about wrong command lines: what is wrong with which value, and where the help is."""
 
+import re
+
 import typer
 from pydantic import ValidationError
 
@@ -21,8 +23,19 @@ def usage_message(error: typer.TyperException) -> str:
         if fault:
             error.message = f"{str(first['input'])!r} {fault.format(**first.get('ctx', {}))}."
     message = error.format_message().replace("Value error, ", "")  # a prefix of pydantic's
+    message = _with_remedy(message)
     context = getattr(error, "ctx", None)
     if context is None:
         return message
     joint = " See" if message.endswith("?") else "; see"
     return f"{message.rstrip('.')}{joint} `{context.command_path} -h`."
+
+
+def _with_remedy(message: str) -> str:
+    """Return a message about words that a shell took apart, or took for an option, with what to do."""
+    if "unexpected extra argument" in message:
+        return f"{message.rstrip('.')}: put words that belong together in quotes"
+    word = re.match(r"No such option: (-\w+)", message)
+    if word is not None and not word[1].startswith("--"):
+        return f"{message.rstrip('.')}: if it is no option, put -- before it"
+    return message

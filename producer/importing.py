@@ -28,6 +28,7 @@ PAGE = 500  # rows that are compared together
 _EXAMPLES = 3
 _CAPTION_COLUMNS = ("caption", "text")
 _PATH_COLUMNS = ("path", "file_name", "file")
+_JSON_LINES, _CSV = (".jsonl", ".ndjson"), (".csv", ".tsv")
 
 
 @dataclass
@@ -74,7 +75,11 @@ def read_table(file: Path, root: Path | None) -> Iterator[ImportedRow]:
 
     Raises UsageError for a file that cannot be read, with the line.
     """
-    lines = _json_lines(file) if file.suffix.lower() in (".jsonl", ".ndjson") else _csv_lines(file)
+    ending = file.suffix.lower()
+    if ending not in (*_JSON_LINES, *_CSV):
+        endings = ", ".join((*_JSON_LINES, *_CSV))
+        raise UsageError(f"{file} cannot be imported: the name of such a file ends with {endings}.")
+    lines = _json_lines(file) if ending in _JSON_LINES else _csv_lines(file)
     base = os.fsencode(root or file.parent)
     for number, line in lines:
         yield _row(line, base, f"{file.name}:{number}")
@@ -103,7 +108,13 @@ def _csv_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             sample = opened.read(10_000)
             opened.seek(0)
             first = sample.split("\n", 1)[0]
-            reader = csv.DictReader(opened, delimiter=";" if first.count(";") > first.count(",") else ",")
+            reader = csv.DictReader(opened, delimiter=max(",;\t", key=first.count))
+            names = reader.fieldnames or ()
+            if not (set(names) & set(_PATH_COLUMNS) and set(names) & set(_CAPTION_COLUMNS)):
+                raise UsageError(
+                    f"{file}: its first line must name the columns path (or file_name) and caption (or text),"
+                    f" not {', '.join(names) or 'nothing'}."
+                )
             for line in reader:
                 yield reader.line_num, _cells(line, f"{file}:{reader.line_num}")
     except (OSError, UnicodeError, csv.Error) as error:
@@ -119,6 +130,8 @@ def _cells(line: dict[str | Any, Any], place: str) -> dict[str, Any]:
 
 
 def _unreadable(file: Path, error: Exception) -> UsageError:
+    if isinstance(error, UnicodeError):
+        return UsageError(f'{file} is not in UTF-8: save it as UTF-8, in a spreadsheet as "CSV UTF-8".')
     why = error.strerror if isinstance(error, OSError) else str(error)
     return UsageError(f"cannot read {file}: {why}.")
 
@@ -127,7 +140,7 @@ def _row(line: dict[str, Any], base: bytes, place: str) -> ImportedRow:
     path = next((line[name] for name in _PATH_COLUMNS if line.get(name)), None)
     column = next((name for name in _CAPTION_COLUMNS if name in line), None)
     if not isinstance(path, str) or column is None:
-        raise UsageError(f"{place}: needs a column path (or file_name) and a column caption (or text).")
+        raise UsageError(f"{place}: it must have path (or file_name), which is not empty, and caption (or text).")
     exact = _decoded(line.get("path_b64"), place) if line.get("path_b64") else os.fsencode(path)
     caption = line[column]
     if caption is not None and not isinstance(caption, str):

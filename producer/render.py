@@ -224,6 +224,11 @@ def print_search(total: int, rows: Sequence[FileRow], max_counted: int) -> None:
         print(f"{len(rows)} of {found}; --limit shows more", file=sys.stderr)
 
 
+def print_nothing_yet() -> None:
+    """Print what to do when nothing was ever submitted."""
+    print_warning("nothing is captioned yet: `producer submit FOLDER` captions the images of a folder.")
+
+
 def print_file(file: FileRow, captions: Sequence[CaptionDetails]) -> None:
     """Print one file with all captions of its image."""
     size = f"{file.width} x {file.height}" if file.width else ""
@@ -267,25 +272,18 @@ def failure_rows(rows: Sequence[Failure]) -> Iterable[tuple[object, ...]]:
     return ((row.job, row.path, row.reason, row.detail) for row in rows)
 
 
-def print_exported(
-    rows: int, output: str, job: Progress | None, min_confidence: float | None, *, missing: bool
-) -> None:
-    """Print, on standard error, how many rows an export wrote to a file, and what an export of a job left out.
-
-    `missing`: whether there would be rows with the files that are gone.
-    """
+def print_exported(number: int, output: str, unit: str, job: Progress | None, why_nothing: str) -> None:
+    """Print, on standard error, how many rows or images an export wrote to a file, and what it left out."""
     if output != "-":
-        print(f"{count(rows, 'row')} in {printable(output)}", file=sys.stderr)
+        print(f"{count(number, unit)} in {printable(output)}", file=sys.stderr)
     if job is not None and job.known:
         known = count(job.known, "image that was", "images that were")
         print(
             f"without {known} captioned before job {job.job}; `producer export` without a number has all files",
             file=sys.stderr,
         )
-    elif not rows:
-        reason = "no caption is that certain" if min_confidence else "no files are registered"
-        reason = "all files are gone from the disk; --missing shows them" if missing else reason
-        print(f"nothing to export: {reason}", file=sys.stderr)
+    elif why_nothing:
+        print(f"nothing to export: {why_nothing}", file=sys.stderr)
 
 
 # -- jobs --

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from captioning.store.captions import FileRow
 from captioning.store.edits import HistoryEntry, Undone
 from captioning.store.imports import Kind
-from captioning.store.model_diff import ModelDiff
+from captioning.store.model_diff import ModelDiff, common
+from captioning.store.sidecars import LastExport
 from captioning.store.statistics import Statistics
 from captioning.terminal import count, printable
 from producer.export.sidecars import Kept, Restored, Written
 from producer.importing import Counts
-from producer.render import percent, print_table, print_text
+from producer.render import local_time, percent, print_table, print_text
 
 DECORATIVE = "(decorative: no caption)"
 
@@ -23,6 +24,15 @@ def print_corrected(before: FileRow, after: FileRow) -> None:
     if before.caption is not None and before.caption != after.caption:
         by = before.model or before.source
         print_text(f"before, by {by}: {shown(before.caption)}", indent="  ")
+
+
+def print_accepted(row: FileRow, *, is_new: bool) -> None:
+    """Print a caption that a person accepted."""
+    print_text(row.path)
+    print_text(shown(row.caption), indent="  ")
+    print_text(
+        "accepted: it counts as written by a person" if is_new else "a person wrote or accepted it before", indent="  "
+    )
 
 
 def shown(caption: str | None) -> str:
@@ -74,7 +84,7 @@ def print_history(entries: Sequence[HistoryEntry]) -> None:
     )
 
 
-def print_sidecars(done: Written) -> None:
+def print_sidecars(done: Written, why_nothing: str) -> None:
     """Print what an export of sidecars did."""
     parts = [
         f"{number} {word}"
@@ -85,27 +95,30 @@ def print_sidecars(done: Written) -> None:
     if done.same:
         print(f"{count(done.same, 'file')} unchanged", file=sys.stderr)
     _print_kept(done)
+    if why_nothing:
+        print(f"nothing to export: {why_nothing}", file=sys.stderr)
     if done.written:
-        print("`producer export --undo` puts back what was there", file=sys.stderr)
+        print("`producer export --undo` puts back what people had there", file=sys.stderr)
 
 
-def print_restored(done: Restored) -> None:
+def print_restored(last: LastExport, done: Restored) -> None:
     """Print what an undo of an export did."""
     removed, restored = count(done.removed, "file"), count(done.restored, "file")
-    print(f"{removed} removed, {restored} as before", file=sys.stderr)
+    of = f"export of {local_time(last.created_at)} ({last.detail.get('format')}, {last.detail.get('output')})"
+    print(f"{printable(of)}: {removed} removed, {restored} as people had them", file=sys.stderr)
     _print_kept(done)
+    if done.unwritten:
+        print("mend that, and `producer export --undo` puts back the rest", file=sys.stderr)
 
 
 def _print_kept(kept: Kept) -> None:
+    """Print which files were left as they are, and why."""
     for reason, number in kept.counts.items():
-        print(
-            f"{count(number, 'file')} left as it is" if number == 1 else f"{number} files left as they are",
-            end="",
-            file=sys.stderr,
-        )
-        print(f", {reason}:", file=sys.stderr)
+        print(f"{count(number, 'file')} not written: {printable(reason)}", file=sys.stderr)
         for path in kept.examples[reason]:
             print(f"  {printable(path)}", file=sys.stderr)
+        if number > len(kept.examples[reason]):
+            print(f"  and {number - len(kept.examples[reason])} more", file=sys.stderr)
 
 
 def print_left_out(paths: Sequence[str]) -> None:
@@ -117,27 +130,35 @@ def print_left_out(paths: Sequence[str]) -> None:
 
 _KINDS = {
     Kind.NEW: "new",
-    Kind.CHANGED: "changed there",
-    Kind.SAME: "the same",
-    Kind.NEWER_HERE: "changed here since the export: ours stays",
-    Kind.CONFLICT: "in conflict: changed here and there, or for other content",
-    Kind.UNKNOWN: "unknown: no such image is registered",
+    Kind.CHANGED: "changed in the file",
+    Kind.SAME: "the same in both",
+    Kind.NEWER_HERE: "changed in the database since the export: they stay",
+    Kind.CONFLICT: "in conflict: changed in both, or for an image that has changed",
+    Kind.TWICE: "not the first caption of their image: left out",
+    Kind.UNKNOWN: "of images that are not registered",
     Kind.EMPTY: "without a caption",
+    Kind.OURS: "as an export wrote them: left out",
+    Kind.UNREADABLE: "not readable: left out",
 }
+_NAMED = (Kind.CONFLICT, Kind.UNKNOWN, Kind.TWICE, Kind.UNREADABLE)
 
 
 def print_imported(counts: Counts, written: int, *, dry_run: bool, theirs: bool) -> None:
-    """Print what an import found and did."""
+    """Print what an import found, and what it did or would do."""
+    if not counts.number:
+        print("nothing to import: no rows, or no sidecars beside registered images", file=sys.stderr)
+        return
     for kind, words in _KINDS.items():
         if kind in counts.number:
             print_text(f"{counts.number[kind]:>6}  {words}")
-            for example in counts.examples[kind] if kind in (Kind.CONFLICT, Kind.UNKNOWN) else ():
+            for example in counts.examples[kind] if kind in _NAMED else ():
                 print_text(example, indent="        ")
-    print(f"{count(written, 'caption')} written" + (" (dry run)" if dry_run else ""), file=sys.stderr)
+    verb = "would be written" if dry_run else "written"
+    print(f"{count(written, 'caption')} {verb}", file=sys.stderr)
     if counts.number.get(Kind.CONFLICT) and not theirs:
-        print("conflicts keep our caption; --take theirs takes the imported one", file=sys.stderr)
-    if written:
-        print("`producer undo` takes them back", file=sys.stderr)
+        print("conflicts keep the caption of the database; --take theirs takes the imported one", file=sys.stderr)
+    if written and not dry_run:
+        print(f"`producer undo` takes {'it' if written == 1 else 'them'} back", file=sys.stderr)
 
 
 def print_statistics(found: Statistics) -> None:
@@ -165,17 +186,18 @@ def print_diff(first: str, second: str, found: ModelDiff) -> None:
     """Print how the captions of two models differ."""
     print_text(f"{count(found.images, 'image')} with captions by both {first} and {second}")
     print_text(
-        f"{found.same / found.images:.0%} are the same; they share {found.overlap:.0%} of their words", indent="  "
+        f"{percent(found.same / found.images)} are the same; they share {percent(found.overlap)} of their words",
+        indent="  ",
     )
     means = [percent(mean) or "unknown" for mean in found.confidence]
     print_text(f"mean confidence {means[0]} and {means[1]}", indent="  ")
     for name, words in ((first, found.only_first), (second, found.only_second)):
-        common = ", ".join(f"{word} {number}" for word, number in words.most_common(10))
-        print_text(f"only {name} says: {common or 'nothing'}", indent="  ")
+        frequent = ", ".join(f"{word} {number}" for word, number in common(words)[:10])
+        print_text(f"only {name} says: {frequent or 'nothing'}", indent="  ")
     if found.worst:
         print()
         print_table(
             ("path", first, second, "shared"),
-            ((d.path, d.first, d.second, f"{d.overlap:.0%}") for d in found.worst),
+            ((d.path, d.first, d.second, percent(d.overlap)) for d in found.worst),
             wrap=("path", first, second),
         )

@@ -27,7 +27,9 @@ class Replacer:
             self._replacement = new if is_regex else new.replace("\\", "\\\\")
             self._pattern.sub(self._replacement, "")
         except (regex.error, IndexError) as error:
-            raise UsageError(f"{old!r} with {new!r} is no regular expression with a replacement: {error}.") from None
+            raise UsageError(
+                f"cannot replace {old} by {new}: {error}. Mend the expression, or leave out --regex."
+            ) from None
 
     def apply(self, text: str) -> str:
         """Return a caption with the words replaced. Raises UsageError when that takes too long."""
@@ -38,7 +40,7 @@ class Replacer:
                 f"the expression {self._old!r} takes more than {_SECONDS:g} s for one caption: write a simpler one."
             ) from None
         except (regex.error, IndexError) as error:  # a group that only some matches have
-            raise UsageError(f"{self._new!r} cannot replace {self._old!r} in {text!r}: {error}.") from None
+            raise UsageError(f"cannot replace {self._old} by {self._new} in {text!r}: {error}. Mend NEW.") from None
         return " ".join(found.split())
 
 

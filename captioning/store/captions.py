@@ -15,7 +15,7 @@ from captioning.store.conditions import matching
 from captioning.store.database import Database
 from captioning.store.files import at_or_below, find_file, roots
 from captioning.store.preferred import fitting_caption_id, is_outdated, shown_caption_id
-from captioning.store.schema import Caption, File, Image, Item, Model, Root
+from captioning.store.schema import Caption, File, Image, Item, Job, Model, Root
 from captioning.values import ItemState, Source
 
 EXPORT_FIELDS = (
@@ -46,6 +46,7 @@ class FileRow:
     error: str | None  # why there is no caption, if it failed
     captioned_at: str | None  # ISO 8601, UTC
     unlike: bool | None  # whether the image is unlike those that the model learned from; None: it cannot tell
+    text: str | None = None  # the caption with words around it, in an export that asks for them
     edited: bool = False  # whether a person changed words of the model's caption
     image_changed: bool = False  # whether a person wrote the caption for other content than the file has now
     format: str | None = None  # of the content: JPEG, PNG, ...
@@ -65,7 +66,9 @@ class FileRow:
         line = {name: getattr(self, name) for name in EXPORT_FIELDS}
         if self.path.encode() != self.path_bytes:
             line["path_b64"] = base64.b64encode(self.path_bytes).decode()
-        return line | {name: getattr(self, name) for name in LATER_FIELDS[1:]}
+        line |= {name: getattr(self, name) for name in LATER_FIELDS[1:-1]}
+        line |= {} if self.text is None else {"text": self.text}
+        return line | {LATER_FIELDS[-1]: getattr(self, LATER_FIELDS[-1])}
 
 
 def caption_digest(caption: str | None) -> str:
@@ -205,10 +208,12 @@ def samples(db: Database, job_id: int, count: int) -> list[FileRow]:
     """Return up to `count` captioned files of a job, spread evenly over its first ten thousand by id."""
     done = (ItemState.CAPTIONED, ItemState.REUSED)
     captioned = sa.select(Item.file_id).where(Item.job_id == job_id, Item.state.in_(done)).order_by(Item.file_id)
+    of_job = sa.select(Model.name).join(Job, Job.model_id == Model.id).where(Job.id == job_id)
     with db.reading() as connection:
+        model = connection.execute(of_job).scalar()
         ids = list(connection.execute(captioned.limit(10_000)).scalars())
         chosen = ids[:: max(1, -(-len(ids) // count))]
-        rows = connection.execute(select_file_rows(None).where(File.id.in_(chosen)).order_by(File.id)).all()
+        rows = connection.execute(select_file_rows(model).where(File.id.in_(chosen)).order_by(File.id)).all()
     return [to_file_row(row) for row in rows]
 
 

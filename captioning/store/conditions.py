@@ -20,7 +20,7 @@ def matching(db: Database, text: str) -> sa.ColumnElement[bool]:
 
     Raises UsageError when the query cannot be read.
     """
-    return condition(parse(text), terms_of(db))
+    return condition(parse(text, may_exclude=True), terms_of(db))
 
 
 def terms_of(db: Database) -> "Terms":
@@ -53,9 +53,9 @@ _COMPARISONS: dict[str, Any] = {
 def _field(part: FieldIs) -> sa.ColumnElement[bool]:
     value = part.value
     fields: dict[str, Callable[[], sa.ColumnElement[bool]]] = {
-        "path": lambda: sa.func.lower(_PATH).like(_pattern(str(value).lower()), escape="\\"),
+        "path": lambda: sa.func.lower(_PATH).like(sa.func.lower(_pattern(str(value))), escape="\\"),
         "confidence": lambda: _COMPARISONS[part.operator](Caption.confidence, value),
-        "model": lambda: Model.name == value,
+        "model": lambda: sa.func.lower(Model.name) == value,
         "source": lambda: Caption.source == value,
         "before": lambda: Caption.created_at < value,
         "after": lambda: Caption.created_at >= value,

@@ -74,7 +74,15 @@ class Database:
     def is_missing(self) -> bool:
         """Whether it is an SQLite file that does not exist. Opening a transaction would create it."""
         file = self.engine.url.database
-        return self.is_sqlite and file is not None and not os.path.lexists(file)
+        if not self.is_sqlite or not file:
+            return False
+        try:
+            os.lstat(file)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:  # it may exist, in a folder that this user may not enter: opening it reports that
+            return False
+        return False
 
     @property
     def folder(self) -> Path | None:

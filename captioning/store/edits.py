@@ -104,7 +104,8 @@ def accept(db: Database, file_ids: Sequence[int]) -> list[tuple[FileRow, FileRow
         rows = [_row(connection, file_id) for file_id in file_ids]
     for row in rows:
         if row.caption is None:
-            raise UsageError(f"{row.path} has no caption to accept: write one with `producer correct`.")
+            why = f"it failed ({row.error})" if row.error else "`producer submit` makes one"
+            raise UsageError(f"{row.path} has no caption to accept: {why}.")
     texts = {row.file_id: row.caption or "" for row in rows if row.source != Source.HUMAN or row.image_changed}
     written = {before.file_id: (before, after) for before, after in _write(db, "accept", texts)}
     return [written.get(row.file_id, (row, row)) for row in rows]
@@ -120,7 +121,9 @@ def _write(db: Database, verb: str, texts: Mapping[int, str]) -> list[tuple[File
         image_ids = {row.id: row.image_id for row in connection.execute(content)}
         for row in before:
             if image_ids[row.file_id] is None:
-                raise UsageError(f"nobody has read {row.path} yet: `producer submit` captions it first.")
+                if row.error:
+                    raise UsageError(f"{row.path} cannot be read as an image ({row.error}), so it can have no caption.")
+                raise UsageError(f"{row.path} is not captioned yet: run `producer submit` first, or wait for its job.")
         new = [Written(row.file_id, image_ids[row.file_id], row.caption, texts[row.file_id]) for row in before]
         insert_captions(connection, change_id, new)
         return [(row, _row(connection, row.file_id)) for row in before]

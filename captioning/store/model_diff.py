@@ -3,7 +3,7 @@
 import heapq
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -44,6 +44,16 @@ class ModelDiff:
     only_second: Counter[str] = field(default_factory=Counter)
     worst: list[Difference] = field(default_factory=list)  # the most different first
 
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as JSON has it."""
+        words = {"only_first": dict(common(self.only_first)), "only_second": dict(common(self.only_second))}
+        return vars(self) | words | {"worst": [asdict(one) for one in self.worst]}
+
+
+def common(words: Counter[str]) -> list[tuple[str, int]]:
+    """Return words with their numbers, the most frequent first; in the order of the alphabet where they are equal."""
+    return sorted(words.items(), key=lambda item: (-item[1], item[0]))
+
 
 def model_diff(db: Database, first: str, second: str, limit: int) -> ModelDiff:
     """Compare the captions of two models, by name; the `limit` most different ones are listed.
@@ -70,7 +80,13 @@ def model_diff(db: Database, first: str, second: str, limit: int) -> ModelDiff:
         if row.first != row.second:
             (heapq.heappush if len(worst) < limit else heapq.heappushpop)(worst, entry)
     if not diff.images:
-        raise UsageError(f"no image has captions by both {first} and {second}: `producer submit --model` makes them.")
+        with db.reading() as connection:
+            by = set(connection.execute(sa.select(Model.name).join(Caption, Caption.model_id == Model.id)).scalars())
+        lacking = [name for name in (first, second) if name not in by]
+        if lacking:
+            name = lacking[0]
+            raise UsageError(f"no caption is by {name}: `producer submit FOLDER --model {name}` makes some.")
+        raise UsageError(f"no image has captions by both {first} and {second}: submit one folder with each --model.")
     diff.overlap = overlaps / diff.images
     diff.confidence = tuple(s / n if n else None for s, n in zip(sums, known, strict=True))  # type: ignore[assignment]
     diff.worst = [_difference(db, -negative, row) for negative, _, row in sorted(worst, reverse=True)]

@@ -84,22 +84,24 @@ class _Kind:
 
     parse: Callable[[str], str | float | bool]
     operators: tuple[str, ...]
+    values: str
     example: str
 
 
 _IS = (":", "=")
 _COMPARED = ("<=", ">=", "<", ">", ":", "=")
 FIELDS: dict[str, _Kind] = {
-    "path": _Kind(str, _IS, "path:holiday or path:'*/2024/*.jpg'"),
-    "confidence": _Kind(_number, _COMPARED, "confidence>0.6"),
-    "model": _Kind(str, _IS, "model:lstm"),
-    "source": _Kind(_source, _IS, "source:machine, source:human or source:imported"),
-    "before": _Kind(_time, _IS, "before:2026-03-31"),
-    "after": _Kind(_time, _IS, "after:2026-03-31T12:00"),
-    "unlike": _Kind(_yes_or_no, _IS, "unlike:yes or unlike:no"),
+    "path": _Kind(str, _IS, "a part of a path", "path:holiday or path:*/2024/*.jpg"),
+    "confidence": _Kind(_number, _COMPARED, "a number from 0 to 1, or a percentage", "confidence>0.6"),
+    "model": _Kind(str.lower, _IS, "the name of a model", "model:lstm"),
+    "source": _Kind(_source, _IS, "a source", "source:machine, source:human or source:imported"),
+    "before": _Kind(_time, _IS, "a day or a time", "before:2026-03-31"),
+    "after": _Kind(_time, _IS, "a day or a time", "after:2026-03-31T12:00"),
+    "unlike": _Kind(_yes_or_no, _IS, "yes or no", "unlike:yes or unlike:no"),
 }
 """The fields, by their names; `before` and `after` are times at which the caption was written, in UTC."""
 
+_LOOSE_FIELD = re.compile(rf"(?:^|[\s(-])({'|'.join(FIELDS)})(?:\s+[:=<>]=?|[:=<>]=?(?=[\s)]|$))", re.IGNORECASE)
 _TOKEN = re.compile(
     r"""\s*(?:
         (?P<open>-?\()
@@ -114,16 +116,20 @@ _TOKEN = re.compile(
 )  # fmt: skip
 
 
-def parse(text: str) -> Part:
-    """Parse a query. Raises UsageError when it has no term that images should fit, or cannot be read."""
+def parse(text: str, *, may_exclude: bool = False) -> Part:
+    """Parse a query. Raises UsageError when it cannot be read, or has no term that images should fit.
+
+    With `may_exclude`, a query may say only what images should not be like.
+    """
     parser = _Parser(text)
     found = parser.either()
     if parser.peek() is not None:
         parser.refuse('there is a ")" without a "("')
-    if found is None or not asks_for_something(found):
+    if found is None or not (may_exclude or asks_for_something(found)):
+        only = "it only says what captions should not contain; " if found is not None else ""
         raise UsageError(
-            f"nothing to search for in {text!r}: give at least one word that captions should contain, or a field such"
-            " as confidence>0.6."
+            f"nothing to search for in {text!r}: {only}give at least one word that captions should contain, or a field"
+            " such as confidence>0.6."
         )
     return found
 
@@ -148,6 +154,10 @@ class _Parser:
         self.text = text
         self.tokens = list(_TOKEN.finditer(text))
         self.place = 0
+        loose = _LOOSE_FIELD.search(text)
+        if loose is not None:
+            kind = FIELDS[loose[1].lower()]
+            self.refuse(f"{loose[0].strip()!r} has no value; write {kind.example}, without spaces")
         if len(self.tokens) > MAX_TERMS:
             self.refuse(f"it has {len(self.tokens)} terms, at most {MAX_TERMS} are allowed")
 
@@ -218,15 +228,14 @@ class _Parser:
         kind = FIELDS.get(name)
         if kind is None:
             near = difflib.get_close_matches(name, FIELDS, 1, 0.75)
-            if near:
-                self.refuse(f"there is no field {name}, perhaps you mean {near[0]}")
-            return _words(token[0])  # "time: noon" is no field, but two words
+            meant = f"perhaps you mean {near[0]}" if near else f"the fields are {', '.join(FIELDS)}"
+            self.refuse(f"there is no field {name}, {meant}; words of a caption go in double quotes")
         if operator not in kind.operators:
             self.refuse(f"{name}{operator} is not possible; write {kind.example}")
         try:
             return FieldIs(name, operator, kind.parse(value))
         except (ValueError, KeyError, OverflowError):
-            self.refuse(f"{value!r} is no value of {name}; write {kind.example}")
+            self.refuse(f"{value!r} is no value of {name}, which is {kind.values}; write {kind.example}")
 
 
 def _signed(part: Part | None, *, minus: bool) -> Part | None:

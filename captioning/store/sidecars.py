@@ -1,4 +1,4 @@
-"""The files beside images that exports have written: what was there before, and what was written."""
+"""The files that exports have written. Of those beside images: what was there before, too."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,12 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from captioning.errors import UsageError
-from captioning.paths import hash_of, is_below
+from captioning.paths import hash_of, is_below, text_of
 from captioning.store.database import Database
 from captioning.store.edits import begin_change
 from captioning.store.files import roots
 from captioning.store.schema import Change, File, Sidecar
 
+_REMEMBERED = 1000  # exports to files
 _PAGE = 500  # rows with what was there before, which may be megabytes each
 
 
@@ -114,18 +115,27 @@ def _replace(connection: Connection, sidecars: Sequence[KnownSidecar]) -> None:
         connection.execute(sa.insert(Sidecar), rows)
 
 
-def last_export(db: Database) -> int:
-    """Return the number of the last export that wrote files, as far as they are still remembered.
+@dataclass(frozen=True)
+class LastExport:
+    """An export that can be undone."""
+
+    change: int
+    created_at: float
+    detail: dict[str, Any]  # its format, where to, and which images
+
+
+def last_export(db: Database) -> LastExport:
+    """Return the last export that wrote files, as far as they are still remembered.
 
     Those that were undone come last: a file that could not be put back is tried again. Raises UsageError without one.
     """
-    query = sa.select(Change.id).join(Sidecar, Sidecar.change_id == Change.id)
+    query = sa.select(Change).where(sa.exists().where(Sidecar.change_id == Change.id))
     query = query.order_by(Change.undone_by.is_not(None), Change.id.desc()).limit(1)
     with db.reading() as connection:
-        found: int | None = connection.execute(query).scalar()
+        found = connection.execute(query).one_or_none()
     if found is None:
-        raise UsageError("no export has written files that are still remembered: there is nothing to undo.")
-    return found
+        raise UsageError("there is no export to undo: none has written sidecars that are as it left them.")
+    return LastExport(found.id, found.created_at, found.detail)
 
 
 def sidecars_of(db: Database, change_id: int) -> Iterator[list[KnownSidecar]]:
@@ -163,3 +173,17 @@ def _known(row: sa.Row[Any]) -> KnownSidecar:
         row.path_bytes, row.how, row.before, row.replaced, row.written, row.image_bytes, row.mtime_ns,
         row.change_id,
     )  # fmt: skip
+
+
+def remember_file(db: Database, path: bytes, data_digest: str) -> None:
+    """Record that an export wrote a whole file, with this SHA-256."""
+    with db.writing() as connection:
+        begin_change(connection, "export", {"file": text_of(path), "sha256": data_digest})
+
+
+def digests_of_file(db: Database, path: bytes) -> set[str]:
+    """Return the SHA-256 of what exports have written to a file, as far as they are remembered."""
+    query = sa.select(Change.detail).where(Change.verb == "export").order_by(Change.id.desc()).limit(_REMEMBERED)
+    with db.reading() as connection:
+        details = connection.execute(query).scalars().all()
+    return {str(detail.get("sha256")) for detail in details if detail.get("file") == text_of(path)}

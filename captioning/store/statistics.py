@@ -9,7 +9,7 @@ from captioning.store.captions import FileRow, select_file_rows, to_file_row
 from captioning.store.conditions import matching
 from captioning.store.database import Database
 from captioning.store.preferred import is_outdated, shown_caption_id
-from captioning.store.schema import Caption, File, Image, Model
+from captioning.store.schema import Caption, File, Model, Root
 
 ORDERS: dict[str, Any] = {
     "path": File.path,
@@ -85,7 +85,7 @@ def statistics(db: Database) -> Statistics:
     with db.reading() as connection:
         files, captioned, failed, human, imported, edited, changed = connection.execute(counts).one()
         size = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(File.size), 0)).where(here)).scalar_one()
-        images = connection.execute(sa.select(sa.func.count()).select_from(Image)).scalar_one()
+        images = connection.execute(sa.select(sa.func.count(File.image_id.distinct())).where(here)).scalar_one()
         missing = connection.execute(sa.select(sa.func.count()).where(~here)).scalar_one()
         models = tuple(
             ModelNumbers(name, n, None if mean is None else round(float(mean), 4), int(unlike))
@@ -114,7 +114,7 @@ def list_files(
         query = query.where(Caption.id.is_(None), File.failed_reason.is_not(None))
     elif status == "pending":
         query = query.where(Caption.id.is_(None), File.failed_reason.is_(None))
-    key = ORDERS[sort]
-    ordered = (key.is_(None), key.desc() if descending else key, File.id)
+    keys = (Root.path, File.path) if sort == "path" else (ORDERS[sort],)
+    ordered = (*(k.is_(None) for k in keys), *(k.desc() if descending else k for k in keys), File.id)
     with db.reading() as connection:
         return [to_file_row(row) for row in connection.execute(query.order_by(*ordered).limit(limit))]

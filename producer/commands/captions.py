@@ -1,6 +1,7 @@
 """Looking at captions: search, show, list, stats and diff."""
 
 import os
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,12 +13,12 @@ from captioning.paths import absolute, text_of
 from captioning.store import captions, edits, jobs, model_diff, statistics
 from captioning.store import search as caption_search
 from producer import render, render_edits
-from producer.commands.shared import Json, Limit, Missing, app, named_value, open_database
+from producer.commands.shared import Json, Limit, Missing, app, named_value, not_registered, open_database
 
 
 @app.command(epilog="Example: producer search 'dog \"on the beach\" -ball'")
 def search(
-    text: Annotated[list[str], typer.Argument(metavar="TEXT", help="What to look for, see below.")],
+    text: Annotated[list[str], typer.Argument(metavar="TEXT", help="Words and fields, as above.")],
     limit: Limit = 20,
     missing: Missing = False,
     as_json: Json = False,
@@ -35,7 +36,7 @@ def search(
     else:
         render.print_search(total, rows, caption_search.MAX_COUNTED)
     if not rows and not jobs.progress(db, limit=1):
-        render.print_warning("nothing is captioned yet: `producer submit FOLDER` captions the images of a folder.")
+        render.print_nothing_yet()
 
 
 @app.command(epilog="Example: producer show images/beach.jpg")
@@ -47,14 +48,18 @@ def show(
 ) -> None:
     """Show one image with all its captions, their confidence and their provenance; or list the images of a folder."""
     db, name = open_database(), os.fsencode(path)
+    if not path:
+        raise UsageError(not_registered(path))
     found = captions.show(db, name)
+    if found is None and history:
+        raise UsageError(not_registered(path))
     if found is None:
         rows = captions.files_below(db, name, limit + 1) or captions.files_below(db, name, limit + 1, missing=True)
         _list_folder(path, rows, limit, as_json=as_json)
         return
     file, details = found
     if history:
-        entries = edits.history(db, file.file_id)
+        entries = edits.history(db, file.file_id)[:limit]
         if as_json:
             render.print_json([asdict(entry) for entry in entries])
         else:
@@ -67,10 +72,11 @@ def show(
 
 def _list_folder(path: str, rows: list[captions.FileRow], limit: int, *, as_json: bool) -> None:
     """Print the files below a folder. `rows` has one more than `limit` when there are more."""
-    if not rows and Path(path).is_dir():
-        raise UsageError(f"no image below the folder {path} is registered: submit it first with `producer submit`.")
+    if not rows and path and Path(path).is_dir():
+        submit = f"`producer submit {shlex.quote(path)}`"
+        raise UsageError(f"no image below the folder {path} is registered: submit it first with {submit}.")
     if not rows:
-        raise UsageError(f"{path} is not registered: submit it first with `producer submit`.")
+        raise UsageError(not_registered(path))
     if as_json:
         render.print_json([row.as_export() for row in rows[:limit]])
     else:
@@ -89,23 +95,27 @@ def list_files(
     as_json: Json = False,
 ) -> None:
     """List files with their captions in an order, for example the least certain captions first."""
-    rows = statistics.list_files(
-        open_database(), limit + 1, sort=sort, descending=descending, status=status, where=where
-    )
+    db = open_database()
+    rows = statistics.list_files(db, limit + 1, sort=sort, descending=descending, status=status, where=where)
     if as_json:
         render.print_json([row.as_export() for row in rows[:limit]])
     else:
         render.print_listed(rows[:limit], is_all=len(rows) <= limit)
+    if not rows and not jobs.progress(db, limit=1):
+        render.print_nothing_yet()
 
 
 @app.command(epilog="Example: producer stats")
 def stats(as_json: Json = False) -> None:
     """Count files, images and captions, by status, source and model."""
-    found = statistics.statistics(open_database())
+    db = open_database()
+    found = statistics.statistics(db)
     if as_json:
         render.print_json(asdict(found))
     else:
         render_edits.print_statistics(found)
+    if not found.files and not jobs.progress(db, limit=1):
+        render.print_nothing_yet()
 
 
 @app.command(epilog="Example: producer diff --model lstm --model gru")
@@ -116,9 +126,9 @@ def diff(
 ) -> None:
     """Compare the captions of two models: how often they agree, which words differ, and where they differ most."""
     if len(models) != 2 or models[0] == models[1]:
-        raise UsageError("give two models, --model lstm --model gru.")
+        raise UsageError(f"{' and '.join(models)}: give two different models, --model lstm --model gru.")
     found = model_diff.model_diff(open_database(), models[0], models[1], limit)
     if as_json:
-        render.print_json(asdict(found))
+        render.print_json(found.as_json())
     else:
         render_edits.print_diff(models[0], models[1], found)

@@ -12,13 +12,15 @@ import typer
 from captioning.command_tree import UNLIMITED
 from captioning.errors import UsageError
 from captioning.paths import possible_paths
-from captioning.store import captions, edits, imports
+from captioning.store import captions, edits, imports, jobs
 from captioning.store import files as stored_files
 from captioning.store.database import Database
 from captioning.store.imports import ImportedRow, Kind
+from captioning.terminal import count
 from producer import importing, render, render_edits
-from producer.commands.shared import Json, app, confirm, open_database
+from producer.commands.shared import Json, app, confirm, counted, not_registered, open_database
 from producer.export.sidecars import TextForm, XmpForm
+from producer.progress import progress_display
 from producer.replace import Replacer, changes
 
 _PREVIEWED = 10  # captions
@@ -56,7 +58,11 @@ def correct(
     if not decorative and not new:
         raise UsageError("give the caption, or --decorative for an image that says nothing.")
     db = open_database()
-    _print(*edits.correct(db, _find(db, path), new), as_json=as_json)
+    before, after = edits.correct(db, _find(db, path), new)
+    if as_json:
+        render.print_json(after.as_export())
+    else:
+        render_edits.print_corrected(before, after)
 
 
 @app.command(epilog="Example: producer accept images/beach.jpg images/dune.jpg")
@@ -68,8 +74,11 @@ def accept(
     A caption of yours that is marked `image changed` is for the present image then.
     """
     db = open_database()
-    for before, after in edits.accept(db, [_find(db, path) for path in paths]):
-        _print(before, after, as_json=as_json)
+    for before, after in edits.accept(db, list(dict.fromkeys(_find(db, path) for path in paths))):
+        if as_json:
+            render.print_json(after.as_export())
+        else:
+            render_edits.print_accepted(after, is_new=before is not after)
 
 
 @app.command(epilog="Example: producer replace 'a man' 'a person' --where 'path:holiday' --dry-run")
@@ -90,19 +99,26 @@ def replace(
     The captions keep their source and their model, and are marked as edited. `producer undo` puts the words back.
     """
     db, replacer = open_database(), Replacer(old, new, is_regex=is_regex)
-    found = list(changes(captions.export_rows(db, captions.Selection(job, where=where)), replacer))
+    if job is not None:
+        jobs.progress(db, job)  # raises UsageError for one that does not exist
+    if as_json and not yes and not dry_run:
+        raise UsageError("with --json nothing is asked: add --yes to change the captions, or --dry-run to see them.")
+    with progress_display() as display:
+        rows = counted(captions.export_rows(db, captions.Selection(job, where=where)), "captions read", display)
+        found = list(changes(rows, replacer))
     if not as_json:
         render_edits.print_replaced([(row, text.before, text.after) for row, text in found[:_PREVIEWED]], len(found))
     done = 0
     if found and not dry_run:
-        if not yes and not as_json:
-            confirm(f"Change {len(found)} captions?", "changed")
+        if not yes:
+            confirm(f"Change {count(len(found), 'caption')}?", "changed")
         detail = {"old": old, "new": new, "regex": is_regex, "where": where, "job": job}
         with db.writing() as connection:
             change = edits.begin_change(connection, "replace", detail)
             done = edits.rewrite(connection, change, (text for _, text in found))
     if as_json:
-        render.print_json({"found": len(found), "changed": done})
+        texts = [{"path": row.path, "before": text.before, "after": text.after} for row, text in found]
+        render.print_json({"found": len(found), "changed": done, "captions": texts})
     elif not dry_run and found:
         render_edits.print_changed(done, len(found))
 
@@ -122,25 +138,33 @@ def import_(
     as_human: Annotated[
         bool, typer.Option("--as-human", help="They count as written by a person, and go before all others.")
     ] = False,
-    take: Annotated[Literal["ours", "theirs"], typer.Option(help="Which caption stays in a conflict.")] = "ours",
+    take: Annotated[
+        Literal["ours", "theirs"],
+        typer.Option(help="The caption that stays in a conflict: of the database, or of the file."),
+    ] = "ours",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count; write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Read captions from a file, or from sidecars. All are written or none; `producer undo` takes them back.
 
-    A row is for the image at its path, else for one with its content. Where a caption was edited here and there, ours
-    stays.
+    A row is for the image at its path, else for one with its content. Where a caption was changed in the file and in
+    the database, the one in the database stays.
     """
     db = open_database()
+    if xmp_name != "stem" and sidecars != SidecarForm.XMP:
+        raise UsageError("--xmp-name is for --sidecars xmp.")
     read = _reader(db, file, sidecars, root, is_full=xmp_name == "full")
-    counts = importing.count(db, importing.pages_of(read()))
-    written = 0
-    if not dry_run and (counts.wanted or (take == "theirs" and counts.number.get(Kind.CONFLICT))):
-        detail = {"file": str(file) if file else f"{sidecars} sidecars", "take": take, "as_human": as_human}
-        pages = importing.pages_of(read())
-        written = imports.write(db, pages, detail, as_human=as_human, take_theirs=take == "theirs")
+    with progress_display() as display:
+        counts = importing.count(db, importing.pages_of(counted(read(), "rows compared", display)))
+        wanted = counts.wanted + (counts.number.get(Kind.CONFLICT, 0) if take == "theirs" else 0)
+        written = wanted if dry_run else 0
+        if wanted and not dry_run:
+            detail = {"file": str(file) if file else f"{sidecars} sidecars", "take": take, "as_human": as_human}
+            pages = importing.pages_of(counted(read(), "rows written", display))
+            written = imports.write(db, pages, detail, as_human=as_human, take_theirs=take == "theirs")
     if as_json:
-        render.print_json({"rows": dict(counts.number), "written": written})
+        key = "would_be_written" if dry_run else "written"
+        render.print_json({"rows": dict(counts.number), key: written})
     else:
         render_edits.print_imported(counts, written, dry_run=dry_run, theirs=take == "theirs")
 
@@ -162,29 +186,27 @@ def undo(
 
 
 def _find(db: Database, path: str) -> int:
-    for candidate in possible_paths(os.fsencode(path)):
+    for candidate in possible_paths(os.fsencode(path)) if path else ():
         file_id = stored_files.find_file(db, candidate)
         if file_id is not None:
             return file_id
-    raise UsageError(f"{path} is not registered: submit it first with `producer submit`.")
-
-
-def _print(before: captions.FileRow, after: captions.FileRow, *, as_json: bool) -> None:
-    if as_json:
-        render.print_json(after.as_export())
-    else:
-        render_edits.print_corrected(before, after)
+    raise UsageError(not_registered(path))
 
 
 def _reader(
     db: Database, file: Path | None, sidecars: "SidecarForm | None", root: Path | None, *, is_full: bool
 ) -> Callable[[], Iterator[ImportedRow]]:
     """Return what reads the rows, as often as it is called. Raises UsageError for options that do not fit."""
-    if (file is None) == (sidecars is None):
+    if file is None and sidecars is None:
         raise UsageError("name a file, or --sidecars txt, caption or xmp for those beside the images.")
+    if file is not None and sidecars is not None:
+        raise UsageError(f"{file} and --sidecars exclude each other: import one, then the other.")
+    if root is not None and not root.is_dir():
+        raise UsageError(f"--root {root} is no folder: name the folder that relative paths are below.")
     if file is not None:
         if not file.is_file():
-            raise UsageError(f"no file {file}: name one with JSON lines or CSV, as `producer export` writes them.")
+            what = "is a folder" if file.is_dir() else "does not exist"
+            raise UsageError(f"{file} {what}: name a file of JSON lines or CSV, as `producer export` writes them.")
         return lambda: importing.read_table(file, root)
     if root is not None:
         raise UsageError("--root is for relative paths in a file; sidecars are beside the registered images.")

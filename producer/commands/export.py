@@ -1,9 +1,8 @@
 """`export`: which files, which words, and where to."""
 
 import os
-from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Annotated, Any, Literal
 
@@ -14,17 +13,18 @@ from captioning.command_tree import UNLIMITED
 from captioning.errors import UsageError
 from captioning.settings import Settings, read_settings
 from captioning.store import captions, jobs, sidecars
-from captioning.store.captions import FileRow, Selection
+from captioning.store.captions import Selection
 from captioning.store.database import Database
+from captioning.store.jobs import Progress
 from captioning.values import Source
 from producer import export as exporting
 from producer import render, render_edits
-from producer.commands.shared import Json, Missing, app, file_name, named_value, open_database, optional_job
+from producer.commands.shared import Json, Missing, app, counted, file_name, named_value, open_database, optional_job
 from producer.export import Target, WriteOptions
-from producer.export.output import STANDARD_OUTPUT
+from producer.export.output import STANDARD_OUTPUT, refuse_to_replace, remember
 from producer.export.sidecars import OnExisting, SidecarExport, undo_export
 from producer.export.text import TextOptions
-from producer.progress import ProgressDisplay, progress_display
+from producer.progress import progress_display
 
 FormatName = Enum("FormatName", {name: name for name in exporting.FORMATS})  # type: ignore[misc]  # a literal is wanted
 _FORMATS = ", ".join(exporting.FORMATS)
@@ -52,7 +52,7 @@ Beside = Annotated[bool, typer.Option("--beside", help="txt, caption, xmp: write
 _POLICIES = ", ".join(OnExisting)
 Existing = Annotated[
     OnExisting,
-    _option(f"What happens to sidecars that somebody else wrote: {_POLICIES}.", metavar="HOW"),
+    _option(f"What happens to files that somebody else wrote or changed: {_POLICIES}.", metavar="HOW"),
 ]
 Where = Annotated[str, typer.Option("--where", metavar="QUERY", help="Only images that `search` finds.")]
 MinConfidence = Annotated[float | None, _option("Leave out less certain captions of models.", min=0, max=1)]
@@ -98,48 +98,92 @@ def export(
     settings = read_settings()
     db = open_database(settings)
     if undo:
+        if job is not None or format_ is not None or output != STANDARD_OUTPUT or where:
+            raise UsageError("--undo takes back the last export of sidecars as a whole: leave out the other options.")
         _undo(db, as_json=as_json)
         return
+    if beside and format_ is None:
+        raise UsageError("--beside writes a file beside each image: add --format txt, caption or xmp.")
     name = exporting.format_of(None if format_ is None else format_.value, output)
-    form = exporting.FORMATS[name]
     progress = jobs.progress(db, job)[0] if job is not None else None
-    _check_model(settings, model)
+    if model is None and progress is not None:
+        model = progress.model  # a job's export has the captions that the job made
+    else:
+        _check_model(settings, model)
     text = TextOptions(prefix, suffix, template, max_words)
-    options = WriteOptions(excel, caption_column, shard_size, xmp_name == "full")
+    options = WriteOptions(excel, caption_column, shard_size, xmp_name == "full", not text.is_plain)
+    if name == "training" and source not in (None, Source.HUMAN):
+        raise UsageError(f"--source {source} is not for training, which takes only what people wrote or accepted.")
     selection = Selection(
-        job, model, min_confidence, min_size, source, None if unlike is None else unlike == "yes", where, missing,
-        form.fitting,
+        job, model, min_confidence, min_size, Source.HUMAN if name == "training" else source,
+        None if unlike is None else unlike == "yes", where, missing, exporting.FORMATS[name].fitting,
     )  # fmt: skip
-    if name == "training":
-        selection = replace(selection, source=Source.HUMAN)
     _check_options(name, output, beside=beside, on_existing=on_existing, options=options)
-    if form.target is Target.SIDECARS:
-        _sidecars(db, name, selection, text, options, None if beside else output, on_existing, as_json=as_json)
-        return
+    request = _Request(name, output, selection, text, options, on_existing, as_json)
+    if exporting.FORMATS[name].target is Target.SIDECARS:
+        _sidecars(db, request, None if beside else output)
+    else:
+        _whole(db, request, progress)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """An export as a person asks for it."""
+
+    name: str  # of the format
+    output: str
+    selection: Selection
+    text: TextOptions
+    options: WriteOptions
+    on_existing: OnExisting
+    as_json: bool
+
+
+def _whole(db: Database, request: _Request, progress: Progress | None) -> None:
+    """Write one file, or one folder."""
+    form, output, text = exporting.FORMATS[request.name], request.output, request.text
+    if request.as_json and output == STANDARD_OUTPUT:
+        raise UsageError("--json prints what was done, and the export itself goes to standard output: add -o FILE.")
+    if form.target is Target.FILE:
+        refuse_to_replace(db, output, overwrite=request.on_existing == OnExisting.OVERWRITE)
+    left_out: list[str] = []
     # the display takes standard output over, so there is none for an export to it
     with progress_display() if output != STANDARD_OUTPUT else nullcontext() as display:
-        rows = _counted(captions.export_rows(db, selection), display)
+        rows = counted(captions.export_rows(db, request.selection), "files exported", display)
         if form.folder is not None:
-            folder = form.folder(output, options)
-            number = folder.write(rows, text.apply)
-            render_edits.print_left_out(folder.left_out)
+            folder = form.folder(output, request.options)
+            number, left_out = folder.write(rows, text.apply), folder.left_out
         else:
-            written = rows if form.fitting or text.is_plain else (_with_text(row, text) for row in rows)
+            written = rows if form.fitting or text.is_plain else (replace(row, text=text.apply(row)) for row in rows)
             assert form.write is not None
-            number = form.write(written, output, text.apply, options)
-    others = () if number else captions.export_rows(db, replace(selection, missing=True))
-    render.print_exported(number, output, progress, min_confidence, missing=any(others))
+            number = form.write(written, output, text.apply, request.options)
+            remember(db, output)
+    if request.as_json:
+        render.print_json({"output": output, "written": number, "left_out": len(left_out)})
+        return
+    why = _why_nothing(db, request.selection, number)
+    render.print_exported(number, output, "image" if form.fitting else "row", progress, why)
+    render_edits.print_left_out(left_out)
 
 
-def _with_text(row: FileRow, text: TextOptions) -> FileRow:
-    return row if row.caption is None else replace(row, caption=text.apply(row))
-
-
-def _counted(rows: Iterable[FileRow], display: ProgressDisplay | None) -> Iterator[FileRow]:
-    for count, row in enumerate(rows, start=1):
-        yield row
-        if display is not None and count % 1000 == 0:
-            display.update("files exported", count, count)
+def _why_nothing(db: Database, selection: Selection, number: int) -> str:
+    """Return why an export has no rows; empty if it has some."""
+    if number:
+        return ""
+    if not any(captions.export_rows(db, Selection(missing=True))):
+        return "nothing was submitted yet, `producer submit FOLDER` captions the images of a folder"
+    if not selection.missing and any(captions.export_rows(db, replace(selection, missing=True))):
+        return "all such files are gone from the disk; --missing has them"
+    given = [
+        option
+        for option, is_given in (
+            ("JOB", selection.job is not None), ("--where", selection.where), ("--source", selection.source),
+            ("--min-confidence", selection.min_confidence), ("--min-size", selection.min_size),
+            ("--unlike", selection.unlike is not None),
+        )
+        if is_given
+    ]  # fmt: skip
+    return f"no image fits {', '.join(given)}" if given else "no image has a caption yet"
 
 
 def _check_model(settings: Settings, model: str | None) -> None:
@@ -158,11 +202,14 @@ def _check_options(name: str, output: str, *, beside: bool, on_existing: OnExist
         raise UsageError("-o needs a name, or - for standard output.")
     if is_sidecar and not beside and output == STANDARD_OUTPUT:
         raise UsageError(f"{name} writes a file for each image: add --beside, or -o FOLDER for a tree of its own.")
-    if not is_sidecar and (beside or on_existing != OnExisting.SKIP):
-        raise UsageError(f"--beside and --on-existing are for sidecars (txt, caption, xmp), not for {name}.")
+    if beside and not is_sidecar:
+        raise UsageError(f"--beside is for sidecars, not for {name}: use --format txt, caption or xmp.")
+    if on_existing not in (OnExisting.SKIP, OnExisting.OVERWRITE) and not is_sidecar:
+        raise UsageError(f"--on-existing {on_existing} is for sidecars, not for {name}, which can only overwrite.")
     if on_existing == OnExisting.MERGE and name != "xmp":
         raise UsageError("--on-existing merge is for xmp: a text file has no fields. Choose append or prepend.")
     for given, of, option in (
+        (options.shard_size != WriteOptions().shard_size, "webdataset", "--shard-size"),
         (options.excel, "csv", "--excel"),
         (options.caption_column != "text", "hf", "--caption-column"),
         (options.with_full_name, "xmp", "--xmp-name"),
@@ -171,37 +218,40 @@ def _check_options(name: str, output: str, *, beside: bool, on_existing: OnExist
             raise UsageError(f"{option} is for {of}, not for {name}.")
 
 
-def _sidecars(
-    db: Database,
-    name: str,
-    selection: Selection,
-    text: TextOptions,
-    options: WriteOptions,
-    output: str | None,
-    on_existing: OnExisting,
-    *,
-    as_json: bool,
-) -> None:
-    make = exporting.FORMATS[name].form
+def _sidecars(db: Database, request: _Request, output: str | None) -> None:
+    """Write a file for each image: below a folder, or beside the images."""
+    selection = request.selection
+    make = exporting.FORMATS[request.name].form
     assert make is not None
     mirror = None if output is None else os.path.realpath(os.fsencode(output))
-    writer = SidecarExport(db, make(options), text.apply, on_existing, mirror)
+    if mirror is not None:
+        try:
+            os.makedirs(mirror, exist_ok=True)  # noqa: PTH103, bytes
+        except OSError as error:
+            raise UsageError(f"cannot write below {output}: {error.strerror}. Name another folder.") from None
+    writer = SidecarExport(db, make(request.options), request.text.apply, request.on_existing, mirror)
     # a filter by quality must not decide which of two images a sidecar is of; what a person names may
     all_captioned = Selection(selection.job, where=selection.where, fitting=True)
     writer.require_one_name_each(captions.export_rows(db, all_captioned))
     writer.refuse_doubled(captions.export_rows(db, all_captioned))
-    detail: dict[str, object] = {"format": name, "output": output or "--beside", "where": selection.where}
+    detail: dict[str, object] = {"format": request.name, "output": output or "--beside", "where": selection.where}
     with progress_display() as display:
         done = writer.write(captions.export_rows(db, selection), detail, lambda n: display.update("images seen", n, n))
-    if as_json:
+    if request.as_json:
         render.print_json(asdict(done) | {"written": done.written})
     else:
-        render_edits.print_sidecars(done)
+        seen = done.written + done.same + sum(done.counts.values())
+        render_edits.print_sidecars(done, _why_nothing(db, selection, seen))
+    if done.unwritten:
+        raise SystemExit(1)
 
 
 def _undo(db: Database, *, as_json: bool) -> None:
-    done = undo_export(db, sidecars.last_export(db))
+    last = sidecars.last_export(db)
+    done = undo_export(db, last.change)
     if as_json:
-        render.print_json(asdict(done))
+        render.print_json({"change": last.change} | asdict(done))
     else:
-        render_edits.print_restored(done)
+        render_edits.print_restored(last, done)
+    if done.unwritten:
+        raise SystemExit(1)

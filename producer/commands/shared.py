@@ -1,8 +1,12 @@
 """What the commands share: the program, options that several have, and the database."""
 
 import functools
+import os
+import shlex
 import sys
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -11,7 +15,9 @@ from captioning.command_tree import UNLIMITED, new_app
 from captioning.errors import UsageError
 from captioning.settings import Settings, read_settings
 from captioning.store.database import Database
-from producer import render
+from producer.progress import ProgressDisplay
+
+T = TypeVar("T")
 
 FAILED_SOME = 3  # exit code of a command that reports on its job when images of the job have failed
 
@@ -30,7 +36,7 @@ Limit = Annotated[int, typer.Option(min=1, max=UNLIMITED, help="Show at most thi
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait until the job is done. Without a broker, the command always waits.")
 ]
-Missing = Annotated[bool, typer.Option("--missing", help="Also show files that are gone from the disk.")]
+Missing = Annotated[bool, typer.Option("--missing", help="Also files that are gone from the disk.")]
 JobArgument = Annotated[
     int, typer.Argument(metavar="JOB", max=UNLIMITED, help="The number of the job, as `producer jobs` shows it.")
 ]
@@ -62,7 +68,26 @@ def confirm(question: str, done: str) -> None:
     Raises UsageError when nobody can answer, and exits with 1 after a no.
     """
     if not sys.stdin.isatty():
-        raise UsageError(f"{question} Nothing was {done}: add --yes, because there is no terminal to ask on.")
+        raise UsageError(f"{question} There is no terminal to ask on, so nothing was {done}: add --yes.")
     if not typer.confirm(question, err=True):
-        render.print_warning(f"nothing was {done}.")
+        print(f"nothing was {done}", file=sys.stderr)
         raise SystemExit(1)
+
+
+def counted(rows: Iterable[T], what: str, display: ProgressDisplay | None) -> Iterator[T]:
+    """Yield rows, and show how many there were so far."""
+    for number, row in enumerate(rows, start=1):
+        yield row
+        if display is not None and number % 500 == 0:
+            display.update(what, number, number)
+
+
+def not_registered(path: str) -> str:
+    """Return the message about a path that the database does not know."""
+    if not path:
+        return "the path is empty: name an image."
+    if Path(path).is_dir():
+        return f"{path} is a folder: name an image in it."
+    if not os.path.lexists(path):
+        return f"{path} is not registered and does not exist: check the path; `producer list` shows the images."
+    return f"{path} is not registered: submit it first with `producer submit {shlex.quote(path)}`."

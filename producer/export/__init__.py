@@ -30,6 +30,7 @@ class WriteOptions:
     caption_column: str = "text"  # hf
     shard_size: int = 10_000  # webdataset, images
     with_full_name: bool = False  # xmp
+    with_text: bool = False  # tables: rows have a caption with words around it
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Format:
 
     about: str
     endings: tuple[str, ...] = ()  # of files that are of this format
+    name: str = ""  # of the file, where its reader wants this one
     target: Target = Target.FILE
     fitting: bool = True  # only captions that fit the present content; tables have the others too, with a mark
     write: Callable[[Iterable[FileRow], str, TextOf, WriteOptions], int] | None = None
@@ -52,11 +54,13 @@ FORMATS: dict[str, Format] = {
     ),
     "csv": Format(
         "CSV", (".csv",), fitting=False,
-        write=lambda rows, output, text_of, options: tables.write_csv(rows, output, excel=options.excel),
+        write=lambda rows, output, text_of, options: tables.write_csv(
+            rows, output, excel=options.excel, with_text=options.with_text
+        ),
     ),
     "parquet": Format(
         "Parquet", (".parquet", ".pq"), fitting=False,
-        write=lambda rows, output, text_of, options: tables.write_parquet(rows, output),
+        write=lambda rows, output, text_of, options: tables.write_parquet(rows, output, with_text=options.with_text),
     ),
     "txt": Format("a text file for each image", target=Target.SIDECARS, form=lambda options: TextForm("txt")),
     "caption": Format("the same, named .caption", target=Target.SIDECARS, form=lambda options: TextForm("caption")),
@@ -64,7 +68,7 @@ FORMATS: dict[str, Format] = {
         "an XMP sidecar for each image", target=Target.SIDECARS, form=lambda options: XmpForm(options.with_full_name)
     ),
     "hf": Format(
-        "metadata.jsonl of Hugging Face's imagefolder",
+        "metadata.jsonl of Hugging Face's imagefolder", (".jsonl",), "metadata.jsonl",
         write=lambda rows, output, text_of, options: datasets.write_imagefolder(
             rows, output, text_of, options.caption_column
         ),
@@ -74,7 +78,7 @@ FORMATS: dict[str, Format] = {
         write=lambda rows, output, text_of, options: datasets.write_coco(rows, output, text_of),
     ),
     "coco-results": Format(
-        "COCO's results",
+        "COCO's results", (".json",),
         write=lambda rows, output, text_of, options: datasets.write_coco_results(rows, output, text_of),
     ),
     "webdataset": Format(
@@ -94,19 +98,20 @@ DEFAULT = next(iter(FORMATS))
 def format_of(name: str | None, output: str) -> str:
     """Return the name of the format: the given one, or that of the file's ending. Raises UsageError if they differ."""
     ending = Path(output).suffix.lower()
+    if name is None and (output == STANDARD_OUTPUT or not ending):
+        return DEFAULT
     of_ending = next((known for known, form in FORMATS.items() if ending in form.endings), None)
-    if output == STANDARD_OUTPUT or not ending:
-        return name or DEFAULT
     if name is None:
         if of_ending is None:
-            endings = ", ".join(e for form in FORMATS.values() for e in form.endings)
+            endings = ", ".join(dict.fromkeys(e for form in FORMATS.values() for e in form.endings))
             raise UsageError(f"{output} does not tell the format: add --format, or use one of {endings}.")
         return of_ending
-    expected = FORMATS[name].endings
-    if (expected and ending not in expected) or (not expected and of_ending not in (None, *_SHARED.get(name, ()))):
-        hint = f"end its name with {expected[0]}" if expected else "choose another name"
+    form = FORMATS[name]
+    if output == STANDARD_OUTPUT:
+        return name
+    if form.name and Path(output).name != form.name:
+        raise UsageError(f"{output}: the file of {name} must be called {form.name}, or its reader does not find it.")
+    if ending and ((form.endings and ending not in form.endings) or (not form.endings and of_ending)):
+        hint = f"end its name with {form.endings[0]}" if form.endings else "name a folder"
         raise UsageError(f"{output} is no name for {name}: {hint}, or leave out --format.")
     return name
-
-
-_SHARED = {"hf": ("jsonl",), "coco-results": ("coco",)}  # formats that use the ending of another one

@@ -31,6 +31,8 @@ def write_imagefolder(rows: Iterable[FileRow], output: str, text_of: TextOf, col
     Names are relative to the folder of the file, which must have the images in or below it. Raises UsageError when it
     has not.
     """
+    if column.strip() in ("", "file_name"):
+        raise UsageError(f"--caption-column {column!r} cannot be: give another name, for example text or caption.")
     if output == STANDARD_OUTPUT:
         raise UsageError("hf names images relative to its file: give -o, for example -o PHOTOS/metadata.jsonl.")
     folder = os.path.realpath(Path(output).parent)
@@ -84,12 +86,15 @@ def write_coco(rows: Iterable[FileRow], output: str, text_of: TextOf) -> int:
 class ImageExport(ABC):
     """A folder that has the images themselves. Files that are not what was captioned any more are left out."""
 
+    name: str  # of the format
+    nothing = "no caption fits the options"  # why there may be nothing to write
+
     def __init__(self, folder: str) -> None:
         """Raises UsageError when the folder exists, because old files would stay in it."""
         self.folder = Path(folder)
         self.left_out: list[str] = []  # paths of files that have changed since, or cannot be read
         if folder == STANDARD_OUTPUT:
-            raise UsageError("this format writes a folder: name it with -o.")
+            raise UsageError(f"{self.name} writes a folder: name a new one with -o.")
         if self.folder.exists():
             raise UsageError(f"{folder} exists: name a new folder, so that no old file stays in it.")
 
@@ -99,7 +104,10 @@ class ImageExport(ABC):
         remove_unfinished(self.folder.parent)  # of an export that was killed
         try:
             with new_folder(self.folder) as folder:
-                return self._fill(folder, readable, text_of)
+                count = self._fill(folder, readable, text_of)
+                if not count:
+                    raise UsageError(f"nothing to export to {self.folder}: {self.nothing}.")
+                return count
         except OSError as error:
             raise UsageError(f"cannot write to {self.folder}: {error.strerror}.") from None
 
@@ -126,6 +134,8 @@ def _name_of(row: FileRow) -> str:
 
 class Shards(ImageExport):
     """WebDataset shards: tar files with `KEY.jpg`, `KEY.json` and `KEY.txt` of each image, in constant memory."""
+
+    name = "webdataset"
 
     def __init__(self, folder: str, size: int) -> None:
         """`size` is how many images a shard has."""
@@ -156,6 +166,9 @@ def _add(shard: tarfile.TarFile, row: FileRow, data: bytes, text: str) -> None:
 
 class TrainingFolder(ImageExport):
     """A folder as `training train --data` reads it: `Images/` and captions.txt, with captions of people only."""
+
+    name = "training"
+    nothing = "no such caption was written or accepted by a person: see `producer correct` and `producer accept`"
 
     def _fill(self, folder: Path, images: Iterator[tuple[FileRow, bytes]], text_of: TextOf) -> int:
         (folder / "Images").mkdir()

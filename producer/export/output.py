@@ -1,5 +1,10 @@
-"""Where an export is written: standard output, or a file that appears complete or not at all."""
+"""Where an export is written: standard output, or a file that appears complete or not at all.
 
+A file that is there is replaced only if an export wrote it and nobody has changed it since, or if a person says so.
+"""
+
+import contextlib
+import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -8,9 +13,42 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from captioning.atomic import remove_unfinished, replacing
-from captioning.errors import UsageError
+from captioning.errors import StoreUnavailable, UsageError
+from captioning.store.database import Database
+from captioning.store.sidecars import digests_of_file, registered, remember_file
 
 STANDARD_OUTPUT = "-"
+
+
+def refuse_to_replace(db: Database, output: str, *, overwrite: bool) -> None:
+    """Raise UsageError when a file is there that a person may own. An image is never replaced."""
+    path = Path(os.path.realpath(output))
+    if output == STANDARD_OUTPUT or not path.is_file():
+        return
+    if registered(db, [os.fsencode(path)]):
+        raise UsageError(f"{output} is an image that was submitted: name another file.")
+    try:
+        is_ours = not path.stat().st_size or _digest(path) in digests_of_file(db, os.fsencode(path))
+    except OSError as error:
+        raise UsageError(f"cannot read {output}, which would be replaced: {error.strerror}.") from None
+    if not is_ours and not overwrite:
+        raise UsageError(
+            f"{output} exists and somebody else wrote or changed it: name another file, or add --on-existing overwrite."
+        )
+
+
+def remember(db: Database, output: str) -> None:
+    """Remember that an export wrote a file, so that the next one may replace it."""
+    path = Path(os.path.realpath(output))
+    if output != STANDARD_OUTPUT and path.is_file():
+        # a database that can only be read is no reason to fail: the next export asks for --on-existing overwrite
+        with contextlib.suppress(StoreUnavailable):
+            remember_file(db, os.fsencode(path), _digest(path))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -44,6 +44,8 @@ class OnExisting(StrEnum):
 class Form(Protocol):
     """A form of sidecar."""
 
+    remedy: ClassVar[str]  # what to do when two images would have one sidecar
+
     def name_of(self, name: bytes) -> bytes:
         """Return the name of the sidecar of an image with this name."""
 
@@ -59,6 +61,7 @@ class TextForm:
     """A text file with the caption alone."""
 
     ending: str  # txt or caption
+    remedy: ClassVar[str] = "rename one of them, or leave it out, for example with --where '-path:NAME'"
 
     def name_of(self, name: bytes) -> bytes:
         return _stem(name) + b"." + self.ending.encode()
@@ -90,6 +93,7 @@ class XmpForm:
     """An XMP packet with the caption as description and as alt text."""
 
     with_full_name: bool = False  # a.jpg.xmp, as darktable and digiKam want it; a.xmp, as Adobe's programs do
+    remedy: ClassVar[str] = "--xmp-name full gives each its own"
 
     def name_of(self, name: bytes) -> bytes:
         return (name if self.with_full_name else _stem(name)) + b".xmp"
@@ -120,9 +124,15 @@ class Kept:
 
     examples: dict[str, list[str]] = field(default_factory=dict)  # the first paths
     counts: dict[str, int] = field(default_factory=dict)
+    unwritten: int = 0  # of them, those that the system did not let us write
+
+    def fail(self, path: bytes, error: FileLeft | OSError) -> None:
+        """Note a file with what was raised."""
+        self.unwritten += isinstance(error, OSError)
+        self.keep(path, (error.strerror or str(error)) if isinstance(error, OSError) else str(error))
 
     def keep(self, path: bytes, reason: str) -> None:
-        """Note a file."""
+        """Note a file with the reason."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
         examples = self.examples.setdefault(reason, [])
         if len(examples) < _EXAMPLES:
@@ -169,8 +179,8 @@ class _Write:
     kind: str  # new, changed or renewed
 
 
-EXISTS = "exists: --on-existing says what to do with it"
-EDITED = "somebody changed it after the last export: --on-existing overwrite replaces it"
+EXISTS = "it is somebody else's, see --on-existing"
+EDITED = "somebody changed it after the last export; --on-existing overwrite replaces it"
 
 
 class SidecarExport:
@@ -200,10 +210,7 @@ class SidecarExport:
             if hash_of_path(whole) not in self._doubled:
                 continue
             if whole in seen:
-                raise UsageError(
-                    f"{seen[whole]} and {row.path} would both have {text_of(whole)}: export one of them with --where,"
-                    " or use --xmp-name full for XMP."
-                )
+                raise UsageError(f"{seen[whole]} and {row.path} would both have {text_of(whole)}: {self.form.remedy}.")
             seen[whole] = row.path
 
     def write(self, rows: Iterable[FileRow], detail: dict[str, object], on_page: Callable[[int], None]) -> Written:
@@ -248,7 +255,7 @@ class SidecarExport:
                 self._require_image(tree, place)
             return self._decide(place, tree.read(place.path), known)
         except (FileLeft, OSError) as error:
-            self.done.keep(place.whole, _reason(error))
+            self.done.fail(place.whole, error)
             return None
 
     @staticmethod
@@ -293,7 +300,7 @@ class SidecarExport:
         try:
             self._tree(write.place.root).write(write.place.path, write.data, write.present)
         except (FileLeft, OSError) as error:
-            self.done.keep(write.place.whole, _reason(error))
+            self.done.fail(write.place.whole, error)
             stored.withdraw(self.db, write.announced, write.before)
             return
         setattr(self.done, write.kind, getattr(self.done, write.kind) + 1)
@@ -343,7 +350,7 @@ def undo_export(db: Database, change_id: int) -> Restored:
                     done.keep(known.path, str(error))
                     is_complete = False
                 except (FileLeft, OSError) as error:
-                    done.keep(known.path, _reason(error))
+                    done.fail(known.path, error)
                     is_complete &= not isinstance(error, OSError)
             stored.forget_sidecars(db, settled)
     if is_complete:
@@ -390,10 +397,6 @@ def _is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _reason(error: FileLeft | OSError) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
 def _stem(name: bytes) -> bytes:

@@ -27,16 +27,22 @@ def write_jsonl(rows: Iterable[FileRow], output: str) -> int:
     return count
 
 
-def write_csv(rows: Iterable[FileRow], output: str, *, excel: bool = False) -> int:
+def columns(*, with_text: bool) -> tuple[str, ...]:
+    """Return the columns of a table: the fields of an export, `with_text` also the caption with words around it."""
+    return (*COLUMNS[:-1], "text", COLUMNS[-1]) if with_text else COLUMNS
+
+
+def write_csv(rows: Iterable[FileRow], output: str, *, excel: bool = False, with_text: bool = False) -> int:
     """Write CSV with a header; return the number of rows. `excel` marks the encoding for Excel, which guesses."""
+    names = columns(with_text=with_text)
     lines = (row.as_export() | {name: yes_or_no(getattr(row, name)) for name in _TRUTHS} for row in rows)
     with open_text(output) as file:
         if excel:
             file.write("\ufeff")
-        return write_csv_table(COLUMNS, ([line.get(name) for name in COLUMNS] for line in lines), file)
+        return write_csv_table(names, ([line.get(name) for name in names] for line in lines), file)
 
 
-def write_parquet(rows: Iterable[FileRow], output: str) -> int:
+def write_parquet(rows: Iterable[FileRow], output: str, *, with_text: bool = False) -> int:
     """Write a Parquet file in row groups, so that memory does not grow with the table; return the number of rows.
 
     Raises UsageError without pyarrow.
@@ -48,18 +54,15 @@ def write_parquet(rows: Iterable[FileRow], output: str) -> int:
         raise UsageError("Parquet needs pyarrow: pip install 'captionmill[parquet]'.") from None
     kinds = {"confidence": pyarrow.float64(), "width": pyarrow.int32(), "height": pyarrow.int32()}
     kinds |= dict.fromkeys(_TRUTHS, pyarrow.bool_())
-    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in COLUMNS])
+    names = columns(with_text=with_text)
+    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in names])
     count = 0
     with open_binary(output) as file, parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-        lines = (_all_columns(row) for row in rows)
+        lines = (dict.fromkeys(names) | row.as_export() for row in rows)
         for group in _groups(lines):
             writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
             count += len(group)
     return count
-
-
-def _all_columns(row: FileRow) -> dict[str, Any]:
-    return dict.fromkeys(COLUMNS) | row.as_export()
 
 
 def _groups(lines: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -33,6 +33,8 @@ class TextOptions:
             return
         names = [found[1] for found in _PLACE.finditer(self.template) if found[0] not in ("{{", "}}")]
         for name in names:
+            if name is None:
+                raise UsageError(f"--template {self.template!r}: a brace is not closed; write {{{{ for a brace.")
             if name not in _FIELDS:
                 known = ", ".join(f"{{{field}}}" for field in _FIELDS)
                 raise UsageError(

@@ -190,14 +190,15 @@ def test_an_export_says_what_it_left_out(captioned_cli: CliRunner, photographs: 
     assert known.err.startswith(
         "without 10 images that were captioned before job 2; `producer export` without a number"
     )
-    assert (
-        captioned_cli.producer("export", "--min-confidence", "1").err
-        == "nothing to export: no caption is that certain\n"
-    )
+    nothing = captioned_cli.producer("export", "--min-confidence", "1", "--where", "zebra")
+    assert nothing.err == "nothing to export: no image fits --where, --min-confidence\n"
 
 
 def test_an_empty_database_has_nothing_to_export(cli: CliRunner) -> None:
-    assert cli.producer("export").err == "nothing to export: no files are registered\n"
+    assert (
+        cli.producer("export").err
+        == "nothing to export: nothing was submitted yet, `producer submit FOLDER` captions the images of a folder\n"
+    )
 
 
 def test_files_that_are_gone_are_left_out_until_they_are_asked_for(
@@ -213,7 +214,7 @@ def test_files_that_are_gone_are_left_out_until_they_are_asked_for(
         connection.exec_driver_sql("UPDATE files SET missing_since = 1.0")
     nothing = captioned_cli.producer("export")
     assert (nothing.out, nothing.err) == (
-        "", "nothing to export: all files are gone from the disk; --missing shows them\n",
+        "", "nothing to export: all such files are gone from the disk; --missing has them\n",
     )  # fmt: skip
     assert captioned_cli.producer("show", str(photographs)).out.count("(missing)") == 10
 

@@ -68,14 +68,14 @@ def test_words_are_replaced_after_a_preview_and_put_back(cli: CliRunner, photogr
     assert caption_of(cli, photographs / "coffee.png") == "two dogs run past image 6"
     refused = cli.producer("replace", "dogs", "puppies")
     assert refused.code == 2
-    assert "Change 10 captions? Nothing was changed: add --yes" in refused.err
+    assert "Change 10 captions? There is no terminal to ask on, so nothing was changed: add --yes" in refused.err
     assert cli.producer("replace", "dogs", "puppies", "--yes").err.startswith("10 captions changed")
     row = cli.producer("show", str(photographs / "coffee.png"), "--json").json
     assert (row["caption"], row["source"], row["model"], row["edited"]) == (
         "two puppies run past image 6", "machine", "lstm", True,
     )  # fmt: skip
     some = cli.producer("replace", "two puppies", "a puppy", "--where", "path:coffee", "--yes", "--json").json
-    assert some == {"found": 1, "changed": 1}
+    assert (some["found"], some["changed"], some["captions"][0]["after"]) == (1, 1, "a puppy run past image 6")
     assert cli.producer("undo", "1").out.splitlines() == [
         "change 1 (replace): 9 captions as before",
         "1 caption left as they are: changed again since, or gone",
@@ -102,12 +102,12 @@ def test_an_edited_export_comes_back_and_an_unedited_one_changes_nothing(
     cli.producer("correct", str(photographs / "china.jpg"), "edited here too")
     counted = cli.producer("import", str(tmp_path / "captions.csv"), "--dry-run")
     assert counted.out.splitlines() == [
-        "     2  changed there",
-        "     6  the same",
-        "     1  changed here since the export: ours stays",
-        "     1  in conflict: changed here and there, or for other content",
+        "     2  changed in the file",
+        "     6  the same in both",
+        "     1  changed in the database since the export: they stay",
+        "     1  in conflict: changed in both, or for an image that has changed",
         f"        captions.csv:11: {photographs}/rocket.jpg",
-        "     1  unknown: no such image is registered",
+        "     1  of images that are not registered",
         "        captions.csv:12: /elsewhere/x.jpg",
     ]
     assert caption_of(cli, photographs / "coffee.png") == "two dogs run past image 6"
@@ -128,10 +128,13 @@ def test_captions_of_other_programs_come_in_by_path_and_from_sidecars(
     assert cli.producer("show", str(photographs / "coffee.png"), "--json").json["source"] == "human"
     (photographs / "grass.txt").write_text("Gras\n")
     (photographs / "rocket.txt").write_bytes(b"\xff\xfe")
-    assert cli.producer("import", "--sidecars", "txt", "--json").json == {"rows": {"new": 1}, "written": 1}
+    assert cli.producer("import", "--sidecars", "txt", "--json").json == {
+        "rows": {"new": 1, "unreadable": 1},
+        "written": 1,
+    }
     assert caption_of(cli, photographs / "grass.png") == "Gras"
     cli.producer("export", "--beside", "--format", "xmp")
-    assert cli.producer("import", "--sidecars", "xmp", "--json").json == {"rows": {"same": 10}, "written": 0}
+    assert cli.producer("import", "--sidecars", "xmp", "--json").json == {"rows": {"ours": 10}, "written": 0}
     assert tmp_path.is_dir()
 
 
@@ -140,24 +143,30 @@ def test_captions_of_other_programs_come_in_by_path_and_from_sidecars(
     [
         (["correct", "{}/coffee.png"], "give the caption, or --decorative"),
         (["correct", "{}/coffee.png", "a", "--decorative"], "leave out the text, or the option"),
-        (["correct", "{}/nothing.png", "a"], "nothing.png is not registered: submit it first"),
+        (["correct", "{}/nothing.png", "a"], "nothing.png is not registered and does not exist"),
         (["accept", "{}/nothing.png"], "is not registered"),
         (["undo", "7"], "there is no change 7 to undo"),
         (["import"], "name a file, or --sidecars txt, caption or xmp"),
-        (["import", "{}/nothing.csv"], "nothing.csv: name one with JSON lines or CSV"),
-        (["import", "{}/coffee.png"], "cannot read"),
+        (["import", "{}/nothing.csv"], "nothing.csv does not exist: name a file of JSON lines or CSV"),
+        (["import", "{}/coffee.png"], "cannot be imported: the name of such a file ends with .jsonl"),
         (["import", "{}/bad.jsonl"], "bad.jsonl:2: not a line of JSON"),
-        (["import", "{}/bad.csv"], "bad.csv:2: needs a column path (or file_name) and a column caption (or text)"),
+        (
+            ["import", "{}/bad.csv"],
+            "bad.csv: its first line must name the columns path (or file_name) and caption (or text), not",
+        ),
         (["export", "--format", "txt"], "txt writes a file for each image: add --beside, or -o FOLDER"),
         (["export", "--format", "txt", "--beside", "-o", "x"], "--beside and -o exclude each other"),
-        (["export", "--beside"], "--beside and --on-existing are for sidecars (txt, caption, xmp), not for jsonl"),
+        (["export", "--beside"], "--beside writes a file beside each image: add --format txt"),
         (["export", "--excel"], "--excel is for csv, not for jsonl"),
         (["export", "--format", "txt", "--beside", "--on-existing", "merge"], "a text file has no fields"),
-        (["export", "--undo"], "there is nothing to undo"),
+        (["export", "--undo"], "there is no export to undo"),
         (["export", "--format", "hf", "-o", "/nowhere/metadata.jsonl"], "cannot write to /nowhere/metadata.jsonl"),
-        (["export", "--format", "webdataset"], "this format writes a folder: name it with -o"),
-        (["export", "--where", "confidence>7"], "'7' is no value of confidence; write confidence>0.6"),
-        (["diff", "--model", "lstm", "--model", "gru"], "no image has captions by both lstm and gru"),
+        (["export", "--format", "webdataset"], "webdataset writes a folder: name a new one with -o"),
+        (["export", "--where", "confidence>7"], "'7' is no value of confidence, which is a number from 0 to 1"),
+        (
+            ["diff", "--model", "lstm", "--model", "gru"],
+            "no caption is by gru: `producer submit FOLDER --model gru` makes some",
+        ),
     ],
 )
 def test_wrong_input_gets_one_line_that_helps(
@@ -208,7 +217,7 @@ def test_captions_of_people_become_a_folder_that_training_reads(
     cli.producer("correct", str(photographs / "coffee.png"), "My cup, half full.")
     cli.producer("accept", str(photographs / "rocket.jpg"))
     done = cli.producer("export", "--format", "training", "-o", str(tmp_path / "mine"))
-    assert done.err == f"2 rows in {tmp_path}/mine\n"
+    assert done.err == f"2 images in {tmp_path}/mine\n"
     corpus = read_corpus(tmp_path / "mine")
     assert sorted(text for texts in corpus.captions.values() for text in texts) == [
         "My cup, half full.",

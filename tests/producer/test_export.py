@@ -106,7 +106,7 @@ def test_the_format_follows_the_ending_of_the_file(name: str | None, output: str
     [
         ("csv", "x.jsonl", r"x\.jsonl is no name for csv: end its name with \.csv, or leave out --format"),
         ("parquet", "x.csv", r"x\.csv is no name for parquet"),
-        ("txt", "x.csv", r"x\.csv is no name for txt: choose another name"),
+        ("txt", "x.csv", r"x\.csv is no name for txt: name a folder"),
         (None, "x.yaml", r"x\.yaml does not tell the format: add --format, or use one of \.jsonl"),
     ],
 )

@@ -34,7 +34,11 @@ def test_an_expression_may_use_its_groups() -> None:
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
-    [("(", "x", "no regular expression"), ("a", r"\3", "cannot replace 'a' in 'a b'"), ("  ", "x", "give the words")],
+    [
+        ("(", "x", r"cannot replace \( by x"),
+        ("a", r"\3", r"cannot replace a by \\3 in 'a b'"),
+        ("  ", "x", "give the words"),
+    ],
 )
 def test_an_expression_that_cannot_be_used_is_refused(old: str, new: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):

@@ -10,7 +10,7 @@ from captioning.errors import UsageError
 from captioning.store import edits
 from captioning.store.captions import Selection, export_rows
 from captioning.store.database import Database
-from captioning.store.sidecars import begin_export, last_export
+from captioning.store.sidecars import last_export
 from producer.export import xmp
 from producer.export.sidecars import (
     EDITED,
@@ -55,8 +55,7 @@ def export(captioned_store: Database, photographs: Path) -> Callable[..., Writte
         rows = Selection(fitting=True)
         writer.require_one_name_each(export_rows(captioned_store, rows))
         writer.refuse_doubled(export_rows(captioned_store, rows))
-        change = begin_export(captioned_store, {})
-        return writer.write(export_rows(captioned_store, rows), change, lambda n: None)
+        return writer.write(export_rows(captioned_store, rows), {}, lambda n: None)
 
     return export
 
@@ -87,7 +86,7 @@ def test_our_sidecars_are_renewed_and_what_somebody_changed_or_wrote_stays(
     assert (done.new, done.renewed, done.counts) == (1, 7, {EXISTS: 1, EDITED: 1})
     assert texts(photographs)["coffee.txt"] == "mine\n"
     assert texts(photographs)["rocket.txt"] == "changed\n"
-    undo_export(captioned_store, last_export(captioned_store))
+    undo_export(captioned_store, last_export(captioned_store).change)
     assert texts(photographs) == {"coffee.txt": "mine\n", "rocket.txt": "changed\n"}
 
 
@@ -107,7 +106,7 @@ def test_a_caption_joins_what_a_person_wrote_once_and_an_undo_puts_the_old_bytes
     renewed = (photographs / "coffee.txt").read_text()
     assert renewed.count("two dogs") == 1
     assert "now two dogs" in renewed
-    done = undo_export(captioned_store, last_export(captioned_store))
+    done = undo_export(captioned_store, last_export(captioned_store).change)
     assert (done.removed, done.restored) == (9, 1)
     assert (photographs / "coffee.txt").read_bytes() == mine
     assert list(texts(photographs)) == ["coffee.txt"]
@@ -119,14 +118,15 @@ def test_an_export_over_a_changed_file_keeps_the_changed_bytes_for_an_undo(
     export()
     (photographs / "coffee.txt").write_text("changed\n")
     assert export(on_existing=OnExisting.OVERWRITE).changed == 1
-    undo_export(captioned_store, last_export(captioned_store))
+    undo_export(captioned_store, last_export(captioned_store).change)
     assert texts(photographs)["coffee.txt"] == "changed\n"
 
 
 def test_xmp_is_merged_and_a_description_that_is_there_stays(
     export: Callable[..., Written], photographs: Path, captioned_store: Database
 ) -> None:
-    described = xmp.with_texts(xmp.parse(PERSONS.encode()), {xmp.DESCRIPTION: "mine"}, None)
+    words = f'<dc:description xmlns:dc="{xmp.DC}">mine</dc:description>'
+    described = PERSONS.replace("/></rdf:RDF>", f">{words}</rdf:Description></rdf:RDF>").encode()
     (photographs / "coffee.xmp").write_bytes(described)
     (photographs / "grass.xmp").write_text(PERSONS)
     (photographs / "rocket.xmp").write_text("no XML")
@@ -140,7 +140,7 @@ def test_xmp_is_merged_and_a_description_that_is_there_stays(
     assert export(XmpForm(), OnExisting.MERGE).written == 0
     export(XmpForm(), OnExisting.OVERWRITE)
     assert str(xmp.parse((photographs / "coffee.xmp").read_bytes()).text(xmp.DESCRIPTION)).startswith("two dogs")
-    undo_export(captioned_store, last_export(captioned_store))
+    undo_export(captioned_store, last_export(captioned_store).change)
     assert (photographs / "coffee.xmp").read_bytes() == described
     assert (photographs / "rocket.xmp").read_text() == "no XML"
 
@@ -194,6 +194,7 @@ def test_two_images_with_one_sidecar_are_an_error_that_names_both_and_nothing_is
     with pytest.raises(UsageError, match=r"coffee\.jpg.* would both have .*coffee\.txt"):
         export()
     assert texts(photographs) == {}
+    (photographs / "rocket.jpg").rename(photographs / "coffee.jpg")
     assert export(XmpForm(with_full_name=True)).new == 10
 
 

@@ -35,7 +35,7 @@ def test_help_shows_the_choices(cli: CliRunner) -> None:
         (["submit", ".", "-0"], 2, "-0 describes the list of --from-file"),
         (["status", "99999999999999999999"], 2, "'JOB': '99999999999999999999' is more than 2147483647"),
         (["search", "dog", "--limit", "0"], 2, "'--limit': '0' is less than 1; see `producer search -h`."),
-        (["export", "-o", ""], 2, "-o needs the name of a file"),
+        (["export", "-o", ""], 2, "-o needs a name"),
         (["export", "--model", "blip"], 2, "no model named 'blip'"),
         (["submit", "/no/such/folder"], 2, "/no/such/folder: no such file or folder"),
         (["submit", ".", "--priority", "urgent"], 2, "'urgent' is not one of 'normal', 'high'"),

@@ -175,7 +175,7 @@ def test_an_image_that_is_decorative_has_an_empty_caption_of_a_person(driver: St
 
 def test_a_file_that_nobody_has_read_cannot_be_corrected_yet(driver: StoreDriver) -> None:
     driver.submit(1, "new")
-    with pytest.raises(UsageError, match=r"nobody has read /photos/new-0\.jpg yet: `producer submit` captions"):
+    with pytest.raises(UsageError, match=r"/photos/new-0\.jpg is not captioned yet: run `producer submit` first"):
         edits.correct(driver.db, id_of(driver, b"/photos/new-0.jpg"), "Rex")
 
 
