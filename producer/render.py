@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -33,6 +32,7 @@ from producer.dry_run import DryRun
 from producer.sources import describe_skipped
 
 FAILURE_COLUMNS = ("job", "path", "reason", "detail")
+_LEAST = 16  # cells that a column of words needs on a narrow terminal
 
 # -- JSON, tables and pieces of text --
 
@@ -69,7 +69,8 @@ def print_table(
         for name, *cells in zip(columns, *texts, strict=True)
     }
     for name in optional:
-        if sum(needed.values()) + gap * len(needed) > width:
+        least = (min(cells, _LEAST) if name in wrap else cells for name, cells in needed.items())
+        if sum(least) + gap * len(needed) > width:
             del needed[name]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap, 0, 0))
     for name in needed:
@@ -93,12 +94,25 @@ def _folded(path: str, width: int) -> str:
 
 def print_text(text: str, *, indent: str = "") -> None:
     """Print a line of prose; on a terminal, wrap it between words. A long path is not broken, so it can be copied."""
-    line = indent + printable(text)
-    if sys.stdout.isatty():
-        line = textwrap.fill(
-            line, _terminal_width(), subsequent_indent=indent + "  ", break_long_words=False, break_on_hyphens=False
-        )
-    print(line)
+    line = printable(text)
+    print("\n".join(_filled(line, _terminal_width(), indent)) if sys.stdout.isatty() else indent + line)
+
+
+def _filled(text: str, width: int, indent: str) -> list[str]:
+    """Return text on lines of at most `width` cells, the later ones indented further.
+
+    Words that have no spaces between them, as in Chinese, are broken anywhere; a long path is not.
+    """
+    lines = [indent + " " * (len(text) - len(text.lstrip(" ")))]
+    for word in text.lstrip(" ").split(" "):
+        has_spaces = cell_len(word) == len(word)
+        for place, piece in enumerate([word] if has_spaces else chop_cells(word, width - len(indent) - 2)):
+            space = " " if lines[-1].strip() and not place else ""
+            if lines[-1].strip() and cell_len(lines[-1] + space + piece) > width:
+                lines.append(indent + "  ")
+                space = ""
+            lines[-1] += space + piece
+    return lines
 
 
 def _terminal_width() -> int:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 
 from captioning.store.captions import FileRow
 from captioning.store.edits import HistoryEntry, Undone
@@ -76,11 +77,18 @@ def print_history(entries: Sequence[HistoryEntry]) -> None:
     print_table(
         ("change", "when", "who", "what", "before", "after"),
         (
-            (e.change, e.at, e.person, f"{e.verb}, undone" if e.undone else e.verb, shown(e.before), shown(e.after))
+            (
+                e.change,
+                local_time(datetime.fromisoformat(e.at).timestamp()),
+                e.person,
+                f"{e.verb}, undone" if e.undone else e.verb,
+                shown(e.before),
+                shown(e.after),
+            )
             for e in entries
         ),
         wrap=("before", "after"),
-        optional=("when", "who"),
+        optional=("who", "when"),
     )
 
 
@@ -119,6 +127,13 @@ def _print_kept(kept: Kept) -> None:
             print(f"  {printable(path)}", file=sys.stderr)
         if number > len(kept.examples[reason]):
             print(f"  and {number - len(kept.examples[reason])} more", file=sys.stderr)
+
+
+def print_other_models(number: int, model: str) -> None:
+    """Print how many captions are not by the model that was asked for."""
+    if number:
+        captions = count(number, "caption is", "captions are")
+        print(f"{captions} by another model: {printable(model)} has made none of them", file=sys.stderr)
 
 
 def print_left_out(paths: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """`export`: which files, which words, and where to."""
 
 import os
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
@@ -13,7 +14,7 @@ from captioning.command_tree import UNLIMITED
 from captioning.errors import UsageError
 from captioning.settings import Settings, read_settings
 from captioning.store import captions, jobs, sidecars
-from captioning.store.captions import Selection
+from captioning.store.captions import FileRow, Selection
 from captioning.store.database import Database
 from captioning.store.jobs import Progress
 from captioning.values import Source
@@ -149,7 +150,8 @@ def _whole(db: Database, request: _Request, progress: Progress | None) -> None:
     left_out: list[str] = []
     # the display takes standard output over, so there is none for an export to it
     with progress_display() if output != STANDARD_OUTPUT else nullcontext() as display:
-        rows = counted(captions.export_rows(db, request.selection), "files exported", display)
+        others = _Others(request.selection.model)
+        rows = counted(others.count(captions.export_rows(db, request.selection)), "files exported", display)
         if form.folder is not None:
             folder = form.folder(output, request.options)
             number, left_out = folder.write(rows, text.apply), folder.left_out
@@ -164,6 +166,20 @@ def _whole(db: Database, request: _Request, progress: Progress | None) -> None:
     why = _why_nothing(db, request.selection, number)
     render.print_exported(number, output, "image" if form.fitting else "row", progress, why)
     render_edits.print_left_out(left_out)
+    render_edits.print_other_models(others.number, request.selection.model or "")
+
+
+class _Others:
+    """Counts the captions by other models than the one that was asked for."""
+
+    def __init__(self, model: str | None) -> None:
+        self.model, self.number = model, 0
+
+    def count(self, rows: Iterable[FileRow]) -> Iterator[FileRow]:
+        """Yield rows, and count them."""
+        for row in rows:
+            self.number += self.model is not None and row.source == Source.MACHINE and row.model != self.model
+            yield row
 
 
 def _why_nothing(db: Database, selection: Selection, number: int) -> str:

@@ -67,7 +67,7 @@ class TextForm:
         return _stem(name) + b"." + self.ending.encode()
 
     def content(self, row: FileRow, text: str, before: bytes | None, how: OnExisting) -> bytes:
-        own = text.encode()
+        own = " ".join(text.splitlines()).encode()  # readers of such files take each line for a caption
         if before is None or not before.strip() or how == OnExisting.OVERWRITE:
             return own + b"\n"
         if how == OnExisting.MERGE:

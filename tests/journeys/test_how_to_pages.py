@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
+from captioning.errors import FileLeft
+from producer.export.xmp import ALT_TEXT, DESCRIPTION, parse
 from tests.docs.pages import PROJECT, code_lines
 from tests.journeys.cli_runner import CliRunner
 
@@ -66,7 +69,9 @@ def files_of(folder: Path, pattern: str = "*") -> dict[str, bytes]:
 
 def rows_of(runner: CliRunner) -> dict[str, dict[str, object]]:
     """Return the rows of an export, by the name of the image below `photos`."""
-    rows = runner.producer("export", "--format", "jsonl").lines
+    done = runner.producer("export", "--format", "jsonl")
+    assert done.code == 0, done.err
+    rows = done.lines
     return {row["path"].partition("/photos/")[2]: row for row in rows}
 
 
@@ -182,3 +187,82 @@ def test_alt_text_goes_to_a_spreadsheet_and_back_and_what_was_corrected_stays(ru
     assert (rows["border.jpg"]["caption"], rows["border.jpg"]["source"]) == ("", "human")
     assert rows["dune.jpg"]["source"] == "machine"  # the page ends the part with `undo`, of `accept`
     assert not re.search(r"\ba man\b", " ".join(str(r["caption"]) for r in rows.values() if r["source"] == "machine"))
+
+
+def test_an_archive_gets_captions_in_its_xmp_and_keeps_every_field_of_other_programs(
+    runner: CliRunner, place: Path
+) -> None:
+    photos = place / "photos"
+    images = sorted(path for path in photos.rglob("*") if path.suffix == ".jpg")
+    samples = sorted(path for program in PROGRAMS for path in (PROJECT / "tests/producer/xmp" / program).glob("*.xmp"))
+    kept: dict[str, bytes] = {}
+    for image, sample in zip(images, samples, strict=False):
+        image.with_suffix(".xmp").write_bytes(sample.read_bytes())
+        kept[str(image.with_suffix(".xmp").relative_to(photos))] = sample.read_bytes()
+    assert len(kept) >= 20
+    at_first, fields = files_of(photos), exif_fields(photos)
+
+    def merged() -> None:
+        now = files_of(photos)
+        captions = {str(Path(name).with_suffix(".xmp")): str(row["caption"]) for name, row in rows_of(runner).items()}
+        assert now.keys() == at_first.keys() | captions.keys()
+        for name, caption in captions.items():
+            if name not in kept:
+                assert parse(now[name]).text(DESCRIPTION) == parse(now[name]).text(ALT_TEXT) == caption
+        for name, before in kept.items():
+            remaining = iter(now[name])
+            if now[name] != before:  # every byte of the other program is there, in its order
+                assert caption_in(now[name]) == captions[name]
+                assert all(byte in remaining for byte in before.replace(b"/>\n </rdf:RDF>", b">\n </rdf:RDF>"))
+            words = words_of(before)
+            assert not words or words_of(now[name]) == words
+        assert sum(now[name] != before for name, before in kept.items()) >= 10
+        fields_now = exif_fields(photos)
+        for name, before_fields in fields.items():
+            after_fields = fields_now[name]
+            assert {key: after_fields.get(key) for key in before_fields} == before_fields
+
+    def undone() -> None:
+        assert files_of(photos) == at_first
+
+    def imported() -> None:
+        rows = rows_of(runner)
+        described = {name for name in kept if words_of(kept[name])}
+        assert {str(Path(n).with_suffix(".xmp")) for n, row in rows.items() if row["source"] == "imported"} <= described
+        assert any(row["source"] == "imported" for row in rows.values())
+
+    follow(
+        "photo-archive.md",
+        runner,
+        place,
+        before={},
+        after={
+            "producer export --beside --format xmp": merged,
+            "producer export --undo": undone,
+        },
+    )
+    imported()
+
+
+PROGRAMS = ("lightroom", "darktable", "digikam", "exiftool", "captureone", "photoshop", "xnview")
+
+
+def words_of(data: bytes) -> str:
+    try:
+        return parse(data).text(DESCRIPTION) or ""
+    except FileLeft:
+        return ""
+
+
+def caption_in(data: bytes) -> str:
+    return parse(data).recorded
+
+
+def exif_fields(folder: Path) -> dict[str, dict[str, object]]:
+    """Return what exiftool reads in all sidecars, by file; nothing where it is not installed (see `test-consumers`)."""
+    exiftool = shutil.which("exiftool")
+    if exiftool is None:
+        return {}
+    done = subprocess.run([exiftool, "-json", "-G1", "-a", "-r", "-ext", "xmp", "-XMP:all", str(folder)],
+                          capture_output=True, check=False)  # fmt: skip
+    return {str(one.pop("SourceFile")): one for one in json.loads(done.stdout or b"[]")}
