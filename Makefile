@@ -94,6 +94,10 @@ compare: setup ## Compare LSTM and GRU again (an hour): make compare DATA= ENCOD
 bench: setup ## Measure a whole embedded job: make bench IMAGES=folder
 	$(BIN)/python benchmarks/embedded_job.py $(IMAGES)
 
+bench-exports: setup ## Measure exports: tables of a million rows, and the how-to pages with 20,000 images (20 minutes)
+	$(BIN)/python -m benchmarks.exports rows
+	$(BIN)/python -m benchmarks.exports pages
+
 scale: setup ## Caption a million tiny images with a stub model on each database: make scale OUT=docs/scale
 	for store in postgresql sqlite; do $(BIN)/python -m benchmarks.scale --items $(or $(ITEMS),1000000) --store $$store \
 	  --jobs 2 --high --kill-every 60 --out $(or $(OUT),docs/scale) || exit 1; done
@@ -108,5 +112,5 @@ wheel: setup ## Build the wheel into dist/
 clean: ## Remove everything that the other targets created
 	rm -rf $(VENV) .audit build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench \
+.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench bench-exports \
   scale migration wheel clean

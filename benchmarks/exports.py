@@ -58,7 +58,7 @@ def fill(db: Database, root: Path, files: Iterator[tuple[str, str, int, int]]) -
                 for n, (path, _, size, mtime) in zip(numbers, page, strict=True)
             ])  # fmt: skip
             connection.execute(sa.insert(Caption), [
-                {"id": n, "image_id": n, "source": "machine", "model_id": model_id, "options_digest": "", "runtime": "stub",
+                {"id": n, "image_id": n, "source": "machine", "model_id": model_id, "options_digest": "",
                  "created_at": 1.0, "text": f"a man and two dogs on the beach number {n}", "confidence": n % 100 / 100}
                 for n in numbers
             ])  # fmt: skip

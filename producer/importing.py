@@ -19,8 +19,8 @@ from captioning.store.edits import checked_text
 from captioning.store.files import roots
 from captioning.store.imports import Compared, Comparison, ImportedRow, Kind, compare
 from captioning.store.sidecars import KnownSidecar, digest_of, known_sidecars
+from producer.export.forms import Form, doubled_names, hash_of_path, sidecar_of
 from producer.export.place import Tree, open_tree
-from producer.export.sidecars import Form, doubled_names, hash_of_path, sidecar_of
 from producer.export.tables import from_spreadsheet
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from captioning.store.imports import ImportedRow, Kind
 from captioning.terminal import count
 from producer import importing, render, render_edits
 from producer.commands.shared import Json, app, confirm, counted, not_registered, open_database
-from producer.export.sidecars import TextForm, XmpForm
+from producer.export.forms import TextForm, XmpForm
 from producer.progress import progress_display
 from producer.replace import Replacer, changes
 

@@ -22,8 +22,9 @@ from producer import export as exporting
 from producer import render, render_edits
 from producer.commands.shared import Json, Missing, app, counted, file_name, named_value, open_database, optional_job
 from producer.export import Target, WriteOptions
+from producer.export.forms import OnExisting
 from producer.export.output import STANDARD_OUTPUT, refuse_to_replace, remember
-from producer.export.sidecars import OnExisting, SidecarExport, undo_export
+from producer.export.sidecars import SidecarExport, undo_export
 from producer.export.text import TextOptions
 from producer.progress import progress_display
 

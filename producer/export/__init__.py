@@ -8,8 +8,8 @@ from pathlib import Path
 from captioning.errors import UsageError
 from captioning.store.captions import FileRow
 from producer.export import datasets, tables
+from producer.export.forms import Form, TextForm, XmpForm
 from producer.export.output import STANDARD_OUTPUT
-from producer.export.sidecars import Form, TextForm, XmpForm
 
 TextOf = Callable[[FileRow], str]
 

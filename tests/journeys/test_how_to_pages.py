@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from captioning.errors import FileLeft
-from producer.export.xmp import ALT_TEXT, DESCRIPTION, parse
+from producer.export.xmp_packet import ALT_TEXT, DESCRIPTION, parse
 from tests.docs.pages import PROJECT, code_lines
 from tests.journeys.cli_runner import CliRunner
 

@@ -11,18 +11,9 @@ from captioning.store import edits
 from captioning.store.captions import Selection, export_rows
 from captioning.store.database import Database
 from captioning.store.sidecars import last_export
-from producer.export import xmp
-from producer.export.sidecars import (
-    EDITED,
-    EXISTS,
-    Form,
-    OnExisting,
-    SidecarExport,
-    TextForm,
-    Written,
-    XmpForm,
-    undo_export,
-)
+from producer.export import xmp_packet as xmp
+from producer.export.forms import Form, OnExisting, TextForm, XmpForm
+from producer.export.sidecars import EDITED, EXISTS, SidecarExport, Written, undo_export
 from producer.export.text import TextOptions
 from scripts.sample_images import copy_samples
 

@@ -15,7 +15,8 @@ from captioning.errors import UsageError
 from captioning.store import edits
 from captioning.store.captions import Selection, export_rows
 from captioning.store.database import Database
-from producer.export.sidecars import OnExisting, SidecarExport, TextForm, undo_export
+from producer.export.forms import OnExisting, TextForm
+from producer.export.sidecars import SidecarExport, undo_export
 from producer.export.tables import from_spreadsheet, spreadsheet_safe
 from producer.export.text import TextOptions
 from scripts.sample_images import copy_samples

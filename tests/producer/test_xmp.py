@@ -9,19 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioning.errors import FileLeft
-from producer.export.xmp import (
-    _NOT_XML,
-    ALT_TEXT,
-    DESCRIPTION,
-    RECORD,
-    How,
-    Property,
-    Provenance,
-    new_packet,
-    parse,
-    with_caption,
-)
-from producer.export.xmp import RDF as RDF_URI
+from producer.export.xmp import _NOT_XML, How, Provenance, new_packet, with_caption
+from producer.export.xmp_packet import ALT_TEXT, DESCRIPTION, RECORD, Property, parse
+from producer.export.xmp_packet import RDF as RDF_URI
 
 MACHINE = Provenance("lstm", 0.5)
 RDF = 'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
