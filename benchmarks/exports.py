@@ -95,13 +95,13 @@ def pages(folder: Path, count: int) -> None:
     """Measure the commands of the how-to pages, on image files in nested folders; half have XMP of another program."""
     db = open_database(folder)
 
-    picture = saved(scene(), "JPEG")
+    content = saved(scene(), "JPEG")
 
     def made() -> Iterator[tuple[str, str, int, int]]:
         for n in range(count):
             path = folder / "photos" / f"{n // 1000:03d}" / f"{n:06d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            data = picture + str(n).encode()
+            data = content + str(n).encode()
             path.write_bytes(data)
             if n % 2:
                 path.with_suffix(".xmp").write_bytes(XMP)

@@ -14,7 +14,7 @@ _COMMON_WORDS = """
     a an the this that and or as is are be being in on at of to by for from with into over under near next up down out
     off through behind between around against along across while it its he his she her they their there one two three
     four several some other another front back top side middle background standing sitting holding wearing looking
-    posing red blue green yellow white black brown orange pink
+    posing large small big little young old other red blue green yellow white black brown orange pink
 """
 
 

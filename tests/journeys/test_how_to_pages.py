@@ -219,8 +219,8 @@ def test_an_archive_gets_captions_in_its_xmp_and_keeps_every_field_of_other_prog
         assert sum(now[name] != before for name, before in kept.items()) >= 10
         fields_now = exif_fields(photos)
         for name, before_fields in fields.items():
-            said = {key: value for key, value in before_fields.items() if value != ""}
-            assert {key: fields_now[name].get(key) for key in said} == said
+            present = {key: value for key, value in before_fields.items() if value != ""}
+            assert {key: fields_now[name].get(key) for key in present} == present
 
     def undone() -> None:
         assert files_of(photos) == at_first

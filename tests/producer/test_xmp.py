@@ -66,7 +66,7 @@ def test_a_caption_is_added_and_every_byte_of_other_programs_stays(before: str) 
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_nothing_of_another_program_is_lost_and_no_words_but_by_overwrite(sample: Path, how: How) -> None:
-    """The samples have the forms that Lightroom, Photoshop, darktable, digiKam, exiftool, ... write, and worse ones."""
+    """The samples were written by hand, in the forms of these programs and in worse ones; exiftool wrote `real*`."""
     before = sample.read_bytes()
     try:
         packet = parse(before)
