@@ -75,6 +75,10 @@ class FileLeft(CaptioningError):
     """A file beside an image must not be read or written, so it is left as it is."""
 
 
+class FileUnreachable(FileLeft):
+    """A file cannot be put back now, perhaps because its disk is not mounted."""
+
+
 class LeaseLost(CaptioningError):
     """The chunk was claimed by another worker, or its job was cancelled. Nothing was written."""
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from captioning.errors import FileLeft, UsageError
+from captioning.errors import FileLeft, FileUnreachable, UsageError
 from captioning.paths import text_of
 from captioning.store import sidecars as stored
 from captioning.store.captions import FileRow
@@ -253,7 +253,7 @@ def undo_export(db: Database, change_id: int) -> Restored:
                 try:
                     _restore(tree, known, done)
                     settled.append(known.path)
-                except _NotThere as error:
+                except FileUnreachable as error:
                     done.keep(known.path, str(error))
                     is_complete = False
                 except (FileLeft, OSError) as error:
@@ -263,10 +263,6 @@ def undo_export(db: Database, change_id: int) -> Restored:
     if is_complete:
         stored.finish_undo(db, change_id)
     return done
-
-
-class _NotThere(FileLeft):
-    """A file cannot be put back now, perhaps because its disk is not mounted."""
 
 
 def _restore(tree: Tree, known: KnownSidecar, done: Restored) -> None:
@@ -279,7 +275,7 @@ def _restore(tree: Tree, known: KnownSidecar, done: Restored) -> None:
         else:
             is_there = tree.has_folder(_folder(known.path).lstrip(b"/"))
         if not is_there:
-            raise _NotThere("its image is not there: mount the disk and undo again")
+            raise FileUnreachable("its image is not there: mount the disk and undo again")
         if known.before is None:
             return
     elif digest == digest_of(known.before):
