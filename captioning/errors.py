@@ -7,6 +7,7 @@ CaptioningError                    one line for the person, with a remedy; the c
 │   └── FileUnreachable            the file and everything around it is gone; it may come back
 ├── BundleError                    a model bundle is missing, damaged or does not fit
 ├── FileLeft                       a file beside an image is left as it is: a link, or not what it should be
+│   └── FileAway                   it cannot be reached now; another attempt may succeed
 ├── LeaseLost                      another worker has the chunk, or its job was cancelled; nothing was written
 ├── StoreFault                     the database rejects a statement or a value: a bug, or one image's data
 ├── TrainingDiverged               the training loss is not finite
@@ -75,7 +76,7 @@ class FileLeft(CaptioningError):
     """A file beside an image must not be read or written, so it is left as it is."""
 
 
-class FileUnreachable(FileLeft):
+class FileAway(FileLeft):
     """A file cannot be put back now, perhaps because its disk is not mounted."""
 
 

@@ -1,5 +1,6 @@
 """`export`: which files, which words, and where to."""
 
+import functools
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -159,8 +160,8 @@ def _whole(db: Database, request: _Request, progress: Progress | None) -> None:
         else:
             written = rows if form.fitting or text.is_plain else (replace(row, text=text.apply(row)) for row in rows)
             assert form.write is not None
-            number = form.write(written, output, text.apply, request.options)
-            remember(db, output)
+            options = replace(request.options, announce=functools.partial(remember, db, output))
+            number = form.write(written, output, text.apply, options)
     if request.as_json:
         render.print_json({"output": output, "written": number, "left_out": len(left_out)})
         return

@@ -9,7 +9,7 @@ from captioning.errors import UsageError
 from captioning.store.captions import FileRow
 from producer.export import datasets, tables
 from producer.export.forms import Form, TextForm, XmpForm
-from producer.export.output import STANDARD_OUTPUT
+from producer.export.output import STANDARD_OUTPUT, Announce, announce_nothing
 
 TextOf = Callable[[FileRow], str]
 
@@ -31,6 +31,7 @@ class WriteOptions:
     shard_size: int = 10_000  # webdataset, images
     with_full_name: bool = False  # xmp
     with_text: bool = False  # tables: rows have a caption with words around it
+    announce: Announce = announce_nothing  # files
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,19 @@ class Format:
 FORMATS: dict[str, Format] = {
     "jsonl": Format(
         "JSON lines", (".jsonl", ".ndjson"), fitting=False,
-        write=lambda rows, output, text_of, options: tables.write_jsonl(rows, output),
+        write=lambda rows, output, text_of, options: tables.write_jsonl(rows, output, announce=options.announce),
     ),
     "csv": Format(
         "CSV", (".csv",), fitting=False,
         write=lambda rows, output, text_of, options: tables.write_csv(
-            rows, output, excel=options.excel, with_text=options.with_text
+            rows, output, excel=options.excel, with_text=options.with_text, announce=options.announce
         ),
     ),
     "parquet": Format(
         "Parquet", (".parquet", ".pq"), fitting=False,
-        write=lambda rows, output, text_of, options: tables.write_parquet(rows, output, with_text=options.with_text),
+        write=lambda rows, output, text_of, options: tables.write_parquet(
+            rows, output, with_text=options.with_text, announce=options.announce
+        ),
     ),
     "txt": Format("a text file for each image", target=Target.SIDECARS, form=lambda options: TextForm("txt")),
     "caption": Format("the same, named .caption", target=Target.SIDECARS, form=lambda options: TextForm("caption")),
@@ -70,16 +73,20 @@ FORMATS: dict[str, Format] = {
     "hf": Format(
         "metadata.jsonl of Hugging Face's imagefolder", (".jsonl",), "metadata.jsonl",
         write=lambda rows, output, text_of, options: datasets.write_imagefolder(
-            rows, output, text_of, options.caption_column
+            rows, output, text_of, options.caption_column, announce=options.announce
         ),
     ),
     "coco": Format(
         "COCO's captions", (".json",),
-        write=lambda rows, output, text_of, options: datasets.write_coco(rows, output, text_of),
+        write=lambda rows, output, text_of, options: datasets.write_coco(
+            rows, output, text_of, announce=options.announce
+        ),
     ),
     "coco-results": Format(
         "COCO's results", (".json",),
-        write=lambda rows, output, text_of, options: datasets.write_coco_results(rows, output, text_of),
+        write=lambda rows, output, text_of, options: datasets.write_coco_results(
+            rows, output, text_of, announce=options.announce
+        ),
     ),
     "webdataset": Format(
         "tar files with images and captions", target=Target.FOLDER,

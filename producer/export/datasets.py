@@ -19,13 +19,15 @@ from captioning.atomic import new_folder, remove_unfinished
 from captioning.errors import UsageError
 from captioning.store.captions import FileRow
 from captioning.values import Source
-from producer.export.output import STANDARD_OUTPUT, open_text
+from producer.export.output import STANDARD_OUTPUT, Announce, announce_nothing, open_text
 
 TextOf = Callable[[FileRow], str]
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}
 
 
-def write_imagefolder(rows: Iterable[FileRow], output: str, text_of: TextOf, column: str) -> int:
+def write_imagefolder(
+    rows: Iterable[FileRow], output: str, text_of: TextOf, column: str, *, announce: Announce = announce_nothing
+) -> int:
     """Write `metadata.jsonl` of Hugging Face's imagefolder; return the number of rows.
 
     Names are relative to the folder of the file, which must have the images in or below it. Raises UsageError when it
@@ -37,7 +39,7 @@ def write_imagefolder(rows: Iterable[FileRow], output: str, text_of: TextOf, col
         raise UsageError("hf names images relative to its file: give -o, for example -o PHOTOS/metadata.jsonl.")
     folder = os.path.realpath(Path(output).parent)
     count = 0
-    with open_text(output) as file:
+    with open_text(output, announce) as file:
         for count, row in enumerate(rows, start=1):  # noqa: B007, returned after the loop
             inside = os.path.relpath(row.path, folder)
             if inside.startswith("../"):
@@ -49,10 +51,12 @@ def write_imagefolder(rows: Iterable[FileRow], output: str, text_of: TextOf, col
     return count
 
 
-def write_coco_results(rows: Iterable[FileRow], output: str, text_of: TextOf) -> int:
+def write_coco_results(
+    rows: Iterable[FileRow], output: str, text_of: TextOf, *, announce: Announce = announce_nothing
+) -> int:
     """Write COCO's results, a list of `image_id` and `caption`; return the number of rows."""
     count = 0
-    with open_text(output) as file:
+    with open_text(output, announce) as file:
         file.write("[")
         for count, row in enumerate(rows, start=1):
             line = json.dumps({"image_id": row.file_id, "caption": text_of(row)}, ensure_ascii=False)
@@ -61,13 +65,13 @@ def write_coco_results(rows: Iterable[FileRow], output: str, text_of: TextOf) ->
     return count
 
 
-def write_coco(rows: Iterable[FileRow], output: str, text_of: TextOf) -> int:
+def write_coco(rows: Iterable[FileRow], output: str, text_of: TextOf, *, announce: Announce = announce_nothing) -> int:
     """Write COCO's captions: images and annotations; return the number of rows.
 
     The annotations wait in a temporary file, because they come after all images.
     """
     count = 0
-    with open_text(output) as file, tempfile.TemporaryFile("w+", encoding="utf-8") as waiting:
+    with open_text(output, announce) as file, tempfile.TemporaryFile("w+", encoding="utf-8") as waiting:
         file.write('{"info": {"description": "captionmill"}, "licenses": [], "images": [')
         for count, row in enumerate(rows, start=1):
             comma = ",\n" if count > 1 else "\n"

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -37,13 +37,19 @@ def refuse_to_replace(db: Database, output: str, *, overwrite: bool) -> None:
         )
 
 
-def remember(db: Database, output: str) -> None:
-    """Remember that an export wrote a file, so that the next one may replace it."""
-    path = Path(os.path.realpath(output))
-    if output != STANDARD_OUTPUT and path.is_file():
-        # a database that can only be read is no reason to fail: the next export asks for --on-existing overwrite
-        with contextlib.suppress(StoreUnavailable):
-            remember_file(db, os.fsencode(path), _digest(path))
+def remember(db: Database, output: str, finished: Path) -> None:
+    """Remember what an export is about to put at `output`, so that the next one may replace it."""
+    # a database that can only be read is no reason to fail: the next export asks for --on-existing overwrite
+    with contextlib.suppress(StoreUnavailable):
+        remember_file(db, os.fsencode(os.path.realpath(output)), _digest(finished))
+
+
+Announce = Callable[[Path], None]
+"""Called with the finished file, before it is moved to its place."""
+
+
+def announce_nothing(finished: Path) -> None:
+    """Do nothing."""
 
 
 def _digest(path: Path) -> str:
@@ -52,29 +58,29 @@ def _digest(path: Path) -> str:
 
 
 @contextmanager
-def open_text(output: str) -> Iterator[TextIO]:
+def open_text(output: str, announce: Announce = announce_nothing) -> Iterator[TextIO]:
     """Open a file for text, in UTF-8. Raises UsageError when it cannot be written."""
     if output == STANDARD_OUTPUT:
         yield sys.stdout
         return
-    with _target(output) as path, path.open("w", encoding="utf-8", newline="") as file:
+    with _target(output, announce) as path, path.open("w", encoding="utf-8", newline="") as file:
         yield file
 
 
 @contextmanager
-def open_binary(output: str) -> Iterator[BinaryIO]:
+def open_binary(output: str, announce: Announce = announce_nothing) -> Iterator[BinaryIO]:
     """Open a file for bytes. Raises UsageError when it cannot be written, or is a terminal."""
     if output == STANDARD_OUTPUT:
         if sys.stdout.isatty():
             raise UsageError("this format is not for a terminal: name a file with -o.")
         yield sys.stdout.buffer
         return
-    with _target(output) as path, path.open("wb") as file:
+    with _target(output, announce) as path, path.open("wb") as file:
         yield file
 
 
 @contextmanager
-def _target(output: str) -> Iterator[Path]:
+def _target(output: str, announce: Announce) -> Iterator[Path]:
     """Yield the path to write to. A regular file is written beside its place and moved there at the end."""
     if not output:
         raise UsageError("-o needs the name of a file, or - for standard output.")
@@ -87,5 +93,6 @@ def _target(output: str) -> Iterator[Path]:
             remove_unfinished(target.parent)  # of an export that was killed
             with replacing(target) as unfinished:
                 yield unfinished
+                announce(unfinished)
     except OSError as error:
         raise UsageError(f"cannot write to {output}: {error.strerror}.") from None

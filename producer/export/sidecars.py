@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from captioning.errors import FileLeft, FileUnreachable, UsageError
+from captioning.errors import FileAway, FileLeft, UsageError
 from captioning.paths import text_of
 from captioning.store import sidecars as stored
 from captioning.store.captions import FileRow
@@ -253,7 +253,7 @@ def undo_export(db: Database, change_id: int) -> Restored:
                 try:
                     _restore(tree, known, done)
                     settled.append(known.path)
-                except FileUnreachable as error:
+                except FileAway as error:
                     done.keep(known.path, str(error))
                     is_complete = False
                 except (FileLeft, OSError) as error:
@@ -275,7 +275,7 @@ def _restore(tree: Tree, known: KnownSidecar, done: Restored) -> None:
         else:
             is_there = tree.has_folder(_folder(known.path).lstrip(b"/"))
         if not is_there:
-            raise FileUnreachable("its image is not there: mount the disk and undo again")
+            raise FileAway("its image is not there: mount the disk and undo again")
         if known.before is None:
             return
     elif digest == digest_of(known.before):

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from captioning.errors import UsageError
 from captioning.store.captions import EXPORT_FIELDS, LATER_FIELDS, FileRow
 from captioning.terminal import printable
-from producer.export.output import open_binary, open_text
+from producer.export.output import Announce, announce_nothing, open_binary, open_text
 from producer.render import json_text, yes_or_no
 
 COLUMNS = (*EXPORT_FIELDS, *LATER_FIELDS)
@@ -18,9 +18,9 @@ _FORMULA = re.compile("'*[=+\\-@\t\r\n\0＝＋－＠]")  # some spreadsheets acc
 _GROUP = 10_000  # rows of a row group: 2 MB
 
 
-def write_jsonl(rows: Iterable[FileRow], output: str) -> int:
+def write_jsonl(rows: Iterable[FileRow], output: str, *, announce: Announce = announce_nothing) -> int:
     """Write one JSON object per line; return the number of rows."""
-    with open_text(output) as file:
+    with open_text(output, announce) as file:
         count = 0
         for count, row in enumerate(rows, start=1):  # noqa: B007, returned after the loop
             file.write(json_text(row.as_export()) + "\n")
@@ -32,17 +32,26 @@ def columns(*, with_text: bool) -> tuple[str, ...]:
     return (*COLUMNS[:-1], "text", COLUMNS[-1]) if with_text else COLUMNS
 
 
-def write_csv(rows: Iterable[FileRow], output: str, *, excel: bool = False, with_text: bool = False) -> int:
+def write_csv(
+    rows: Iterable[FileRow],
+    output: str,
+    *,
+    excel: bool = False,
+    with_text: bool = False,
+    announce: Announce = announce_nothing,
+) -> int:
     """Write CSV with a header; return the number of rows. `excel` marks the encoding for Excel, which guesses."""
     names = columns(with_text=with_text)
     lines = (row.as_export() | {name: yes_or_no(getattr(row, name)) for name in _TRUTHS} for row in rows)
-    with open_text(output) as file:
+    with open_text(output, announce) as file:
         if excel:
             file.write("\ufeff")
         return write_csv_table(names, ([line.get(name) for name in names] for line in lines), file)
 
 
-def write_parquet(rows: Iterable[FileRow], output: str, *, with_text: bool = False) -> int:
+def write_parquet(
+    rows: Iterable[FileRow], output: str, *, with_text: bool = False, announce: Announce = announce_nothing
+) -> int:
     """Write a Parquet file in row groups, so that memory does not grow with the table; return the number of rows.
 
     Raises UsageError without pyarrow.
@@ -57,7 +66,7 @@ def write_parquet(rows: Iterable[FileRow], output: str, *, with_text: bool = Fal
     names = columns(with_text=with_text)
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in names])
     count = 0
-    with open_binary(output) as file, parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+    with open_binary(output, announce) as file, parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         lines = (dict.fromkeys(names) | row.as_export() for row in rows)
         for group in _groups(lines):
             writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
