@@ -160,6 +160,8 @@ class SidecarExport:
             tree = self._tree(place.root)
             if self.mirror is None:
                 self._require_image(tree, place)
+            if known is not None and known.image not in (None, place.row.path_bytes):
+                self._refuse_sidecar_of(known.image or b"", tree, place)
             return self._decide(place, tree.read(place.path), known)
         except (FileLeft, OSError) as error:
             self.done.fail(place.whole, error)
@@ -175,12 +177,17 @@ class SidecarExport:
         if state != (row.size, row.mtime_ns):
             raise FileLeft("its image has changed since: submit the folder again")
 
+    def _refuse_sidecar_of(self, other: bytes, tree: Tree, place: _Place) -> None:
+        """Raise FileLeft unless the other image beside it, of which a sidecar is, has gone: was converted, perhaps."""
+        below = place.row.root_bytes.rstrip(b"/") + b"/"
+        if self.mirror is None and other.startswith(below) and tree.state(other.removeprefix(below)) is None:
+            return
+        raise FileLeft(f"it is the sidecar of another image, {text_of(other)}")
+
     def _decide(self, place: _Place, present: Present | None, known: KnownSidecar | None) -> _Write | None:
         how, kind = self.on_existing, "changed"
         before, mtime_ns = (None, None) if present is None else (present.data, present.mtime_ns)
         digest = digest_of(before)
-        if known is not None and known.image not in (None, place.row.path_bytes):
-            raise FileLeft(f"it is the sidecar of another image, {text_of(known.image or b'')}")
         if present is None:
             kind = "new"
         elif known is not None and known.is_ours(digest):

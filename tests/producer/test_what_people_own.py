@@ -237,6 +237,8 @@ def test_the_sidecar_of_one_image_is_not_renewed_for_another(
         )
     assert "it is the sidecar of another image" in export("--where", "path:coffee.jpg").err
     assert texts(photographs) == before
+    (photographs / "coffee.png").unlink()  # it was converted
+    assert "1 renewed" in export("--where", "path:coffee.jpg").err
 
 
 def test_an_image_is_never_written_even_if_its_name_is_that_of_a_sidecar(cli: CliRunner, tmp_path: Path) -> None:
