@@ -74,6 +74,18 @@ def roots(db: Database) -> list[RootPath]:
     return sorted((RootPath(*row) for row in rows), key=lambda root: -len(root.path))
 
 
+def at_paths(keys: Iterable[tuple[int, bytes]]) -> sa.ColumnElement[bool]:
+    """Return the condition for a file to be at one of some paths, given as root and hash of the path below it.
+
+    The root is part of it, because the index begins with the root: without it every file would be read.
+    """
+    by_root: dict[int, list[bytes]] = {}
+    for root_id, path_hash in keys:
+        by_root.setdefault(root_id, []).append(path_hash)
+    same = (sa.and_(File.root_id == root, File.path_hash.in_(hashes)) for root, hashes in by_root.items())
+    return sa.or_(sa.false(), *same)
+
+
 def find_file(db: Database, path: bytes) -> int | None:
     """Return the id of the file at an absolute path; None if the store does not know it."""
     for root in roots(db):

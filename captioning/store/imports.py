@@ -10,7 +10,7 @@ from captioning.paths import hash_of, is_below
 from captioning.store.captions import FileRow, caption_digest, select_file_rows, to_file_row
 from captioning.store.database import Database
 from captioning.store.edits import Written, begin_change, insert_captions
-from captioning.store.files import RootPath, roots
+from captioning.store.files import RootPath, at_paths, roots
 from captioning.store.schema import File, Image
 from captioning.values import Source
 
@@ -108,9 +108,8 @@ def _files_by_path(
         for root in known_roots:
             if is_below(path, root.path):
                 keys[(root.id, hash_of(root.relative(path)))] = path
-    hashes = [key[1] for key in keys]
     query = select_file_rows(None).add_columns(File.root_id, File.path_hash, File.image_id)
-    rows = connection.execute(query.where(File.path_hash.in_(hashes))).all()
+    rows = connection.execute(query.where(at_paths(keys))).all()
     found = {keys.get((row.root_id, row.path_hash)): (to_file_row(row), row.image_id) for row in rows}
     return {path: file for path, file in found.items() if path is not None}
 

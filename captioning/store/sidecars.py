@@ -12,7 +12,7 @@ from captioning.errors import UsageError
 from captioning.paths import hash_of, is_below, text_of
 from captioning.store.database import Database
 from captioning.store.edits import begin_change
-from captioning.store.files import roots
+from captioning.store.files import at_paths, roots
 from captioning.store.schema import Change, File, Sidecar
 
 _REMEMBERED = 1000  # exports to files
@@ -64,7 +64,7 @@ def registered(db: Database, paths: Sequence[bytes]) -> set[bytes]:
         for path in paths:
             if is_below(path, root.path):
                 keys[(root.id, hash_of(root.relative(path)))] = path
-    query = sa.select(File.root_id, File.path_hash).where(File.path_hash.in_([key[1] for key in keys]))
+    query = sa.select(File.root_id, File.path_hash).where(at_paths(keys))
     with db.reading() as connection:
         found = connection.execute(query).all() if keys else []
     return {keys[row.root_id, row.path_hash] for row in found if (row.root_id, row.path_hash) in keys}
