@@ -154,7 +154,7 @@ class _Parser:
         self.text = text
         self.tokens = list(_TOKEN.finditer(text))
         self.place = 0
-        loose = _LOOSE_FIELD.search(text)
+        loose = _LOOSE_FIELD.search(re.sub(r'"[^"]*"?', '""', text))  # a phrase may have a colon
         if loose is not None:
             kind = FIELDS[loose[1].lower()]
             self.refuse(f"{loose[0].strip()!r} has no value; write {kind.example}, without spaces")

@@ -80,7 +80,7 @@ class Root(Base):
     __tablename__ = "roots"
     id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="number of the root")
     name: Mapped[str] = mapped_column(
-        Text, unique=True, comment="what workers map to their own mounts; its path unless it was given a name"
+        Text, unique=True, comment="that of the folder, or with a number behind it; workers map it to their mounts"
     )
     path: Mapped[str] = mapped_column(Text, comment="of the folder, absolute; bytes that are not UTF-8 are %XX")
     path_bytes: Mapped[bytes] = mapped_column(LargeBinary, comment="the same path, exact")

@@ -1,5 +1,6 @@
 """Search, show and export: the same answers on both databases, and the same preferred caption everywhere."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from captioning.errors import UsageError
 from captioning.store import captions, jobs, search
 from captioning.store.database import Database, now
 from captioning.store.files import FoundFile
+from captioning.store.query import parse
 from captioning.store.schema import Caption
 from captioning.values import Source
 from tests.store.helpers import GRU, LSTM, StoreDriver, captioned, failed
@@ -56,6 +58,9 @@ ANSWERS = {
     "dog confidence<0.1": [],
     "model:lstm dog -path:f-0": [1, 3],
     "model:gru": [],
+    "model:LSTM dog": [0, 1, 3],
+    '"dog is: running"': [1],
+    'dog "path: "': [],
     "source:machine man": [2, 4],
     "source:human": [],
     "unlike:yes dog": [0, 1, 3],
@@ -94,6 +99,30 @@ def test_a_query_finds_the_same_on_both_databases(driver: StoreDriver, query: st
 def test_a_query_without_a_word_to_find_is_refused(driver: StoreDriver, query: str) -> None:
     with pytest.raises(UsageError, match="give at least one word"):
         search.search(driver.db, query, 10)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("confidence > 0.5", "'confidence >' has no value; write confidence>0.6, without spaces"),
+        ("dog confidence>", "'confidence>' has no value"),
+        ("path:", "'path:' has no value; write path:holiday"),
+        ("(dog model: lstm)", "'model:' has no value"),
+        ("colour:red", "there is no field colour, the fields are path, confidence"),
+        ("modle:lstm", "there is no field modle, perhaps you mean model"),
+        ("confidence>2", "'2' is no value of confidence, which is a number from 0 to 1"),
+    ],
+)
+def test_a_field_that_cannot_be_meant_is_refused_with_what_to_write(query: str, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        parse(query)
+
+
+def test_only_a_filter_may_say_nothing_but_what_images_should_not_be_like(driver: StoreDriver) -> None:
+    with pytest.raises(UsageError, match="it only says what captions should not contain"):
+        search.search(driver.db, "-dog", 10)
+    rows = captions.export_rows(driver.db, captions.Selection(where="-dog NOT path:f-2"))
+    assert [row.path for row in rows] == ["/photos/f-4.jpg", "/photos/f-5.jpg"]
 
 
 def test_the_limit_shortens_the_answer_but_not_the_total(driver: StoreDriver) -> None:
