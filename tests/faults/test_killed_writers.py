@@ -199,7 +199,7 @@ def test_a_killed_correction_or_undo_is_made_or_not_and_its_history_says_which(
             now = captions_of(cli)
             assert now[1:] == before[1:]
             assert now[0] in allowed
-            history = json.loads(cli.run("producer", "show", path, "--history", "--json").out)
+            history = json.loads(cli.run("producer", "show", path, "--history", "--json", "--limit", "1000").out)
             shown = [entry["after"] for entry in history if entry["verb"] != "undo" and not entry["undone"]]
             assert (shown[0] if shown else first) == now[0]
 
