@@ -3,7 +3,7 @@
 python -m benchmarks.exports rows --rows 1000000             # tables, on SQLite
 python -m benchmarks.exports pages --images 20000            # the commands of three how-to pages, with image files
 
-Each command runs as a program of its own, whose memory the kernel tells (ru_maxrss). The rows are written by SQL and
+Each command runs as a program of its own, and the kernel tells its memory (ru_maxrss). The rows are written by SQL and
 the captions are made up: what is measured is the producer and the store, not a model.
 """
 
