@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from captioning.store.database import Database
-    from captioning.store.edits import Undone
+    from captioning.store.history import Undone
 
     Picture = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image
 
@@ -151,12 +151,12 @@ class Store:
         for candidate in possible_paths(os.fsencode(path)):
             file_id = find_file(self._database, candidate)
             if file_id is not None:
-                return correct(self._database, file_id, checked_text(text))[1].as_export()
+                return correct(self._database, file_id, checked_text(text)).after.as_export()
         raise UsageError(f"{os.fspath(path)} is not registered: submit it first with `producer submit`.")
 
     def undo(self, change: int | None = None) -> "Undone":
         """Take back the last change that a person made to captions, or the one with this number."""
-        from captioning.store.edits import undo
+        from captioning.store.history import undo
 
         return undo(self._database, change)
 

@@ -96,6 +96,11 @@ class Bundle:
         return str(self.description["name"])
 
     @property
+    def attends(self) -> bool:
+        """Whether the decoder looks at places of the image word by word, so that these can be recorded."""
+        return bool(self.description["decoder"].get("kind", "attention") == "attention")
+
+    @property
     def card(self) -> dict[str, Any]:
         """The description without the lists of words: what the store keeps beside the captions."""
         return {key: value for key, value in self.description.items() if key not in ("vocabulary", "concepts")}

@@ -2,7 +2,8 @@
 
 CaptioningError                    one line for the person, with a remedy; the command exits 1
 ├── UsageError                     the person's input is at fault; the command exits 2
-│   └── PathsGone                  paths that the person named do not exist; the store may know files there
+│   ├── PathsGone                  paths that the person named do not exist; the store may know files there
+│   └── CaptionChanged             somebody changed the caption since the person saw it; nothing was written
 ├── ImageError                     one image is at fault: recorded on its row, not retried by itself
 │   └── FileUnreachable            the file and everything around it is gone; it may come back
 ├── BundleError                    a model bundle is missing, damaged or does not fit
@@ -45,6 +46,10 @@ class PathsGone(UsageError):
     def __init__(self, message: str, paths: tuple[bytes, ...]) -> None:
         super().__init__(message)
         self.paths = paths
+
+
+class CaptionChanged(UsageError):
+    """An edit is for a caption that the file does not show any more."""
 
 
 class ImageError(CaptioningError):

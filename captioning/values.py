@@ -85,11 +85,14 @@ class DecodeOptions:
     max_words: int = 22  # longest caption, in words
     min_words: int = 4  # shortest caption, in words
     length_power: float = 0.7  # a hypothesis scores sum(log p) / length ** length_power
+    attention: bool = False  # also return where the model looked for each word, which changes no caption
 
     @property
     def digest(self) -> str:
         """Identify these options: captions of one model with other options are other captions."""
-        return digest_of(asdict(self))[:16]
+        options = asdict(self)
+        del options["attention"]
+        return digest_of(options)[:16]
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ class Caption:
     confidence: float = 0.0  # 0 to 1, calibrated
     unlike: bool | None = None  # whether the image is unlike those that the model learned from; None: it cannot tell
     evidence: tuple[float, ...] = ()  # that the confidence is computed from, see captioning.calibration.EVIDENCE
+    attention: bytes | None = None  # for each word, the weights of the grid's cells row by row, 255 for the largest
 
     @property
     def log_probability(self) -> float:

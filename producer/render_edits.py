@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from captioning.store.captions import FileRow
-from captioning.store.edits import HistoryEntry, Undone
+from captioning.store.history import HistoryEntry, Undone
 from captioning.store.imports import Kind
 from captioning.store.model_diff import ModelDiff, common
 from captioning.store.sidecars import LastExport
@@ -34,6 +34,13 @@ def print_accepted(row: FileRow, *, is_new: bool) -> None:
     print_text(
         "accepted: it counts as written by a person" if is_new else "a person wrote or accepted it before", indent="  "
     )
+
+
+def print_rejected(before: FileRow, after: FileRow) -> None:
+    """Print which caption a person rejected, and what the image shows now."""
+    print_text(before.path)
+    print_text(f"rejected: {shown(before.caption)}", indent="  ")
+    print_text(f"now shown: {shown(after.caption)}", indent="  ")
 
 
 def shown(caption: str | None) -> str:
@@ -181,7 +188,8 @@ def print_statistics(found: Statistics) -> None:
     size = f"{found.bytes / 1e9:.1f} GB" if found.bytes >= 1e8 else f"{found.bytes / 1e6:.1f} MB"
     print_text(f"{count(found.files, 'file')}, {size}, {count(found.images, 'different image')}")
     lines = [
-        ("captioned", found.captioned), ("failed", found.failed), ("pending", found.pending),
+        ("captioned", found.captioned), ("rejected", found.rejected), ("failed", found.failed),
+        ("pending", found.pending),
         ("missing from the disk", found.missing), ("by people", found.human), ("imported", found.imported),
         ("edited", found.edited), ("by people, image changed since", found.image_changed),
     ]  # fmt: skip

@@ -258,6 +258,7 @@ def _job_request(request: SubmitRequest) -> jobs.JobRequest:
         request.force,
         request.limit,
         request.retry_failed,
+        *(["attention"] if request.options.attention else []),
     ]
     name = request.name or _default_name(request.sources)
     return jobs.JobRequest(digest_of([paths, terms]), name, request.options, request.priority, request.force)

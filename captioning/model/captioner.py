@@ -1,19 +1,20 @@
 """The interface to the model: pixels in, captions out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from captioning.calibration import EVIDENCE, Calibration, is_unlike
 from captioning.errors import DeviceFailed, DeviceOutOfMemory, ServiceUnavailable
 from captioning.model.beam import BeamResult, State, Step, beam_search
 from captioning.model.concept_names import ConceptNames
-from captioning.model.concepts import ConceptClassifier
+from captioning.model.concepts import ConceptClassifier, Concepts
 from captioning.model.constrained import constrained_search
 from captioning.model.decoder import CaptionDecoder, Memory
 from captioning.model.demand import Demand
@@ -22,7 +23,7 @@ from captioning.model.likeness import Likeness
 from captioning.model.pixels import Pixels, Preprocessing
 from captioning.model.presence import AbsentWords, Presence, least_present
 from captioning.model.repeats import said_once
-from captioning.model.vocabulary import Vocabulary
+from captioning.model.vocabulary import PAD, START, Vocabulary
 from captioning.values import Alternative, Caption, DecodeOptions
 from captioning.word_groups import THINGS
 
@@ -101,7 +102,21 @@ class Captioner:
         seen: Sequence[Sequence[float]] = [()] * len(features) if probabilities is None else probabilities.tolist()
         distances = [None] * len(features) if self.likeness is None else self.likeness(features).tolist()
         shown = [None] * len(features) if present is None else present.tolist()
-        return [self._caption(*parts) for parts in zip(found, seen, distances, shown, strict=True)]
+        captions = [self._caption(*parts) for parts in zip(found, seen, distances, shown, strict=True)]
+        return self._with_attention(captions, features, concepts) if options.attention else captions
+
+    def _with_attention(self, captions: list[Caption], features: Tensor, concepts: Concepts | None) -> list[Caption]:
+        """Add to captions of images (B, N, 2048) where the decoder looked when it chose each word."""
+        ids = [torch.tensor([START, *self.vocabulary.encode(caption.text.split())]) for caption in captions]
+        words = pad_sequence(ids, batch_first=True, padding_value=PAD).to(features.device)
+        weights = self.decoder.attention(features, words, concepts)
+        if weights is None:
+            return captions
+        scaled = (255 * weights.float() / weights.float().amax(-1, keepdim=True)).round().byte().cpu().numpy()
+        return [
+            replace(caption, attention=of_words[: len(of_caption) - 1].tobytes())  # after START: for the first word
+            for caption, of_words, of_caption in zip(captions, scaled, ids, strict=True)
+        ]
 
     def _caption(
         self,

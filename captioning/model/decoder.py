@@ -118,6 +118,13 @@ class CaptionDecoder(nn.Module, ABC):
     def advance(self, embedded: Tensor, state: State, memory: Memory) -> tuple[Tensor, State]:
         """Read embedded words (R, T, E) -> the output after each (R, T, O), and the state after the last."""
 
+    def attention(self, features: Tensor, words: Tensor, concepts: Concepts | None = None) -> Tensor | None:
+        """Return the attention after each word, averaged over the heads: (B, N, F) and (B, T) -> (B, T, N).
+
+        None for a decoder that does not attend to the grid word by word.
+        """
+        return None
+
     def start(self, features: Tensor, concepts: Concepts | None = None) -> tuple[Memory, State]:
         """Encode the images, once per search: (B, N, F) -> the memory and the first state, one row per image.
 
@@ -272,7 +279,7 @@ class AttentionDecoder(_AttentionBase):
         return torch.cat([hidden, self.attend(hidden, memory)], -1), state
 
     def attention(self, features: Tensor, words: Tensor, concepts: Concepts | None = None) -> Tensor:
-        """Return the attention after each word, averaged over the heads: (B, N, F) and (B, T) -> (B, T, N)."""
+        """Compute the weights of all words at once."""
         memory, state = self.start(features, concepts)
         hidden, _ = _recur(self.rnn, self.embedding(words), state)
         queries = self._heads(self.query(hidden))  # (B, heads, T, M/heads)

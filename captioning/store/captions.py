@@ -14,7 +14,7 @@ from captioning.paths import possible_paths, text_of
 from captioning.store.conditions import matching
 from captioning.store.database import Database
 from captioning.store.files import at_or_below, find_file, roots
-from captioning.store.preferred import fitting_caption_id, is_outdated, shown_caption_id
+from captioning.store.preferred import fitting_caption_id, is_outdated, is_rejected, shown_caption_id
 from captioning.store.schema import Caption, File, Image, Item, Job, Model, Root
 from captioning.values import ItemState, Source
 
@@ -42,7 +42,7 @@ class FileRow:
     source: str | None  # machine, human or imported
     width: int | None  # pixels, upright
     height: int | None  # pixels, upright
-    status: str  # captioned, failed, pending, or missing when the file is gone
+    status: str  # captioned, rejected, failed, pending, or missing when the file is gone
     error: str | None  # why there is no caption, if it failed
     captioned_at: str | None  # ISO 8601, UTC
     unlike: bool | None  # whether the image is unlike those that the model learned from; None: it cannot tell
@@ -60,6 +60,11 @@ class FileRow:
     def caption_digest(self) -> str | None:
         """What an import compares the caption with, to see whether it was edited in the file; None without one."""
         return None if self.caption is None else caption_digest(self.caption)
+
+    @property
+    def version(self) -> str:
+        """Identify the caption that the file shows and its text, so that an edit can tell whether it is still so."""
+        return f"{self.caption_id or 0}-{caption_digest(self.caption)}"
 
     def as_export(self) -> dict[str, Any]:
         """Return the fields of an export line; `path_b64` is there only when `path` as UTF-8 is not the exact path."""
@@ -100,6 +105,7 @@ def select_file_rows(model: str | None, *, fitting: bool = False) -> sa.Select[A
         Caption.original.is_not(None).label("edited"),
         is_outdated().label("image_changed"),
         Model.name.label("model"),
+        is_rejected().label("rejected"),
         File.failed_reason,
         File.failed_detail,
         File.missing_since,
@@ -148,6 +154,8 @@ def _status(row: sa.Row[Any]) -> str:
         return "missing"
     if row.text is not None:
         return "captioned"
+    if row.rejected:
+        return "rejected"
     return "failed" if row.failed_reason is not None else "pending"
 
 

@@ -1,8 +1,8 @@
-"""What people change: corrections, accepted captions, replaced words. Every change has a history and can be undone.
+"""What people change: corrections, accepted and rejected captions, replaced words.
 
 A caption that a person wrote is a row of its own, for a file; rows of models stay beside it. Words that are replaced
-in the caption of a model are replaced in its row, which keeps what the model wrote. An undo takes a person's caption
-back, or puts replaced words back, but only where nobody has changed the caption since.
+in the caption of a model are replaced in its row, which keeps what the model wrote. A rejected caption is not shown any
+more. Every change has a history and can be undone, see `captioning.store.history`.
 """
 
 import getpass
@@ -15,8 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from captioning.errors import UsageError
-from captioning.store.captions import FileRow, iso_time, select_file_rows, to_file_row
+from captioning.errors import CaptionChanged, UsageError
+from captioning.store.captions import FileRow, select_file_rows, to_file_row
 from captioning.store.database import Database, now
 from captioning.store.schema import Caption, Change, Edit, File
 from captioning.values import Source
@@ -34,29 +34,6 @@ class NewText:
     file_id: int
     before: str
     after: str
-
-
-@dataclass(frozen=True)
-class Undone:
-    """What an undo did."""
-
-    change: int
-    verb: str
-    restored: int  # captions that are as they were before the change
-    kept: int  # captions that somebody has changed since
-
-
-@dataclass(frozen=True)
-class HistoryEntry:
-    """One edit of a file's captions."""
-
-    change: int
-    at: str  # ISO 8601, UTC
-    person: str
-    verb: str
-    before: str | None
-    after: str | None
-    undone: bool
 
 
 def person() -> str:
@@ -86,47 +63,96 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def correct(db: Database, file_id: int, text: str) -> tuple[FileRow, FileRow]:
-    """Write a person's caption of a file; return the row before and after. An empty text says: the image is decorative.
+@dataclass(frozen=True)
+class Edited:
+    """A file before and after an edit; both are the same where there was nothing to do."""
 
-    Raises UsageError when nobody has read the file yet.
+    before: FileRow
+    after: FileRow
+    change: int | None = None  # number of the change, for an undo; None where there was nothing to do
+
+
+def correct(db: Database, file_id: int, text: str, version: str | None = None) -> Edited:
+    """Write a person's caption of a file. An empty text says: the image is decorative.
+
+    `version` is that of the row which the person saw. Raises CaptionChanged when the file shows another caption by now,
+    and UsageError when nobody has read the file yet.
     """
-    return _write(db, "correct", {file_id: text})[0]
+    with db.writing() as connection:
+        before = _row_to_edit(connection, file_id, version)
+        return _write(connection, "correct", [before], {file_id: text})[0]
 
 
-def accept(db: Database, file_ids: Sequence[int]) -> list[tuple[FileRow, FileRow]]:
+def accept(db: Database, file_ids: Sequence[int], version: str | None = None) -> list[Edited]:
     """Make the captions that files show a person's own, for the content that the files have now.
 
-    Returns each row before and after; they are the same where there was nothing to do. Raises UsageError when a file
-    has no caption.
+    `version` is as in `correct`, for a single file. Raises CaptionChanged, and UsageError when a file has no caption.
     """
-    with db.reading() as connection:
-        rows = [_row(connection, file_id) for file_id in file_ids]
-    for row in rows:
-        if row.caption is None:
-            why = f"it failed ({row.error})" if row.error else "`producer submit` makes one"
-            raise UsageError(f"{row.path} has no caption to accept: {why}.")
-    texts = {row.file_id: row.caption or "" for row in rows if row.source != Source.HUMAN or row.image_changed}
-    written = {before.file_id: (before, after) for before, after in _write(db, "accept", texts)}
-    return [written.get(row.file_id, (row, row)) for row in rows]
-
-
-def _write(db: Database, verb: str, texts: Mapping[int, str]) -> list[tuple[FileRow, FileRow]]:
-    if not texts:
-        return []
     with db.writing() as connection:
-        before = [_row(connection, file_id) for file_id in texts]
-        change_id = begin_change(connection, verb, {"paths": [row.path for row in before[:_NOTED]]})
-        content = sa.select(File.id, File.image_id).where(File.id.in_(list(texts)))
-        image_ids = {row.id: row.image_id for row in connection.execute(content)}
-        for row in before:
-            if image_ids[row.file_id] is None:
-                if row.error:
-                    raise UsageError(f"{row.path} cannot be read as an image ({row.error}), so it can have no caption.")
-                raise UsageError(f"{row.path} is not captioned yet: run `producer submit` first, or wait for its job.")
-        new = [Written(row.file_id, image_ids[row.file_id], row.caption, texts[row.file_id]) for row in before]
-        insert_captions(connection, change_id, new)
-        return [(row, _row(connection, row.file_id)) for row in before]
+        rows = [_row_to_edit(connection, file_id, version) for file_id in file_ids]
+        for row in rows:
+            if row.caption is None:
+                raise UsageError(f"{row.path} has no caption to accept: {_why_without_caption(row)}.")
+        new = [row for row in rows if row.source != Source.HUMAN or row.image_changed]
+        texts = {row.file_id: row.caption or "" for row in new}
+        written = {edited.after.file_id: edited for edited in _write(connection, "accept", new, texts)}
+        return [written.get(row.file_id, Edited(row, row)) for row in rows]
+
+
+def reject(db: Database, file_ids: Sequence[int], version: str | None = None) -> list[Edited]:
+    """Take back the captions that files show, because they are wrong. Each file then shows its next best, if any.
+
+    The caption of a model is that of all copies of the image, and the model does not make it again. `version` is as in
+    `correct`, for a single file. Raises CaptionChanged, and UsageError when a file has no caption.
+    """
+    with db.writing() as connection:
+        rows = [_row_to_edit(connection, file_id, version) for file_id in file_ids]
+        for row in rows:
+            if row.caption_id is None:
+                raise UsageError(f"{row.path} has no caption to reject: {_why_without_caption(row)}.")
+        change_id = begin_change(connection, "reject", {"paths": [row.path for row in rows[:_NOTED]]})
+        withdrawn = sorted({row.caption_id for row in rows if row.caption_id is not None})
+        connection.execute(sa.update(Caption).where(Caption.id.in_(withdrawn)).values(withdrawn_at=now()))
+        edits = {row.caption_id: row for row in reversed(rows)}.values()  # one for each caption: copies share theirs
+        values = [
+            {"change_id": change_id, "caption_id": row.caption_id, "file_id": row.file_id, "before": row.caption,
+             "after": None}
+            for row in edits
+        ]  # fmt: skip
+        connection.execute(sa.insert(Edit), values)
+        return [Edited(row, _row(connection, row.file_id), change_id) for row in rows]
+
+
+def _why_without_caption(row: FileRow) -> str:
+    if row.status == "rejected":
+        return "what the model wrote was rejected; `producer correct` writes one"
+    return f"it failed ({row.error})" if row.error else "`producer submit` makes one"
+
+
+def _row_to_edit(connection: Connection, file_id: int, version: str | None) -> FileRow:
+    """Lock a file and return its row. Raises CaptionChanged when it is not the version that the person saw."""
+    connection.execute(sa.select(File.id).where(File.id == file_id).with_for_update())
+    row = _row(connection, file_id)
+    if version is not None and row.version != version:
+        raise CaptionChanged(f"the caption of {row.path} was changed meanwhile: look at it again.")
+    return row
+
+
+def _write(connection: Connection, verb: str, rows: Sequence[FileRow], texts: Mapping[int, str]) -> list[Edited]:
+    """Write a person's captions, by file id, for files as they are now."""
+    if not rows:
+        return []
+    change_id = begin_change(connection, verb, {"paths": [row.path for row in rows[:_NOTED]]})
+    content = sa.select(File.id, File.image_id).where(File.id.in_(list(texts)))
+    image_ids = {row.id: row.image_id for row in connection.execute(content)}
+    for row in rows:
+        if image_ids[row.file_id] is None:
+            if row.error:
+                raise UsageError(f"{row.path} cannot be read as an image ({row.error}), so it can have no caption.")
+            raise UsageError(f"{row.path} is not captioned yet: run `producer submit` first, or wait for its job.")
+    new = [Written(row.file_id, image_ids[row.file_id], row.caption, texts[row.file_id]) for row in rows]
+    insert_captions(connection, change_id, new)
+    return [Edited(row, _row(connection, row.file_id), change_id) for row in rows]
 
 
 def begin_change(connection: Connection, verb: str, detail: dict[str, Any]) -> int:
@@ -196,95 +222,6 @@ def rewrite(connection: Connection, change_id: int, texts: Iterable[NewText]) ->
         connection.execute(sa.insert(Edit), edits)
         changed += len(now_changed)
     return changed
-
-
-def undo(db: Database, change_id: int | None = None) -> Undone:
-    """Take a change back, the last one if none is named. Raises UsageError when there is none, or it is undone."""
-    with db.writing() as connection:
-        change = _to_undo(connection, change_id)
-        undoing = begin_change(connection, "undo", {"change": change.id})
-        restored = kept = last = 0
-        edits = sa.select(Edit.id, Edit.caption_id, Edit.file_id, Edit.before, Edit.after).where(
-            Edit.change_id == change.id
-        )
-        while page := connection.execute(edits.where(Edit.id > last).order_by(Edit.id).limit(_PAGE)).all():
-            back = _take_back(connection, undoing, change.id, page)
-            restored, kept, last = restored + back, kept + len(page) - back, page[-1].id
-        connection.execute(sa.update(Change).where(Change.id == change.id).values(undone_by=undoing))
-    return Undone(change.id, change.verb, restored, kept)
-
-
-def _to_undo(connection: Connection, change_id: int | None) -> Any:
-    query = sa.select(Change).order_by(Change.id.desc()).limit(1)
-    if change_id is None:
-        query = query.where(Change.verb.not_in(["undo", "export"]), Change.undone_by.is_(None))
-    else:
-        query = query.where(Change.id == change_id)
-    change = connection.execute(query.with_for_update()).one_or_none()
-    if change is None:
-        raise UsageError(
-            "there is nothing to undo." if change_id is None else f"there is no change {change_id} to undo."
-        )
-    if change.verb == "undo":
-        raise UsageError(f"change {change.id} is itself an undo; `producer undo` takes back what came before it.")
-    if change.verb == "export":
-        raise UsageError(
-            f"change {change.id} is an export of files beside images: `producer export --undo` puts them back."
-        )
-    if change.undone_by is not None:
-        raise UsageError(f"change {change.id} is undone already.")
-    return change
-
-
-def _take_back(connection: Connection, undoing: int, change_id: int, edits: Sequence[Any]) -> int:
-    """Put captions back as they were before some edits; return how many nobody had changed since."""
-    ids = [edit.caption_id for edit in edits]
-    later = sa.select(Edit.caption_id).join(Change, Change.id == Edit.change_id).where(
-        Edit.caption_id.in_(ids), Edit.change_id > change_id, Change.verb != "undo", Change.undone_by.is_(None)
-    )  # fmt: skip
-    changed_since = set(connection.execute(later).scalars())
-    columns = sa.select(Caption.id, Caption.text, Caption.original, Caption.source, Caption.withdrawn_at)
-    captions = {row.id: row for row in connection.execute(columns.where(Caption.id.in_(ids)))}
-    withdrawn, restored, done = [], [], []
-    for edit in edits:
-        caption = captions.get(edit.caption_id)
-        if caption is None or caption.withdrawn_at is not None or edit.caption_id in changed_since:
-            continue
-        if caption.text != edit.after:
-            continue
-        if caption.original is None:  # a row that the change itself wrote
-            withdrawn.append(edit.caption_id)
-        else:
-            original = None if edit.before == caption.original else caption.original
-            restored.append({"row": edit.caption_id, "new": edit.before, "model_text": original})
-        done.append({"change_id": undoing, "caption_id": edit.caption_id, "file_id": edit.file_id,
-                     "before": edit.after, "after": edit.before})  # fmt: skip
-    if withdrawn:
-        connection.execute(sa.update(Caption).where(Caption.id.in_(withdrawn)).values(withdrawn_at=now()))
-    if restored:
-        values: dict[str, Any] = {"text": sa.bindparam("new"), "original": sa.bindparam("model_text")}
-        connection.execute(sa.update(Caption).where(Caption.id == sa.bindparam("row")).values(values), restored)
-    if done:
-        connection.execute(sa.insert(Edit), done)
-    return len(done)
-
-
-def history(db: Database, file_id: int) -> list[HistoryEntry]:
-    """Return the edits of a file's captions and of those of its content, the newest first."""
-    content = sa.select(File.image_id).where(File.id == file_id).scalar_subquery()
-    of_content = sa.select(Caption.id).where(Caption.image_id == content)
-    query = (
-        sa.select(Change.id, Change.created_at, Change.person, Change.verb, Edit.before, Edit.after, Change.undone_by)
-        .join(Edit, Edit.change_id == Change.id)
-        .where(sa.or_(Edit.file_id == file_id, Edit.caption_id.in_(of_content)))
-        .order_by(Edit.id.desc())
-    )
-    with db.reading() as connection:
-        rows = connection.execute(query).all()
-    return [
-        HistoryEntry(row.id, iso_time(row.created_at), row.person, row.verb, row.before, row.after, bool(row.undone_by))
-        for row in rows
-    ]
 
 
 def _row(connection: Connection, file_id: int) -> FileRow:

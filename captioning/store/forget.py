@@ -20,7 +20,7 @@ from captioning.store import jobs
 from captioning.store.chunks import complete_job_if_done, lock_job, recount
 from captioning.store.database import Database, insert_or_ignore
 from captioning.store.files import RootPath, at_or_below, find_file, roots
-from captioning.store.schema import Caption, Chunk, Edit, File, ForgottenJob, Image, Item, Job
+from captioning.store.schema import Attention, Caption, Chunk, Edit, File, ForgottenJob, Image, Item, Job
 from captioning.values import ChunkState, Source
 
 PAGE_SIZE = 2000  # files in one transaction
@@ -219,9 +219,10 @@ def _release_captions(connection: Connection, scope: Scope, file_ids: Sequence[i
 
 
 def _delete(connection: Connection, chosen: sa.Select[Any]) -> int:
-    """Delete captions with their edits; return how many."""
+    """Delete captions with all that is about them; return how many."""
     ids = connection.execute(chosen).scalars().all()
-    connection.execute(sa.delete(Edit).where(Edit.caption_id.in_(ids)))
+    for table in (Edit, Attention):
+        connection.execute(sa.delete(table).where(table.caption_id.in_(ids)))
     return int(connection.execute(sa.delete(Caption).where(Caption.id.in_(ids))).rowcount)
 
 

@@ -17,7 +17,7 @@ from captioning.errors import CaptioningError, LeaseLost, StoreUnavailable
 from captioning.store.chunks import complete_job_if_done, last_chunk_seq, lock_job, split_off
 from captioning.store.database import CLOCK_STEP_SECONDS, Database, insert_or_ignore, now
 from captioning.store.files import NO_FAILURE
-from captioning.store.schema import Capability, Chunk, File, Image, Item, Job, Model, Root, is_open
+from captioning.store.schema import Attention, Capability, Chunk, File, Image, Item, Job, Model, Root, is_open
 from captioning.store.schema import Caption as CaptionRow
 from captioning.values import (
     Caption,
@@ -425,6 +425,27 @@ def _insert_captions(
         if o.caption is not None and o.content is not None
     ]
     insert_or_ignore(connection, CaptionRow, sorted(rows, key=lambda row: row["image_id"]))
+    _insert_attention(connection, claim, outcomes, image_ids)
+
+
+def _insert_attention(
+    connection: Connection, claim: Claim, outcomes: Sequence[Outcome], image_ids: dict[str, int]
+) -> None:
+    """Insert where the model looked, for captions that are as the model has written them now."""
+    new = {
+        image_ids[o.content.sha256]: (o.caption.text, o.caption.attention)
+        for o in outcomes
+        if o.caption is not None and o.content is not None and o.caption.attention is not None
+    }
+    if not new:
+        return
+    query = sa.select(CaptionRow.id, CaptionRow.image_id, CaptionRow.text).where(
+        CaptionRow.image_id.in_(list(new)), CaptionRow.source == Source.MACHINE,
+        CaptionRow.model_id == claim.model_id, CaptionRow.options_digest == claim.options.digest,
+    )  # fmt: skip
+    stored = [(row.id, *new[row.image_id], row.text) for row in connection.execute(query)]
+    rows = [{"caption_id": i, "weights": weights} for i, text, weights, as_stored in stored if text == as_stored]
+    insert_or_ignore(connection, Attention, sorted(rows, key=lambda row: row["caption_id"]))
 
 
 def _require_captions(connection: Connection, claim: Claim, reused: Sequence[Outcome]) -> None:

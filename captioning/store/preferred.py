@@ -2,7 +2,7 @@
 
 A caption that a person wrote for a file follows the file, whatever its content becomes. Otherwise the caption is that
 of the content: the newest that a person wrote, else the newest imported one, else that of the wanted model, else the
-newest one by any model. What an undo took back is not shown.
+newest one by any model. What an undo took back, and what a person rejected, is not shown.
 """
 
 from collections.abc import Sequence
@@ -70,6 +70,14 @@ def is_outdated(caption: Any = Caption) -> sa.ColumnElement[bool]:
     of_file = sa.select(now.pixels).where(now.id == File.image_id).correlate(File).scalar_subquery()
     other = sa.and_(caption.image_id != File.image_id, sa.func.coalesce(of_caption != of_file, sa.true()))
     return sa.func.coalesce(sa.and_(caption.file_id == File.id, sa.or_(File.image_id.is_(None), other)), sa.false())
+
+
+def is_rejected() -> sa.ColumnElement[bool]:
+    """Return the condition for a file without a caption to have one of a model that a person rejected."""
+    c = aliased(Caption)
+    withdrawn = c.withdrawn_at.is_not(None)
+    rejected = sa.exists().where(c.image_id == File.image_id, c.source == Source.MACHINE, withdrawn).correlate(File)
+    return sa.and_(Caption.id.is_(None), rejected)
 
 
 def keep_captions_of_people(connection: Connection, file_ids: Sequence[int]) -> None:

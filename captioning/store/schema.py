@@ -309,6 +309,19 @@ class Caption(Base):
     )
 
 
+class Attention(Base):
+    """Where a model looked for each word of a caption, for jobs that were submitted with --attention."""
+
+    __tablename__ = "attention"
+    caption_id: Mapped[int] = mapped_column(
+        BigKey, ForeignKey("captions.id"), primary_key=True, autoincrement=False, comment="the caption"
+    )
+    weights: Mapped[bytes] = mapped_column(
+        LargeBinary,
+        comment="for each word as the model wrote it, one byte a cell of the square grid, row by row; 255: the most",
+    )
+
+
 class Change(Base):
     """What one command of a person did to captions. It can be undone as a whole."""
 
@@ -316,7 +329,7 @@ class Change(Base):
     id: Mapped[int] = mapped_column(
         Integer, primary_key=True, comment="number of the change: what `producer undo` takes"
     )
-    verb: Mapped[str] = mapped_column(Text, comment="correct, accept, replace, import, export or undo")
+    verb: Mapped[str] = mapped_column(Text, comment="correct, accept, reject, replace, import, export or undo")
     detail: Mapped[dict[str, Any]] = mapped_column(Json, comment="the command's arguments")
     person: Mapped[str] = mapped_column(Text, comment="user@host")
     created_at: Mapped[float] = mapped_column(Double, comment="when it was made")
@@ -401,7 +414,7 @@ EXPORT_VIEW = Table(
     Column("source", Text, comment="machine, human or imported"),
     Column("width", Integer, comment="pixels, upright"),
     Column("height", Integer, comment="pixels, upright"),
-    Column("status", Text, comment="captioned, failed or pending"),
+    Column("status", Text, comment="captioned, rejected, failed or pending"),
     Column("error", Text, comment="why there is no caption, if it failed"),
     Column("captioned_at", Text, comment="when the caption was written: ISO 8601, UTC"),
     Column("unlike", Boolean, comment="the image is unlike those that the model learned from"),

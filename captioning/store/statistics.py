@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from captioning.store.captions import FileRow, select_file_rows, to_file_row
 from captioning.store.conditions import matching
 from captioning.store.database import Database
-from captioning.store.preferred import is_outdated, shown_caption_id
+from captioning.store.preferred import is_outdated, is_rejected, shown_caption_id
 from captioning.store.schema import Caption, File, Model, Root
 
 ORDERS: dict[str, Any] = {
@@ -19,7 +19,7 @@ ORDERS: dict[str, Any] = {
 }
 """What files can be sorted by; `time` is when the caption was written, `size` is in bytes."""
 
-STATUSES = ("captioned", "failed", "pending", "missing")
+STATUSES = ("captioned", "rejected", "failed", "pending", "missing")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Statistics:
     bytes: int
     images: int  # different contents
     captioned: int
+    rejected: int  # those whose captions a person rejected; no other is there
     failed: int
     pending: int
     missing: int
@@ -57,6 +58,7 @@ def statistics(db: Database) -> Statistics:
         sa.select(
             File.id, Caption.source, Caption.confidence, Caption.unlike, Caption.original, Caption.model_id,
             Caption.id.label("caption_id"), File.failed_reason, is_outdated().label("outdated"),
+            is_rejected().label("rejected"),
         )
         .outerjoin(Caption, Caption.id == shown_caption_id(None))
         .where(here)
@@ -70,7 +72,8 @@ def statistics(db: Database) -> Statistics:
     counts = sa.select(
         sa.func.count(),
         number(c.caption_id.is_not(None)),
-        number(sa.and_(c.caption_id.is_(None), c.failed_reason.is_not(None))),
+        number(c.rejected),
+        number(sa.and_(c.caption_id.is_(None), ~c.rejected, c.failed_reason.is_not(None))),
         number(c.source == "human"),
         number(c.source == "imported"),
         number(c.original.is_not(None)),
@@ -83,7 +86,7 @@ def statistics(db: Database) -> Statistics:
         .order_by(sa.func.count().desc(), Model.name)
     )
     with db.reading() as connection:
-        files, captioned, failed, human, imported, edited, changed = connection.execute(counts).one()
+        files, captioned, rejected, failed, human, imported, edited, changed = connection.execute(counts).one()
         size = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(File.size), 0)).where(here)).scalar_one()
         images = connection.execute(sa.select(sa.func.count(File.image_id.distinct())).where(here)).scalar_one()
         missing = connection.execute(sa.select(sa.func.count()).where(~here)).scalar_one()
@@ -91,8 +94,9 @@ def statistics(db: Database) -> Statistics:
             ModelNumbers(name, n, None if mean is None else round(float(mean), 4), int(unlike))
             for name, n, mean, unlike in connection.execute(by_model)
         )
+    pending = files - int(captioned) - int(rejected) - int(failed)
     return Statistics(
-        files, int(size), images, int(captioned), int(failed), files - int(captioned) - int(failed), missing,
+        files, int(size), images, int(captioned), int(rejected), int(failed), pending, missing,
         int(human), int(imported), int(edited), int(changed), models,
     )  # fmt: skip
 
@@ -108,12 +112,14 @@ def list_files(
     if where:
         query = query.where(matching(db, where))
     query = query.where((File.missing_since.is_not(None)) == (status == "missing"))
-    if status == "captioned":
-        query = query.where(Caption.id.is_not(None))
-    elif status == "failed":
-        query = query.where(Caption.id.is_(None), File.failed_reason.is_not(None))
-    elif status == "pending":
-        query = query.where(Caption.id.is_(None), File.failed_reason.is_(None))
+    has_status = {
+        "captioned": Caption.id.is_not(None),
+        "rejected": is_rejected(),
+        "failed": sa.and_(Caption.id.is_(None), ~is_rejected(), File.failed_reason.is_not(None)),
+        "pending": sa.and_(Caption.id.is_(None), ~is_rejected(), File.failed_reason.is_(None)),
+    }
+    if status in has_status:
+        query = query.where(has_status[status])
     keys = (Root.path, File.path) if sort == "path" else (ORDERS[sort],)
     ordered = (*(k.is_(None) for k in keys), *(k.desc() if descending else k for k in keys), File.id)
     with db.reading() as connection:

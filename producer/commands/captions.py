@@ -10,7 +10,7 @@ import typer
 
 from captioning.errors import UsageError
 from captioning.paths import absolute, text_of
-from captioning.store import captions, edits, jobs, model_diff, statistics
+from captioning.store import captions, history, jobs, model_diff, statistics
 from captioning.store import search as caption_search
 from producer import render, render_edits
 from producer.commands.shared import Json, Limit, Missing, app, named_value, not_registered, open_database
@@ -42,7 +42,7 @@ def search(
 @app.command(epilog="Example: producer show images/beach.jpg")
 def show(
     path: Annotated[str, typer.Argument(metavar="PATH", help="The path of an image, or of a folder.")],
-    history: Annotated[bool, typer.Option("--history", help="Show who changed its captions, and when.")] = False,
+    with_history: Annotated[bool, typer.Option("--history", help="Show who changed its captions, and when.")] = False,
     limit: Limit = 20,
     as_json: Json = False,
 ) -> None:
@@ -51,15 +51,15 @@ def show(
     if not path:
         raise UsageError(not_registered(path))
     found = captions.show(db, name)
-    if found is None and history:
+    if found is None and with_history:
         raise UsageError(not_registered(path))
     if found is None:
         rows = captions.files_below(db, name, limit + 1) or captions.files_below(db, name, limit + 1, missing=True)
         _list_folder(path, rows, limit, as_json=as_json)
         return
     file, details = found
-    if history:
-        entries = edits.history(db, file.file_id)[:limit]
+    if with_history:
+        entries = history.history(db, file.file_id)[:limit]
         if as_json:
             render.print_json([asdict(entry) for entry in entries])
         else:
@@ -88,7 +88,8 @@ def list_files(
     sort: Annotated[Literal["path", "confidence", "time", "size"], typer.Option(help="The order.")] = "path",
     descending: Annotated[bool, typer.Option("--descending", help="The largest first.")] = False,
     status: Annotated[
-        Literal["captioned", "failed", "pending", "missing"] | None, typer.Option(help="Only files of this status.")
+        Literal["captioned", "rejected", "failed", "pending", "missing"] | None,
+        typer.Option(help="Only files of this status."),
     ] = None,
     where: Annotated[str, typer.Option("--where", metavar="QUERY", help="Only images that `search` finds.")] = "",
     limit: Limit = 20,

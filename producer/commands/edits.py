@@ -1,4 +1,4 @@
-"""Correcting captions: correct, accept, replace, import and undo."""
+"""Correcting captions: correct, accept, reject, replace, import and undo."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ import typer
 from captioning.command_tree import UNLIMITED
 from captioning.errors import UsageError
 from captioning.paths import possible_paths
-from captioning.store import captions, edits, imports, jobs
+from captioning.store import captions, edits, history, imports, jobs
 from captioning.store import files as stored_files
 from captioning.store.database import Database
 from captioning.store.imports import ImportedRow, Kind
@@ -58,11 +58,11 @@ def correct(
     if not decorative and not new:
         raise UsageError("give the caption, or --decorative for an image that says nothing.")
     db = open_database()
-    before, after = edits.correct(db, _find(db, path), new)
+    edited = edits.correct(db, _find(db, path), new)
     if as_json:
-        render.print_json(after.as_export())
+        render.print_json(edited.after.as_export())
     else:
-        render_edits.print_corrected(before, after)
+        render_edits.print_corrected(edited.before, edited.after)
 
 
 @app.command(epilog="Example: producer accept images/beach.jpg images/dune.jpg")
@@ -74,11 +74,28 @@ def accept(
     A caption of yours that is marked `image changed` is for the present image then.
     """
     db = open_database()
-    for before, after in edits.accept(db, list(dict.fromkeys(_find(db, path) for path in paths))):
+    for edited in edits.accept(db, list(dict.fromkeys(_find(db, path) for path in paths))):
         if as_json:
-            render.print_json(after.as_export())
+            render.print_json(edited.after.as_export())
         else:
-            render_edits.print_accepted(after, is_new=before is not after)
+            render_edits.print_accepted(edited.after, is_new=edited.change is not None)
+
+
+@app.command(epilog="Example: producer reject images/beach.jpg")
+def reject(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="The paths of images.")], as_json: Json = False
+) -> None:
+    """Say that the captions of images are wrong. They are not shown, searched or exported any more.
+
+    An image then shows its next best caption, of another model for example. A model does not make a rejected caption
+    again. `producer undo` brings it back.
+    """
+    db = open_database()
+    for edited in edits.reject(db, list(dict.fromkeys(_find(db, path) for path in paths))):
+        if as_json:
+            render.print_json(edited.after.as_export())
+        else:
+            render_edits.print_rejected(edited.before, edited.after)
 
 
 @app.command(epilog="Example: producer replace 'a man' 'a person' --where 'path:holiday' --dry-run")
@@ -177,8 +194,8 @@ def undo(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Take back what a `correct`, `accept`, `replace` or `import` did. What was changed again since stays."""
-    undone = edits.undo(open_database(), change)
+    """Take back what a `correct`, `accept`, `reject`, `replace` or `import` did. What was changed again since stays."""
+    undone = history.undo(open_database(), change)
     if as_json:
         render.print_json(asdict(undone))
     else:

@@ -40,6 +40,9 @@ def submit(
     name: Annotated[str, named_value(help="A name for the job. Default: the name of the first path.")] = "",
     model: Annotated[str | None, named_value(help="The model that captions, as `producer models` names it.")] = None,
     beam_size: Annotated[int, typer.Option(min=1, max=20, help="Hypotheses in the beam search; 1: greedy search.")] = 3,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Keep where the model looks for each word, for `producer gallery`.")
+    ] = False,
     priority: Annotated[Literal["normal", "high"], typer.Option(help="high: before all normal jobs.")] = "normal",
     stale: Annotated[bool, typer.Option("--stale", help="Redo captions by older versions of the model.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Redo all captions.")] = False,
@@ -61,13 +64,17 @@ def submit(
     if null and not from_file:
         raise UsageError("-0 describes the list of --from-file, which is missing.")
     bundle = named(model or settings.model, find_bundles(settings.bundle_folders))
+    if attention and not bundle.attends:
+        raise UsageError(
+            f"--attention: the model {bundle.name} does not look word by word; choose another with --model."
+        )
     listed = read_list(from_file, null=null) if from_file else None
     report = render.SkipReport(listed=list_skipped, as_json=as_json)
     request = SubmitRequest(
         sources=_read_sources(settings, paths or [], listed, report, is_dry_run=only_count),
         filters=Filters(tuple(include or ()), tuple(exclude or ()), follow_symlinks),
         bundle=bundle,
-        options=DecodeOptions(beam_size=beam_size),
+        options=DecodeOptions(beam_size=beam_size, attention=attention),
         name=text_of(os.fsencode(name)),
         priority=int(priority == "high"),
         stale=stale,

@@ -42,6 +42,17 @@ def pixels(photographs: Path) -> dict[str, Pixels]:
     return decoded(photographs, SIZE)
 
 
+def test_attention_says_for_each_word_where_the_model_looked_and_changes_no_caption(pixels: dict[str, Pixels]) -> None:
+    captioner = load_captioner(find_bundles()["lstm"], choose_runtime("torch", "cpu"), None)
+    images = list(pixels.values())[:4]
+    found = captioner.caption(images, DecodeOptions(attention=True))
+    for caption, plain in zip(found, captioner.caption(images, DecodeOptions()), strict=True):
+        assert (caption.text, plain.attention) == (plain.text, None)
+        grids = np.frombuffer(caption.attention or b"", np.uint8).reshape(len(caption.text.split()), 7, 7)
+        assert (grids.max((1, 2)) == 255).all()
+        assert len({grid.tobytes() for grid in grids}) > 1
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_captions_describe_the_photographs(name: str, pixels: dict[str, Pixels]) -> None:
     found = dict(zip(pixels, captions(find_bundles()[name], "torch", list(pixels.values())), strict=True))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioning.errors import UsageError
-from captioning.store import edits
+from captioning.store import edits, history
 from captioning.store.captions import Selection, export_rows
 from captioning.store.database import Database
 from producer.export.forms import OnExisting, TextForm
@@ -349,7 +349,7 @@ def test_an_undo_brings_back_the_earlier_words_on_every_copy(captioned_store: Da
         other = "SELECT image_id FROM files WHERE path = 'grass.png'"
         connection.exec_driver_sql(f"UPDATE files SET image_id = ({other}) WHERE path = 'rocket.jpg'")
     assert shown(captioned_store, "rocket.jpg") == "second"
-    edits.undo(captioned_store)
+    history.undo(captioned_store)
     assert shown(captioned_store, "coffee.png") == shown(captioned_store, "rocket.jpg") == "first"
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from captioning.errors import UsageError
-from captioning.store import captions, edits, search
+from captioning.errors import CaptionChanged, UsageError
+from captioning.store import captions, edits, history, search
 from captioning.store.database import Database
 from captioning.store.edits import NewText
 from captioning.store.files import FoundFile, find_file
@@ -52,7 +52,8 @@ def with_pixels(outcome: Outcome, pixels: str | None) -> Outcome:
 
 
 def test_a_correction_is_shown_and_found_instead_of_what_the_model_wrote(driver: StoreDriver) -> None:
-    before, after = edits.correct(driver.db, id_of(driver), "Rex chases a ball")
+    edited = edits.correct(driver.db, id_of(driver), "Rex chases a ball")
+    before, after = edited.before, edited.after
     assert (before.caption, before.source) == ("a dog runs in a park", "machine")
     assert (after.caption, after.source, after.confidence, after.model) == ("Rex chases a ball", "human", None, None)
     assert shown(driver) == after
@@ -80,7 +81,8 @@ def test_a_correction_follows_its_file_to_new_content_and_is_marked_until_somebo
     change_content(driver, "b" * 64, "2:new")
     row = shown(driver)
     assert (row.caption, row.image_changed) == ("Rex", True)
-    ((_, after),) = edits.accept(driver.db, [id_of(driver)])
+    (edited,) = edits.accept(driver.db, [id_of(driver)])
+    after = edited.after
     assert (after.caption, after.image_changed) == ("Rex", False)
     change_content(driver, "c" * 64, "2:newer", "third")
     assert shown(driver).image_changed
@@ -115,20 +117,22 @@ def test_a_correction_of_a_copy_follows_it_when_its_content_changes(driver: Stor
     row = shown(driver)
     assert (row.caption, row.image_changed) == ("Rex", True)
     assert shown(driver, b"/photos/copy.jpg").image_changed is False
-    assert edits.undo(driver.db).restored == 2
+    assert history.undo(driver.db).restored == 2
     assert (shown(driver).caption, shown(driver, b"/photos/copy.jpg").caption) == ("a cat sits", "a dog runs in a park")
 
 
 def test_an_undo_takes_the_last_change_back_and_then_the_one_before_it(driver: StoreDriver) -> None:
     edits.correct(driver.db, id_of(driver), "Rex")
     edits.correct(driver.db, id_of(driver), "Rex runs")
-    assert edits.undo(driver.db).restored == 1
+    assert history.undo(driver.db).restored == 1
     assert shown(driver).caption == "Rex"
-    edits.undo(driver.db)
+    history.undo(driver.db)
     assert shown(driver).caption == "a dog runs in a park"
     with pytest.raises(UsageError, match="there is nothing to undo"):
-        edits.undo(driver.db)
-    verbs = [(entry.verb, entry.before, entry.after, entry.undone) for entry in edits.history(driver.db, id_of(driver))]
+        history.undo(driver.db)
+    verbs = [
+        (entry.verb, entry.before, entry.after, entry.undone) for entry in history.history(driver.db, id_of(driver))
+    ]
     assert verbs == [
         ("undo", "Rex", "a dog runs in a park", False),
         ("undo", "Rex runs", "Rex", False),
@@ -142,20 +146,20 @@ def test_replaced_words_keep_source_and_model_and_an_undo_puts_them_back(driver:
     rewrite(driver, "a dog runs in a park", "a puppy runs in a park")
     assert shown(driver) == replace(row, caption="a puppy runs in a park", edited=True)
     assert len(search.search(driver.db, "puppy", 9)[1]) == 3
-    assert edits.undo(driver.db).restored == 3
+    assert history.undo(driver.db).restored == 3
     assert shown(driver) == row
 
 
 def test_an_undo_leaves_what_somebody_has_changed_since(driver: StoreDriver) -> None:
     rewrite(driver, "a dog runs in a park", "a puppy runs in a park")
     rewrite(driver, "a puppy runs in a park", "a puppy runs", [id_of(driver)])
-    undone = edits.undo(driver.db, 1)
+    undone = history.undo(driver.db, 1)
     assert (undone.restored, undone.kept) == (2, 1)
     assert shown(driver).caption == "a puppy runs"
-    assert edits.undo(driver.db).restored == 1
+    assert history.undo(driver.db).restored == 1
     assert (shown(driver).caption, shown(driver).edited) == ("a puppy runs in a park", True)
     with pytest.raises(UsageError, match="change 1 is undone already"):
-        edits.undo(driver.db, 1)
+        history.undo(driver.db, 1)
 
 
 def rewrite(driver: StoreDriver, before: str, after: str, file_ids: list[int] | None = None) -> None:
@@ -169,7 +173,7 @@ def rewrite(driver: StoreDriver, before: str, after: str, file_ids: list[int] | 
 
 
 def test_an_image_that_is_decorative_has_an_empty_caption_of_a_person(driver: StoreDriver) -> None:
-    _, after = edits.correct(driver.db, id_of(driver), "")
+    after = edits.correct(driver.db, id_of(driver), "").after
     assert (after.caption, after.source, after.status) == ("", "human", "captioned")
 
 
@@ -196,3 +200,42 @@ def test_all_captions_of_a_file_are_shown_with_what_the_model_wrote(driver: Stor
         ("Rex", None, []),
         ("a puppy runs in a park", "a dog runs in a park", []),
     ]
+
+
+def test_a_rejected_caption_is_not_shown_found_or_made_again_until_an_undo(driver: StoreDriver) -> None:
+    (edited,) = edits.reject(driver.db, [id_of(driver)])
+    assert (edited.before.caption, edited.after.caption) == ("a dog runs in a park", None)
+    assert shown(driver).status == "rejected"
+    assert [row.path for row in search.search(driver.db, "dog", 9)[1]] == ["/photos/f-1.jpg", "/photos/f-2.jpg"]
+    job = driver.open_job("again")
+    driver.register(job, [FoundFile(b"f-0.jpg", 100, 1)], 10)
+    assert driver.try_claim() is None
+    assert history.undo(driver.db).restored == 1
+    assert (shown(driver).caption, shown(driver).status) == ("a dog runs in a park", "captioned")
+
+
+def test_after_a_rejected_caption_of_a_person_that_of_the_model_is_shown(driver: StoreDriver) -> None:
+    edits.correct(driver.db, id_of(driver), "Rex")
+    edits.reject(driver.db, [id_of(driver)])
+    assert (shown(driver).caption, shown(driver).source) == ("a dog runs in a park", "machine")
+    edits.reject(driver.db, [id_of(driver)])
+    with pytest.raises(UsageError, match=r"f-0\.jpg has no caption to reject: what the model wrote was rejected"):
+        edits.reject(driver.db, [id_of(driver)])
+    for _ in range(2):
+        history.undo(driver.db)
+    assert shown(driver).caption == "Rex"
+
+
+def test_an_edit_of_a_caption_that_somebody_has_changed_meanwhile_is_refused(driver: StoreDriver) -> None:
+    seen = shown(driver).version
+    edits.correct(driver.db, id_of(driver), "Rex", seen)
+    for late in (
+        lambda: edits.correct(driver.db, id_of(driver), "Max", seen),
+        lambda: edits.accept(driver.db, [id_of(driver)], seen),
+        lambda: edits.reject(driver.db, [id_of(driver)], seen),
+    ):
+        with pytest.raises(CaptionChanged, match="was changed meanwhile"):
+            late()
+    assert shown(driver).caption == "Rex"
+    edits.correct(driver.db, id_of(driver), "Max", shown(driver).version)
+    assert shown(driver).caption == "Max"
