@@ -19,6 +19,7 @@ from captioning.errors import ImageError
 from captioning.model.pixels import Limits, open_image
 from captioning.values import Reason
 
+KEEP_ASPECT = "keep-aspect"  # argument after the size and the limits
 HEADER = struct.Struct("<QQ")  # bytes of the JSON part, bytes of the binary part
 
 
@@ -53,7 +54,7 @@ def _read(stream: BinaryIO, size: int) -> bytes:
 
 def main() -> None:
     """Decode images until standard input ends."""
-    size, limits = int(sys.argv[1]), Limits(**json.loads(sys.argv[2]))
+    size, limits, keep_aspect = int(sys.argv[1]), Limits(**json.loads(sys.argv[2])), sys.argv[3:] == [KEEP_ASPECT]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are meant for the worker; no image may be blamed for them
     _confine(limits.max_pixels)
@@ -66,7 +67,7 @@ def main() -> None:
         except EOFError:
             return
         try:
-            pixels, info = open_image(data, size, limits)
+            pixels, info = open_image(data, size, limits, keep_aspect=keep_aspect)
         except ImageError as error:
             send(sink, {"reason": error.reason, "detail": error.detail})
             continue
@@ -74,7 +75,9 @@ def main() -> None:
             detail = "decoding needs more memory than one image may use; save it smaller"
             send(sink, {"reason": Reason.TOO_LARGE, "detail": detail})
             continue
-        send(sink, {"width": info.width, "height": info.height, "format": info.format}, pixels.tobytes())
+        rows, columns, _ = pixels.shape
+        facts = {"width": info.width, "height": info.height, "format": info.format, "rows": rows, "columns": columns}
+        send(sink, facts, pixels.tobytes())
 
 
 def _confine(max_pixels: int) -> None:

@@ -11,7 +11,7 @@ from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 
-from captioning.decoding.child import receive, send
+from captioning.decoding.child import KEEP_ASPECT, receive, send
 from captioning.environment import child_environment_without_secrets
 from captioning.errors import DecodePoolUnavailable, ImageError
 from captioning.model.pixels import FORMATS, Limits, Pixels
@@ -76,11 +76,27 @@ class _Watchdog(threading.Thread):
 class DecodePool:
     """Decode processes, each with a thread of this process that talks to it."""
 
-    def __init__(self, count: int, size: int, limits: Limits, timeout_seconds: float, module: str = MODULE) -> None:
+    def __init__(
+        self,
+        count: int,
+        size: int,
+        limits: Limits,
+        timeout_seconds: float,
+        module: str = MODULE,
+        *,
+        keep_aspect: bool = False,
+    ) -> None:
+        """`keep_aspect` is as in `open_image`."""
         self._size = size
+        self._keep_aspect = keep_aspect
         self._timeout_seconds = timeout_seconds
         self._max_side = limits.max_side
-        self._command = [*child_command(module), str(size), json.dumps(asdict(limits))]
+        self._command = [
+            *child_command(module),
+            str(size),
+            json.dumps(asdict(limits)),
+            *([KEEP_ASPECT] if keep_aspect else []),
+        ]
         self._watchdog = _Watchdog()
         self._watchdog.start()
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="decode")
@@ -139,8 +155,13 @@ class DecodePool:
         width, height, form = int(str(head["width"])), int(str(head["height"])), str(head["format"])
         if not (0 < width <= self._max_side and 0 < height <= self._max_side and form in FORMATS):
             raise ValueError("not an image within the limits")
-        square = np.frombuffer(pixels, np.uint8).reshape(self._size, self._size, 3)
-        return DecodedImage(square, ImageInfo(width, height, form, digest_of_pixels(pixels)))
+        rows, columns = int(str(head["rows"])), int(str(head["columns"]))
+        if not (0 < rows <= self._size and 0 < columns <= self._size):
+            raise ValueError("not pixels of the size that was asked for")
+        if not self._keep_aspect and not rows == columns == self._size:
+            raise ValueError("not a square")
+        shaped = np.frombuffer(pixels, np.uint8).reshape(rows, columns, 3)
+        return DecodedImage(shaped, ImageInfo(width, height, form, digest_of_pixels(pixels)))
 
     def _image_error(self, attempts: int, *, timed_out: bool) -> ImageError:
         if timed_out:

@@ -44,7 +44,7 @@ _SOUGHT = 100  # frames of an animation among which the first that shows somethi
 _ONE_COLOUR = 12  # levels of 255 between the colours of a frame that is called blank; lossy codecs add noise
 
 Pixels = NDArray[np.uint8]
-"""(S, S, 3) RGB, 0 to 255."""
+"""(S, S, 3) RGB, 0 to 255; (H, W, 3) where the aspect ratio is kept."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,12 @@ _JPEG_PROGRESSIVE_MOST = 2  # all blocks are kept in memory, because later passe
 _JPEG_PASSES_MOST = 32  # pixels x passes; a dozen passes are usual, and each reads all blocks
 
 
-def open_image(data: bytes, size: int, limits: Limits = Limits()) -> tuple[Pixels, ImageInfo]:
+def open_image(
+    data: bytes, size: int, limits: Limits = Limits(), *, keep_aspect: bool = False
+) -> tuple[Pixels, ImageInfo]:
     """Decode an image. Return its pixels (size, size, 3) and facts about it.
+
+    With `keep_aspect`, which is for people, the longer side has `size` pixels, or fewer if the image is smaller.
 
     A JPEG is decoded at the smallest scale of 1/1, 1/2, 1/4 and 1/8 with sides of at least twice `size`: a photograph
     of 100 megapixels needs a few megabytes. Of an animation, the first frame that shows something is decoded.
@@ -89,18 +93,18 @@ def open_image(data: bytes, size: int, limits: Limits = Limits()) -> tuple[Pixel
     Raises ImageError with reason unreadable, truncated, unsupported or too_large.
     """
     try:
-        return _open(data, size, limits)
+        return _open(data, size, limits, keep_aspect)
     except ImageError as error:
         if error.reason != Reason.UNREADABLE:
             raise
         for bare in (without_texts(data), without_metadata(data)):  # what is damaged beside an image does not lose it
             if bare != data:
                 with suppress(ImageError):
-                    return _open(bare, size, limits)
+                    return _open(bare, size, limits, keep_aspect)
         raise
 
 
-def _open(data: bytes, size: int, limits: Limits) -> tuple[Pixels, ImageInfo]:
+def _open(data: bytes, size: int, limits: Limits, keep_aspect: bool) -> tuple[Pixels, ImageInfo]:
     with _image_errors(data), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sizes are checked below; warnings about metadata are of no use
         if (canvas := webp_canvas(data)) is not None:
@@ -115,7 +119,7 @@ def _open(data: bytes, size: int, limits: Limits) -> tuple[Pixels, ImageInfo]:
             if frames > limits.max_frames:
                 raise _too_large(f"{frames} frames or more", str(limits.max_frames), "CAPTIONING_MAX_FRAMES")
             image.load()
-            finish = _Finish(size, orientation_of(image), profile_of(image, data))
+            finish = _Finish(size, orientation_of(image), profile_of(image, data), keep_aspect)
             if finish.orientation in SIDEWAYS:
                 width, height = height, width
             stand_in = name == "PNG" and bool(image.info.get("default_image"))
@@ -134,12 +138,16 @@ class _Finish:
     size: int
     orientation: int
     profile: bytes | None
+    keep_aspect: bool
 
     def square(self, image: Image.Image, data: bytes) -> Image.Image:
-        """Return the square in RGB. `data` is the still image that the pixels come from."""
+        """Return the square in RGB, or what fits into it. `data` is the still image that the pixels come from."""
         shrunk = _shrink(with_alpha(_opaque_bmp(image), data), self.size)
         shallow = grey8(shrunk, data) if shrunk.mode.startswith("I;16") else shrunk
         page = _on_white(to_srgb(upright(shallow, self.orientation), self.profile))
+        if self.keep_aspect:
+            page.thumbnail((self.size, self.size), Image.Resampling.BICUBIC)
+            return page
         return page.resize((self.size, self.size), Image.Resampling.BILINEAR)
 
 

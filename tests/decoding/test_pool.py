@@ -109,9 +109,12 @@ def message(head: str, data: bytes = b"") -> str:
         message("[]"),
         message("{}"),
         message('{"reason": "because", "detail": ""}'),
-        message('{"width": 1, "height": 1, "format": "JPEG"}', b"too short"),
-        message('{"width": -1, "height": 1, "format": "JPEG"}', bytes(SIZE * SIZE * 3)),
-        message('{"width": 1, "height": 1, "format": "\\u0000"}', bytes(SIZE * SIZE * 3)),
+        message('{"width": 1, "height": 1, "format": "JPEG", "rows": 224, "columns": 224}', b"too short"),
+        message('{"width": 1, "height": 1, "format": "JPEG", "rows": 224, "columns": -1}', bytes(SIZE * SIZE * 3)),
+        message('{"width": 1, "height": 1, "format": "JPEG", "rows": 2, "columns": 1}', bytes(6)),
+        message('{"width": 1, "height": 1, "format": "JPEG", "rows": [], "columns": 1}', bytes(6)),
+        message('{"width": -1, "height": 1, "format": "JPEG", "rows": 224, "columns": 224}', bytes(SIZE * SIZE * 3)),
+        message('{"width": 1, "height": 1, "format": "\\u0000", "rows": 224, "columns": 224}', bytes(SIZE * SIZE * 3)),
     ],
 )
 def test_an_invalid_answer_counts_as_a_crash(pool: DecodePool, word: str) -> None:
@@ -245,3 +248,16 @@ def test_when_memory_runs_out_a_decode_process_is_killed_before_the_model(pool: 
     decode_all(pool, [""])
     for process in pool._processes:
         assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == "1000\n"
+
+
+def test_a_pool_for_people_keeps_the_aspect_ratio_and_enlarges_nothing() -> None:
+    wide = io.BytesIO()
+    Image.new("RGB", (900, 300), "red").save(wide, "PNG")
+    pool = DecodePool(1, SIZE, LIMITS, 60.0, keep_aspect=True)
+    try:
+        shapes = list(
+            pool.map(lambda data: pool.decode(data, 0, lambda: None).pixels.shape, [wide.getvalue(), image()])
+        )
+    finally:
+        pool.close()
+    assert shapes == [(75, 224, 3), (30, 40, 3)]
