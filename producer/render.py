@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from captioning.paths import text_of
-from captioning.store.captions import CaptionDetails, FileRow
+from captioning.store.captions import FileRow
+from captioning.store.details import CaptionDetails
 from captioning.store.forget import Forgotten, Scope
 from captioning.store.jobs import Failure, Progress
 from captioning.store.presence import Absent

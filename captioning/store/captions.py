@@ -1,4 +1,4 @@
-"""Rows of files with the captions that they show, for `show`, `export` and `search`."""
+"""Rows of files with the captions that they show, for `list`, `export` and `search`."""
 
 import base64
 import hashlib
@@ -9,11 +9,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from captioning.calibration import calibration_of
 from captioning.paths import possible_paths, text_of
 from captioning.store.conditions import matching
 from captioning.store.database import Database
-from captioning.store.files import at_or_below, find_file, roots
+from captioning.store.files import at_or_below, roots
 from captioning.store.preferred import fitting_caption_id, is_outdated, is_rejected, shown_caption_id
 from captioning.store.schema import Caption, File, Image, Item, Job, Model, Root
 from captioning.values import ItemState, Source
@@ -225,40 +224,6 @@ def samples(db: Database, job_id: int, count: int) -> list[FileRow]:
     return [to_file_row(row) for row in rows]
 
 
-@dataclass(frozen=True)
-class CaptionDetails:
-    """One caption of an image, with its provenance."""
-
-    text: str
-    source: str
-    model: str | None
-    model_digest: str | None
-    confidence: float | None  # 0 to 1
-    unlike: bool | None  # as in FileRow
-    original: str | None  # what the model wrote, where a person changed words of it
-    weakest_word: str | None
-    words: list[dict[str, Any]]  # each with its confidence
-    alternatives: list[dict[str, Any]]  # text and log-probability (nats) of other hypotheses
-    runtime: str | None
-    precision: str | None
-    software: str | None
-    created_at: str  # ISO 8601, UTC
-
-
-def show(db: Database, path: bytes) -> tuple[FileRow, list[CaptionDetails]] | None:
-    """Return a file with all captions of its image, the preferred one first; None if the store does not know it.
-
-    The path is one that a person names: see `possible_paths`.
-    """
-    for candidate in possible_paths(path):
-        file_id = find_file(db, candidate)
-        if file_id is not None:
-            with db.reading() as connection:
-                row = connection.execute(select_file_rows(None).where(File.id == file_id)).one_or_none()
-                return None if row is None else (to_file_row(row), _caption_details(connection, file_id))
-    return None
-
-
 def files_below(db: Database, folder: bytes, count: int, *, missing: bool = False) -> list[FileRow]:
     """Return up to `count` files at or below a path that are missing, or are not, in the order in which they came."""
     known_roots = roots(db)
@@ -270,41 +235,3 @@ def files_below(db: Database, folder: bytes, count: int, *, missing: bool = Fals
         if rows:
             return [to_file_row(row) for row in rows]
     return []
-
-
-def _caption_details(connection: sa.Connection, file_id: int) -> list[CaptionDetails]:
-    """Return the captions of a file and of its content, the one that it shows first."""
-    shown = sa.select(shown_caption_id(None)).where(File.id == file_id).scalar_subquery()
-    content = sa.select(File.image_id).where(File.id == file_id).scalar_subquery()
-    rows = connection.execute(
-        sa.select(Caption, Model.name.label("model"), Model.digest, Model.card)
-        .outerjoin(Model, Model.id == Caption.model_id)
-        .where(sa.or_(Caption.file_id == file_id, Caption.image_id == content), Caption.withdrawn_at.is_(None))
-        .order_by((Caption.id == shown).desc(), Caption.created_at.desc(), Caption.id.desc())
-    ).all()
-    return [
-        CaptionDetails(
-            text=row.text,
-            source=row.source,
-            model=row.model,
-            model_digest=row.digest,
-            confidence=row.confidence,
-            unlike=row.unlike,
-            original=row.original,
-            weakest_word=None if row.original else row.weakest_word,
-            words=_word_confidences(row),
-            alternatives=row.alternatives or [],
-            runtime=row.runtime,
-            precision=row.precision,
-            software=row.software,
-            created_at=iso_time(row.created_at),
-        )
-        for row in rows
-    ]
-
-
-def _word_confidences(row: Any) -> list[dict[str, Any]]:
-    if not row.word_log_probabilities or row.original is not None:  # they are of the words before an edit
-        return []
-    words = calibration_of(row.card or {}).of_words(row.text, row.word_log_probabilities)
-    return [{"word": word, "confidence": confidence} for word, confidence in words]

@@ -10,7 +10,7 @@ import typer
 
 from captioning.errors import UsageError
 from captioning.paths import absolute, text_of
-from captioning.store import captions, history, jobs, model_diff, statistics
+from captioning.store import captions, details, history, jobs, model_diff, statistics
 from captioning.store import search as caption_search
 from producer import render, render_edits
 from producer.commands.shared import Json, Limit, Missing, app, named_value, not_registered, open_database
@@ -50,14 +50,14 @@ def show(
     db, name = open_database(), os.fsencode(path)
     if not path:
         raise UsageError(not_registered(path))
-    found = captions.show(db, name)
+    found = details.show(db, name)
     if found is None and with_history:
         raise UsageError(not_registered(path))
     if found is None:
         rows = captions.files_below(db, name, limit + 1) or captions.files_below(db, name, limit + 1, missing=True)
         _list_folder(path, rows, limit, as_json=as_json)
         return
-    file, details = found
+    file, all_captions = found
     if with_history:
         entries = history.history(db, file.file_id)[:limit]
         if as_json:
@@ -65,9 +65,9 @@ def show(
         else:
             render_edits.print_history(entries)
     elif as_json:
-        render.print_json(file.as_export() | {"captions": [asdict(caption) for caption in details]})
+        render.print_json(file.as_export() | {"captions": [asdict(caption) for caption in all_captions]})
     else:
-        render.print_file(file, details)
+        render.print_file(file, all_captions)
 
 
 def _list_folder(path: str, rows: list[captions.FileRow], limit: int, *, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from captioning.settings import Settings
-from captioning.store import captions, jobs, leases, workers
+from captioning.store import captions, details, jobs, leases, workers
 from captioning.store.database import Database
 from captioning.store.leases import Content, Outcome
 from captioning.store.workers import WorkerInfo
@@ -221,6 +221,6 @@ def test_a_name_is_found_in_either_unicode_form(library: Library) -> None:
     library.write(decomposed, "dog")
     library.submit()
     for name in (composed, decomposed):
-        found = captions.show(library.store, os.fsencode(library.folder / name))
+        found = details.show(library.store, os.fsencode(library.folder / name))
         assert found is not None
         assert found[0].path.endswith(decomposed)

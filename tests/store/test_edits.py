@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from captioning.errors import CaptionChanged, UsageError
-from captioning.store import captions, edits, history, search
+from captioning.store import captions, details, edits, history, search
 from captioning.store.database import Database
 from captioning.store.edits import NewText
 from captioning.store.files import FoundFile, find_file
@@ -26,7 +26,7 @@ def driver(db: Database) -> StoreDriver:
 
 
 def shown(driver: StoreDriver, path: bytes = A) -> captions.FileRow:
-    found = captions.show(driver.db, path)
+    found = details.show(driver.db, path)
     assert found is not None
     return found[0]
 
@@ -194,7 +194,7 @@ def test_a_caption_that_cannot_be_stored_is_refused(text: str, message: str) -> 
 def test_all_captions_of_a_file_are_shown_with_what_the_model_wrote(driver: StoreDriver) -> None:
     rewrite(driver, "a dog runs in a park", "a puppy runs in a park")
     edits.correct(driver.db, id_of(driver), "Rex")
-    found = captions.show(driver.db, A)
+    found = details.show(driver.db, A)
     assert found is not None
     assert [(c.text, c.original, c.words) for c in found[1]] == [
         ("Rex", None, []),

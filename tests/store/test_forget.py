@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from captioning.errors import CaptioningError, LeaseLost, UsageError
-from captioning.store import captions, forget, jobs, leases
+from captioning.store import captions, details, forget, jobs, leases
 from captioning.store.database import Database
 from captioning.store.files import FoundFile
 from captioning.store.leases import Content, Outcome
@@ -171,7 +171,7 @@ def test_the_path_as_it_is_named_goes_before_the_one_that_its_links_lead_to(db: 
     forget_path(db, f"{tmp_path}/album/a.jpg")
     forget_path(db, f"{tmp_path}/link.jpg")
     assert [row.path for row in captions.export_rows(db)] == [f"{tmp_path}/new/a.jpg"]
-    assert captions.show(db, os.fsencode(tmp_path / "album" / "a.jpg")) is not None  # through the link
+    assert details.show(db, os.fsencode(tmp_path / "album" / "a.jpg")) is not None  # through the link
     forget_path(db, f"{tmp_path}/album")
     assert list(captions.export_rows(db)) == []
 

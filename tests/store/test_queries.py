@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from captioning.errors import UsageError
-from captioning.store import captions, jobs, search
+from captioning.store import captions, details, jobs, search
 from captioning.store.database import Database, now
 from captioning.store.files import FoundFile
 from captioning.store.query import parse
@@ -198,7 +198,7 @@ def preferred_caption(driver: StoreDriver, model: str | None = None) -> str | No
     """Return the first image's preferred caption. Fail when export, show, view and search disagree about it."""
     exported = next(captions.export_rows(driver.db, captions.Selection(model=model)))
     if model is None:
-        shown = captions.show(driver.db, b"/photos/f-0.jpg")
+        shown = details.show(driver.db, b"/photos/f-0.jpg")
         assert shown is not None
         with driver.db.reading() as connection:
             viewed = connection.exec_driver_sql("SELECT caption FROM caption_export WHERE path = '/photos/f-0.jpg'")
