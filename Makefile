@@ -26,7 +26,7 @@ test-fast: setup ## Run the unit tests: no servers, no other processes (under a 
 test-all: setup ## Run all tests, also the slow ones, with more generated examples (about 30 minutes)
 	CAPTIONING_TEST_EXAMPLES=300 $(BIN)/python -m pytest -n 4 --dist worksteal --slow
 
-test-consumers: setup ## Read every export back with the program it is for: apt-get install libreoffice-calc libimage-exiftool-perl
+test-consumers: setup ## Read every export back with the program it is for: apt-get install libreoffice-calc libimage-exiftool-perl chromium
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,consumers]'
 	$(BIN)/python -m pytest --consumers tests/consumers
 
@@ -61,6 +61,14 @@ audit: setup ## Check the installed packages for known vulnerabilities (needs th
 	.audit/bin/pip install --quiet --disable-pip-version-check pip-audit
 	.audit/bin/pip-audit --vulnerability-service osv --skip-editable \
 	  --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+bench-gallery: setup ## Measure a gallery of 50,000 images in Chromium: apt-get install chromium
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,consumers]'
+	$(BIN)/python -m benchmarks.gallery
+
+screenshots: setup ## Take the screenshots of the gallery and the review again: apt-get install chromium
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,consumers]'
+	$(BIN)/python -m scripts.screenshots docs/images
 
 secrets: ## Write random passwords for docker-compose.yml into secrets/; existing ones stay
 	@mkdir -p -m 700 secrets
@@ -112,5 +120,5 @@ wheel: setup ## Build the wheel into dist/
 clean: ## Remove everything that the other targets created
 	rm -rf $(VENV) .audit build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench bench-exports \
+.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench bench-exports bench-gallery screenshots \
   scale migration wheel clean

@@ -19,11 +19,12 @@ TEMPORARY_PREFIX = ".captionmill-"  # of the temporary names
 
 
 @contextmanager
-def replacing(path: Path, *, mode: int | None = None) -> Iterator[Path]:
+def replacing(path: Path, *, mode: int | None = None, sync: bool = True) -> Iterator[Path]:
     """Yield a new empty file beside `path`; when the block ends without an exception it replaces `path`.
 
-    The file gets the permissions `mode`, else those of the file that it replaces, else those of any new file. Raises
-    OSError when the folder cannot be written to.
+    The file gets the permissions `mode`, else those of the file that it replaces, else those of any new file. Without
+    `sync`, for what can be made again, the file may be empty after a power failure. Raises OSError when the folder
+    cannot be written to.
     """
     if mode is None and path.exists():
         mode = path.stat().st_mode & 0o777
@@ -32,8 +33,9 @@ def replacing(path: Path, *, mode: int | None = None) -> Iterator[Path]:
     permissions = os.fstat(descriptor).st_mode & 0o777 if mode is None else mode
     try:
         yield unfinished
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())
+        if sync:
+            with unfinished.open("rb+") as file:
+                os.fsync(file.fileno())
         unfinished.chmod(permissions)
         unfinished.replace(path)
     finally:

@@ -1,7 +1,6 @@
 """What a pool process works with: models, decode processes, database. It claims chunks and processes them."""
 
 import functools
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +12,7 @@ from structlog.contextvars import bound_contextvars
 from captioning import __version__
 from captioning.bundles import named
 from captioning.decoding.capability import capability_of, limits_of
-from captioning.decoding.pool import MODULE, DecodePool
+from captioning.decoding.pool import MODULE, DecodePool, available_cores
 from captioning.errors import CaptioningError, DeviceFailed, FolderUnavailable, LeaseLost, StoreFault, StoreUnavailable
 from captioning.model.runtime import choose_runtime
 from captioning.settings import Settings, read_settings
@@ -83,7 +82,7 @@ class Runner:
         bundles = available_bundles(settings)
         models = ModelCache.of(bundles, choose_runtime(settings.runtime, settings.device), settings.model_cache)
         models.captioner(named(settings.model, bundles).digest)
-        count = settings.decode_processes or max(1, _available_cores() - 1)
+        count = settings.decode_processes or max(1, available_cores() - 1)
         limits = limits_of(settings)
 
         def start_decode_pool(size: int) -> DecodePool:
@@ -209,10 +208,6 @@ def _log_done(pipeline: Pipeline, seconds: float) -> None:
         seconds=round(seconds, 3),
         images_per_second=round(counts.total() / max(seconds, 1e-9), 1),
     )
-
-
-def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

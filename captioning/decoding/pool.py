@@ -1,6 +1,7 @@
 """A pool of decode processes: distributes images, replaces processes that die, and blames the image that killed one."""
 
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -35,6 +36,11 @@ class DecodedImage:
 
     pixels: Pixels
     info: ImageInfo
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Watchdog(threading.Thread):

@@ -191,6 +191,13 @@ def export_rows(db: Database, selection: Selection = Selection()) -> Iterator[Fi
         last_id = rows[-1].file_id
 
 
+def count_rows(db: Database, selection: Selection) -> int:
+    """Return how many files a selection has. Raises UsageError for a query that cannot be read."""
+    query = select_file_rows(selection.model, fitting=selection.fitting).where(*_conditions(db, selection))
+    with db.reading() as connection:
+        return int(connection.execute(sa.select(sa.func.count()).select_from(query.subquery())).scalar_one())
+
+
 def _conditions(db: Database, selection: Selection) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = [] if selection.missing else [File.missing_since.is_(None)]
     if selection.job is not None:

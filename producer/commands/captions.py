@@ -89,7 +89,7 @@ def list_files(
     descending: Annotated[bool, typer.Option("--descending", help="The largest first.")] = False,
     status: Annotated[
         Literal["captioned", "rejected", "failed", "pending", "missing"] | None,
-        typer.Option(help="Only files of this status."),
+        typer.Option(metavar="STATUS", help="Only captioned, rejected, failed, pending or missing files."),
     ] = None,
     where: Annotated[str, typer.Option("--where", metavar="QUERY", help="Only images that `search` finds.")] = "",
     limit: Limit = 20,

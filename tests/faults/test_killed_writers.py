@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -184,6 +185,27 @@ def test_a_killed_export_to_a_folder_leaves_a_whole_folder_or_none(
     kill_again_and_again(cli, rounds, "export", "--format", form, "-o", str(folder), check=check, allowed=(0, 2))
     assert folder.exists()
     assert len(expected) == (41 if form == "training" else 1)
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_a_killed_gallery_leaves_the_older_one_or_the_new_one(rounds: int, cli: CliRunner, tmp_path: Path) -> None:
+    folder = tmp_path / "gallery"
+    command = ("gallery", "-o", str(folder), "--title")
+    assert cli.run("producer", *command, "old").code == 0
+
+    def whole() -> None:
+        index = (folder / "index.html").read_text()
+        named = [folder / name for name in re.findall(r'(?:src|href)="([^"]+)"', index)]
+        (meta,) = (file for file in named if file.name == "meta.js")
+        assert all(file.stat().st_size for file in named)
+        assert re.search(r'"title":"(old|new)"', meta.read_text())
+        for thumbnail in re.findall(r'"(../[0-9a-f]{20}.jpg)"', (meta.parent / "list-0.js").read_text()):
+            assert (folder / "small" / thumbnail).stat().st_size
+
+    kill_again_and_again(cli, rounds, *command, "new", "--large", "400", check=whole)
+    assert len(list(folder.glob("small/??/*.jpg"))) == len(list(folder.glob("large/??/*.jpg"))) == 40
+    assert len(list(folder.glob("data-*"))) == len(list(folder.glob("page-*"))) == 1
+    assert not list(folder.rglob(".captionmill-*"))
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)

@@ -1,7 +1,9 @@
 """Fixtures: the installed programs with a data folder of their own, and a SQLite store in this process."""
 
 import os
+import shutil
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,26 @@ def store(settings: Settings) -> Iterator[Database]:
     migrations.ensure_schema(db)
     yield db
     db.close()
+
+
+@pytest.fixture
+def photo_folder(photographs: Path, tmp_path: Path) -> Path:
+    """Ten photographs that a test may change."""
+    return Path(shutil.copytree(photographs, tmp_path / "photos"))
+
+
+@pytest.fixture
+def readable_store(settings: Settings, store: Database, photo_folder: Path) -> Database:
+    """A database in which `photo_folder` has captions for the content that its files have. No model has run."""
+    request = SubmitRequest(read_sources([os.fsencode(photo_folder)]), Filters(), LSTM, DecodeOptions())
+    submit(store, settings, request, lambda _: None)
+    driver = StoreDriver(store, os.fsencode(photo_folder))
+    claim = driver.claim()
+    digests = [sha256((photo_folder / os.fsdecode(item.path)).read_bytes()).hexdigest() for item in claim.items]
+    pairs = enumerate(zip(claim.items, digests, strict=True))
+    driver.commit_batch(claim, [captioned(item, f"two dogs run past image {i}", digest) for i, (item, digest) in pairs])
+    leases.complete(store, claim)
+    return store
 
 
 @pytest.fixture
