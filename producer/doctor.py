@@ -42,6 +42,7 @@ def run_checks(settings: Settings) -> Iterator[Check]:
         "database": _check_database,
         "broker": _check_broker,
         "workers": _check_workers,
+        "decoding": _check_decoding,
         "lease": describe_lease,
         "packages": _check_packages,
     }
@@ -143,6 +144,12 @@ def _dropped_text(number: int) -> str:
     verb, what = ("was", "a wake-up message") if number == 1 else ("were", "wake-up messages")
     messages = count(number, "message")
     return f"{messages} in the queue {verb} not {what} and {verb} dropped: who else writes to the broker?"
+
+
+def _check_decoding(settings: Settings) -> str:
+    from captioning.decoding.capability import describe_decoding  # importing Pillow takes a moment
+
+    return describe_decoding(settings)
 
 
 def _check_packages(_: Settings) -> str:

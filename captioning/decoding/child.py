@@ -1,9 +1,11 @@
 """A decode process: reads the bytes of an image from standard input, writes pixels or a reason to standard output.
 
 Images come from anywhere, and image codecs have vulnerabilities. So they run apart from the model, with little memory,
-no new files and no torch. When the process dies, its owner knows which image it was decoding.
+no torch, and confined: see `captioning.decoding.confinement`. When the process dies, its owner knows which image it was
+decoding.
 """
 
+import codecs
 import contextlib
 import ctypes
 import json
@@ -12,14 +14,19 @@ import resource
 import signal
 import struct
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
+from PIL import Image
+
+from captioning.decoding.confinement import Confinement, available, confine
 from captioning.errors import ImageError
 from captioning.model.pixels import Limits, open_image
 from captioning.values import Reason
 
 KEEP_ASPECT = "keep-aspect"  # argument after the size and the limits
+_ENCODINGS = ("ascii", "latin-1", "utf-8", "utf-16-le", "utf-16-be", "utf-32-le")  # of texts in and instead of images
 HEADER = struct.Struct("<QQ")  # bytes of the JSON part, bytes of the binary part
 
 
@@ -52,15 +59,17 @@ def _read(stream: BinaryIO, size: int) -> bytes:
     return data
 
 
-def main() -> None:
-    """Decode images until standard input ends."""
+def main(layers: Confinement | None = None) -> None:
+    """Decode images until standard input ends, confined by these layers; None: by all that this system has."""
     size, limits, keep_aspect = int(sys.argv[1]), Limits(**json.loads(sys.argv[2])), sys.argv[3:] == [KEEP_ASPECT]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are meant for the worker; no image may be blamed for them
-    _confine(limits.max_pixels)
+    _limit(limits.max_pixels)
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # a library that prints must not write between messages
-    send(sink, {"ready": True})  # a death before this message is not blamed on an image
+    load_codecs()
+    confinement = confine(available() if layers is None else layers)
+    send(sink, {"ready": True, "confinement": asdict(confinement)})  # a death before is not blamed on an image
     while True:
         try:
             _, data = receive(source)
@@ -80,7 +89,14 @@ def main() -> None:
         send(sink, facts, pixels.tobytes())
 
 
-def _confine(max_pixels: int) -> None:
+def load_codecs() -> None:
+    """Import all that decoding imports: a confined process can open no module."""
+    Image.init()
+    for name in _ENCODINGS:
+        codecs.lookup(name)
+
+
+def _limit(max_pixels: int) -> None:
     """Limit what a hostile image can use: memory and files. End when the owner ends."""
     memory = 1_500_000_000 + 12 * max_pixels  # bytes: a few copies of the largest image in RGBA
     for limit, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):

@@ -8,11 +8,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 
 from captioning.decoding.child import KEEP_ASPECT, receive, send
+from captioning.decoding.confinement import Confinement, hide_memory
 from captioning.environment import child_environment_without_secrets
 from captioning.errors import DecodePoolUnavailable, ImageError
 from captioning.model.pixels import FORMATS, Limits, Pixels
@@ -108,6 +109,11 @@ class DecodePool:
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="decode")
         self._of_thread = threading.local()
         self._processes: set[subprocess.Popen[bytes]] = set()
+        hide_memory()  # of a process that talks to hostile images and may know passwords
+
+    def confinement(self) -> Confinement:
+        """Return how a decode process is confined, as it says itself. Raises DecodePoolUnavailable."""
+        return self._threads.submit(self._confinement).result()
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Apply a function, which may call `decode`, to items on the pool's threads. Results come in order."""
@@ -182,6 +188,10 @@ class DecodePool:
             process = self._of_thread.process = self._start()
         return process
 
+    def _confinement(self) -> Confinement:
+        self._process()
+        return cast("Confinement", self._of_thread.confinement)
+
     def _start(self) -> subprocess.Popen[bytes]:
         """Start a process and wait until it is ready. Raises DecodePoolUnavailable."""
         try:
@@ -197,7 +207,8 @@ class DecodePool:
         self._processes.add(process)
         self._watchdog.begin(process, START_SECONDS)
         try:
-            receive(cast("BinaryIO", process.stdout))
+            ready, _ = receive(cast("BinaryIO", process.stdout))
+            self._of_thread.confinement = Confinement(**cast("dict[str, Any]", ready["confinement"]))
         except (EOFError, ValueError):
             self._discard(process)
             raise DecodePoolUnavailable("the process that decodes images does not start") from None
