@@ -116,6 +116,11 @@ class Settings(BaseSettings):
     )
     max_side: int = Field(65_535, gt=0, le=10**7, description="Largest width or height, in pixels.")
     max_frames: int = Field(10_000, gt=0, le=10**7, description="Most frames of an animation; the first is captioned.")
+    allow_unconfined_formats: bool = Field(
+        False,
+        description="Decode HEIC, TIFF, RAW and other formats with vulnerable decoders also where decode processes are"
+        " not confined, as on macOS; `producer doctor` shows it.",
+    )
 
     # -- how this process runs --
     runtime: Literal["auto", "torch", "openvino"] = Field("auto", description="Library that computes the encoder.")

@@ -147,9 +147,9 @@ def _dropped_text(number: int) -> str:
 
 
 def _check_decoding(settings: Settings) -> str:
-    from captioning.decoding.capability import describe_decoding  # importing Pillow takes a moment
+    from captioning.decoding import report  # importing Pillow takes a moment
 
-    return describe_decoding(settings)
+    return report.describe(report.start_one(settings))
 
 
 def _check_packages(_: Settings) -> str:

@@ -135,7 +135,7 @@ def _check_broker(settings: Settings) -> None:
 @app.command(epilog="Example: worker doctor")
 def doctor() -> None:
     """Show what a worker would use on this machine: runtime, device, models, decoding, lease, database, roots."""
-    from captioning.decoding.capability import describe_decoding
+    from captioning.decoding import report
     from captioning.model.runtime import choose_runtime
     from worker.environment import available_bundles
 
@@ -148,7 +148,7 @@ def doctor() -> None:
         bundle.verify()
         default = " (default)" if bundle.name == settings.model else ""
         typer.echo(f"model     {bundle.name} {bundle.digest[:16]}{default}")
-    typer.echo(f"decoding  {describe_decoding(settings)}")
+    typer.echo(f"decoding  {report.describe(report.start_one(settings))}")
     typer.echo(f"lease     {describe_lease(settings)}")
     typer.echo(f"database  {Database.open(settings).url}")
     roots = ", ".join(f"{name}={path}" for name, path in settings.roots.items())

@@ -11,8 +11,8 @@ from structlog.contextvars import bound_contextvars
 
 from captioning import __version__
 from captioning.bundles import named
-from captioning.decoding.capability import capability_of, limits_of
-from captioning.decoding.pool import MODULE, DecodePool, available_cores
+from captioning.decoding.capability import capability_of
+from captioning.decoding.pool import MODULE, DecodePool, available_cores, open_pool
 from captioning.errors import CaptioningError, DeviceFailed, FolderUnavailable, LeaseLost, StoreFault, StoreUnavailable
 from captioning.model.runtime import choose_runtime
 from captioning.settings import Settings, read_settings
@@ -83,10 +83,9 @@ class Runner:
         models = ModelCache.of(bundles, choose_runtime(settings.runtime, settings.device), settings.model_cache)
         models.captioner(named(settings.model, bundles).digest)
         count = settings.decode_processes or max(1, available_cores() - 1)
-        limits = limits_of(settings)
 
         def start_decode_pool(size: int) -> DecodePool:
-            return DecodePool(count, size, limits, settings.decode_timeout_seconds, module=DECODE_MODULE)
+            return open_pool(settings, size, count, module=DECODE_MODULE)
 
         runner = cls(settings, worker_name(settings), Database.open(settings), models, start_decode_pool)
         with suppress(StoreUnavailable):  # then the leases expire

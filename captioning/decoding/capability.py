@@ -1,15 +1,10 @@
 """What this installation can decode, with the limits of the settings."""
 
-from contextlib import closing
-
-from PIL import Image
-
-from captioning.decoding.pool import DecodePool
-from captioning.model.pixels import FORMATS, Limits
+from captioning.decoding.confinement import Confinement, available
+from captioning.model import formats
+from captioning.model.pixels import Limits
 from captioning.settings import Settings
 from captioning.values import PREPROCESSING_VERSION, DecodeCapability
-
-_ANY_SIZE = 224  # of the squares, in pixels
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -17,18 +12,17 @@ def limits_of(settings: Settings) -> Limits:
     return Limits(settings.max_pixels, settings.max_side, settings.max_frames)
 
 
-def describe_decoding(settings: Settings) -> str:
-    """Start a decode process and return in one line how it is confined. Raises DecodePoolUnavailable."""
-    with closing(DecodePool(1, _ANY_SIZE, limits_of(settings), settings.decode_timeout_seconds)) as pool:
-        return str(pool.confinement())
+def decoded_formats(confinement: Confinement, *, allow_unconfined: bool) -> tuple[str, ...]:
+    """Return which formats a process decodes that is confined like this."""
+    extra = formats.installed() if confinement.is_complete or allow_unconfined else ()
+    return formats.BASIC + extra
 
 
 def capability_of(settings: Settings) -> DecodeCapability:
     """Return which image files a worker with these settings can decode in this installation."""
-    Image.init()  # registers the formats that this build of Pillow can open
     limits = limits_of(settings)
     return DecodeCapability(
-        formats=tuple(sorted(name for name in FORMATS if name in Image.OPEN)),
+        formats=tuple(sorted(decoded_formats(available(), allow_unconfined=settings.allow_unconfined_formats))),
         version=PREPROCESSING_VERSION,
         max_bytes=settings.max_bytes,
         max_pixels=limits.max_pixels,

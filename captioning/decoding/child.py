@@ -14,20 +14,42 @@ import resource
 import signal
 import struct
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from PIL import Image
-
+from captioning.decoding.capability import decoded_formats
 from captioning.decoding.confinement import Confinement, available, confine
 from captioning.errors import ImageError
+from captioning.model import formats
 from captioning.model.pixels import Limits, open_image
 from captioning.values import Reason
 
-KEEP_ASPECT = "keep-aspect"  # argument after the size and the limits
 _ENCODINGS = ("ascii", "latin-1", "utf-8", "utf-16-le", "utf-16-be", "utf-32-le")  # of texts in and instead of images
 HEADER = struct.Struct("<QQ")  # bytes of the JSON part, bytes of the binary part
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a decode process does differently if its owner wants it."""
+
+    allow_unconfined: bool = False  # decode the extra formats (captioning.model.formats) also where it is not confined
+    keep_aspect: bool = False  # as in `open_image`
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a decode process says about itself when it is ready."""
+
+    confinement: Confinement
+    formats: tuple[str, ...]  # that it decodes
+
+    def to_message(self) -> dict[str, object]:
+        return {"confinement": asdict(self.confinement), "formats": self.formats}
+
+    @classmethod
+    def from_message(cls, message: dict[str, Any]) -> "Started":
+        return cls(Confinement(**message["confinement"]), tuple(message["formats"]))
 
 
 def send(stream: BinaryIO, head: dict[str, object], data: bytes = b"") -> None:
@@ -61,22 +83,21 @@ def _read(stream: BinaryIO, size: int) -> bytes:
 
 def main(layers: Confinement | None = None) -> None:
     """Decode images until standard input ends, confined by these layers; None: by all that this system has."""
-    size, limits, keep_aspect = int(sys.argv[1]), Limits(**json.loads(sys.argv[2])), sys.argv[3:] == [KEEP_ASPECT]
+    size, limits, options = int(sys.argv[1]), Limits(**json.loads(sys.argv[2])), Options(**json.loads(sys.argv[3]))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are meant for the worker; no image may be blamed for them
     _limit(limits.max_pixels)
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # a library that prints must not write between messages
-    load_codecs()
-    confinement = confine(available() if layers is None else layers)
-    send(sink, {"ready": True, "confinement": asdict(confinement)})  # a death before is not blamed on an image
+    started = start(available() if layers is None else layers, allow_unconfined=options.allow_unconfined)
+    send(sink, started.to_message())  # a death before this message is not blamed on an image
     while True:
         try:
             _, data = receive(source)
         except EOFError:
             return
         try:
-            pixels, info = open_image(data, size, limits, keep_aspect=keep_aspect)
+            pixels, info = open_image(data, size, limits, started.formats, keep_aspect=options.keep_aspect)
         except ImageError as error:
             send(sink, {"reason": error.reason, "detail": error.detail})
             continue
@@ -89,11 +110,13 @@ def main(layers: Confinement | None = None) -> None:
         send(sink, facts, pixels.tobytes())
 
 
-def load_codecs() -> None:
-    """Import all that decoding imports: a confined process can open no module."""
-    Image.init()
+def start(layers: Confinement, *, allow_unconfined: bool = False) -> Started:
+    """Confine this process by these layers, after it has imported all that decoding imports."""
+    formats.load(decoded_formats(layers, allow_unconfined=allow_unconfined))
     for name in _ENCODINGS:
         codecs.lookup(name)
+    confinement = confine(layers)
+    return Started(confinement, decoded_formats(confinement, allow_unconfined=allow_unconfined))
 
 
 def _limit(max_pixels: int) -> None:

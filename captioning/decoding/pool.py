@@ -8,15 +8,18 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 
-from captioning.decoding.child import KEEP_ASPECT, receive, send
-from captioning.decoding.confinement import Confinement, hide_memory
+from captioning.decoding.capability import limits_of
+from captioning.decoding.child import Options, Started, receive, send
+from captioning.decoding.confinement import hide_memory
 from captioning.environment import child_environment_without_secrets
 from captioning.errors import DecodePoolUnavailable, ImageError
-from captioning.model.pixels import FORMATS, Limits, Pixels
+from captioning.model import formats
+from captioning.model.pixels import Limits, Pixels
+from captioning.settings import Settings
 from captioning.start import child_command
 from captioning.terminal import printable
 from captioning.values import ImageInfo, Reason, digest_of_pixels
@@ -26,6 +29,7 @@ MAX_ATTEMPTS = 2  # the image is to blame when this many processes died while th
 MAX_ATTEMPTS_WHEN_KILLED = 4  # if the last death was a SIGKILL from outside: the kernel sends it when memory runs out
 START_SECONDS = 60.0  # that a process may take to start
 _MAX_HEAD_BYTES = 100_000  # of the JSON that a process returns for an image
+_DEFAULTS = Options()
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,6 +46,15 @@ class DecodedImage:
 def available_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_pool(
+    settings: Settings, size: int, count: int = 0, *, module: str = MODULE, keep_aspect: bool = False
+) -> "DecodePool":
+    """Return a pool with the limits of the settings. `count` 0: as many as the settings say, else one a core."""
+    options = Options(settings.allow_unconfined_formats, keep_aspect)
+    count = count or settings.decode_processes or available_cores()
+    return DecodePool(count, size, limits_of(settings), settings.decode_timeout_seconds, module, options)
 
 
 class _Watchdog(threading.Thread):
@@ -90,20 +103,14 @@ class DecodePool:
         limits: Limits,
         timeout_seconds: float,
         module: str = MODULE,
-        *,
-        keep_aspect: bool = False,
+        options: Options = _DEFAULTS,
     ) -> None:
-        """`keep_aspect` is as in `open_image`."""
+        """Prepare a pool of `count` processes, which start when they are needed. `size` is the side of the squares."""
         self._size = size
-        self._keep_aspect = keep_aspect
+        self._keep_aspect = options.keep_aspect
         self._timeout_seconds = timeout_seconds
         self._max_side = limits.max_side
-        self._command = [
-            *child_command(module),
-            str(size),
-            json.dumps(asdict(limits)),
-            *([KEEP_ASPECT] if keep_aspect else []),
-        ]
+        self._command = [*child_command(module), str(size), json.dumps(asdict(limits)), json.dumps(asdict(options))]
         self._watchdog = _Watchdog()
         self._watchdog.start()
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="decode")
@@ -111,9 +118,14 @@ class DecodePool:
         self._processes: set[subprocess.Popen[bytes]] = set()
         hide_memory()  # of a process that talks to hostile images and may know passwords
 
-    def confinement(self) -> Confinement:
-        """Return how a decode process is confined, as it says itself. Raises DecodePoolUnavailable."""
-        return self._threads.submit(self._confinement).result()
+    def started(self) -> Started:
+        """Return what a decode process says about itself; start one if need be. Raises DecodePoolUnavailable."""
+
+        def started() -> Started:
+            self._process()
+            return cast("Started", self._of_thread.started)
+
+        return self._threads.submit(started).result()
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Apply a function, which may call `decode`, to items on the pool's threads. Results come in order."""
@@ -165,7 +177,7 @@ class DecodePool:
         if "reason" in head:
             return ImageError(Reason(str(head["reason"])), printable(str(head["detail"])[:500]))
         width, height, form = int(str(head["width"])), int(str(head["height"])), str(head["format"])
-        if not (0 < width <= self._max_side and 0 < height <= self._max_side and form in FORMATS):
+        if not (0 < width <= self._max_side and 0 < height <= self._max_side and form in formats.ALL):
             raise ValueError("not an image within the limits")
         rows, columns = int(str(head["rows"])), int(str(head["columns"]))
         if not (0 < rows <= self._size and 0 < columns <= self._size):
@@ -188,10 +200,6 @@ class DecodePool:
             process = self._of_thread.process = self._start()
         return process
 
-    def _confinement(self) -> Confinement:
-        self._process()
-        return cast("Confinement", self._of_thread.confinement)
-
     def _start(self) -> subprocess.Popen[bytes]:
         """Start a process and wait until it is ready. Raises DecodePoolUnavailable."""
         try:
@@ -208,7 +216,7 @@ class DecodePool:
         self._watchdog.begin(process, START_SECONDS)
         try:
             ready, _ = receive(cast("BinaryIO", process.stdout))
-            self._of_thread.confinement = Confinement(**cast("dict[str, Any]", ready["confinement"]))
+            self._of_thread.started = Started.from_message(ready)
         except (EOFError, ValueError):
             self._discard(process)
             raise DecodePoolUnavailable("the process that decodes images does not start") from None

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageChops, ImageCms
 
+from captioning.model.boxes import heif_colours, jpeg2000_profile
 from captioning.model.containers import bmp_profile, gif_profile, jpeg_profile, png_chunk
 
 MAX_PROFILE = 8_000_000  # bytes; profiles of presses have two million
@@ -93,8 +94,13 @@ def profile_of(image: Image.Image, data: bytes) -> bytes | None:
         return embedded or jpeg_profile(data) or _camera_profile(image)
     if image.format in _PROFILES:
         return _PROFILES[image.format](data)
-    if image.format != "PNG":
-        return embedded or None
+    if image.format == "PNG":
+        return _png_profile(image, embedded, data)
+    coded = heif_colours(data) if image.format in ("HEIF", "AVIF") and not embedded else None
+    return _coded(coded) if coded else embedded or None
+
+
+def _png_profile(image: Image.Image, embedded: bytes | None, data: bytes) -> bytes | None:
     if (coding := png_chunk(data, b"cICP")) is not None and (profile := _coded(coding)) is not None:
         return profile  # it takes precedence over a profile
     if embedded or "srgb" in image.info:
@@ -102,7 +108,7 @@ def profile_of(image: Image.Image, data: bytes) -> bytes | None:
     return _measured(image.info.get("gamma"), image.info.get("chromaticity"))
 
 
-_PROFILES = {"BMP": bmp_profile, "GIF": gif_profile}  # Pillow reads neither
+_PROFILES = {"BMP": bmp_profile, "GIF": gif_profile, "JPEG2000": jpeg2000_profile}  # Pillow reads none of them
 
 
 def _camera_profile(image: Image.Image) -> bytes | None:

@@ -17,8 +17,13 @@ _TURNS = {
 SIDEWAYS = (5, 6, 7, 8)
 
 
-def orientation_of(image: Image.Image) -> int:
-    """Return the EXIF orientation of an opened image, from 1 to 8; 1 if there is none or it is damaged."""
+_APPLIED = ("HEIF", "JPEG2000", "JXL", "PSD", "TIFF")  # formats that decoders turn upright, or that have none
+
+
+def orientation_of(image: Image.Image, default: int = 1) -> int:
+    """Return the EXIF orientation of an opened image, from 1 to 8; the default if there is none or it is damaged."""
+    if image.format in _APPLIED:
+        return 1
     blocks = [content for name, content in getattr(image, "applist", ()) if name == "APP1" and content[:4] == b"Exif"]
     if len(blocks) > 1:  # Pillow joins them, which loses the second when the first is complete or empty
         for block in blocks:
@@ -28,8 +33,8 @@ def orientation_of(image: Image.Image) -> int:
                 if found := _number(exif.get(_TAG)):
                     return found
     with suppress(Exception):
-        return _number(image.getexif().get(_TAG)) or 1
-    return 1
+        return _number(image.getexif().get(_TAG)) or default
+    return default
 
 
 def _number(value: object) -> int:

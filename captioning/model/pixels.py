@@ -6,40 +6,41 @@ and the frame of an animation are as a viewer shows them on a white page.
 
 import io
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 from captioning.errors import ImageError
 from captioning.model.animation import ANIMATED, covers_canvas, shown_frames
+from captioning.model.boxes import heif_size
 from captioning.model.colour import MAX_PROFILE, profile_of, to_srgb
 from captioning.model.containers import (
     gif_frames,
     jpeg_scans,
     webp_canvas,
     webp_first_frame,
-    webp_is_cut,
     without_metadata,
     without_texts,
 )
 from captioning.model.depth import grey8, with_alpha
+from captioning.model.formats import BASIC, load
+from captioning.model.image_errors import image_errors, too_large, unidentified
 from captioning.model.orientation import SIDEWAYS, orientation_of, upright
-from captioning.model.signatures import identify, rare_coding
-from captioning.model.signatures.kind import COPY
+from captioning.model.photoshop import as_shown
+from captioning.model.rare_modes import in_usual_mode
+from captioning.model.raw import preview_of
+from captioning.model.signatures import identify
 from captioning.values import PREPROCESSING_VERSION, ImageInfo, Reason
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""The formats that Pillow may open. MPO, several JPEGs in one file, is opened as JPEG. TIFF and EPS are left out: their
-codecs have a long history of vulnerabilities."""
 
 Image.MAX_IMAGE_PIXELS = None  # `Limits` applies instead, after reduced-scale decoding is set up
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE  # Pillow's limit on texts is one on profiles too, and refuses the image
 
+_PAGES = ("HEIF", "PSD", "TIFF")  # formats of several images, of which only the first or primary one is read
+_NEVER_RAW = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM")  # the basic formats, which need no closer look
 _SOUGHT = 100  # frames of an animation among which the first that shows something is sought
 _ONE_COLOUR = 12  # levels of 255 between the colours of a frame that is called blank; lossy codecs add noise
 
@@ -80,46 +81,79 @@ _JPEG_PROGRESSIVE_MOST = 2  # all blocks are kept in memory, because later passe
 _JPEG_PASSES_MOST = 32  # pixels x passes; a dozen passes are usual, and each reads all blocks
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """How an image is decoded; see `open_image`."""
+
+    size: int
+    limits: Limits
+    allowed: tuple[str, ...]
+    keep_aspect: bool
+
+
 def open_image(
-    data: bytes, size: int, limits: Limits = Limits(), *, keep_aspect: bool = False
+    data: bytes,
+    size: int,
+    limits: Limits = Limits(),
+    allowed: tuple[str, ...] = BASIC,
+    *,
+    keep_aspect: bool = False,
 ) -> tuple[Pixels, ImageInfo]:
-    """Decode an image. Return its pixels (size, size, 3) and facts about it.
+    """Decode an image in one of the allowed formats. Return its pixels (size, size, 3) and facts about it.
 
     With `keep_aspect`, which is for people, the longer side has `size` pixels, or fewer if the image is smaller.
 
     A JPEG is decoded at the smallest scale of 1/1, 1/2, 1/4 and 1/8 with sides of at least twice `size`: a photograph
-    of 100 megapixels needs a few megabytes. Of an animation, the first frame that shows something is decoded.
+    of 100 megapixels needs a few megabytes. Of an animation, the first frame that shows something is decoded, of a TIFF
+    the first page, of a RAW file the preview that the camera made.
 
     Raises ImageError with reason unreadable, truncated, unsupported or too_large.
     """
+    wanted = _Wanted(size, limits, allowed, keep_aspect)
     try:
-        return _open(data, size, limits, keep_aspect)
+        return _open_raw(data, wanted) or _open(data, wanted)
     except ImageError as error:
         if error.reason != Reason.UNREADABLE:
             raise
         for bare in (without_texts(data), without_metadata(data)):  # what is damaged beside an image does not lose it
             if bare != data:
                 with suppress(ImageError):
-                    return _open(bare, size, limits, keep_aspect)
+                    return _open(bare, wanted)
         raise
 
 
-def _open(data: bytes, size: int, limits: Limits, keep_aspect: bool) -> tuple[Pixels, ImageInfo]:
-    with _image_errors(data), warnings.catch_warnings():
+def _open_raw(data: bytes, wanted: _Wanted) -> tuple[Pixels, ImageInfo] | None:
+    """Decode the preview of a RAW file; None for other files, and for a RAW file that LibRaw does not know."""
+    if data.startswith(_NEVER_RAW) or (kind := identify(data)) is None or kind.format != "RAW":
+        return None
+    if "RAW" not in load(wanted.allowed):
+        raise unidentified(data, wanted.allowed)
+    with image_errors(data, wanted.allowed):
+        if (preview := preview_of(data)) is None:
+            return None
+    pixels, info = _open(preview[0], replace(wanted, allowed=("JPEG", "BMP")), preview[1])
+    return pixels, replace(info, format="RAW")
+
+
+def _open(data: bytes, wanted: _Wanted, orientation: int = 1) -> tuple[Pixels, ImageInfo]:
+    """Decode an image. `orientation` is that of a file that says nothing about it."""
+    size, limits = wanted.size, wanted.limits
+    with image_errors(data, wanted.allowed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sizes are checked below; warnings about metadata are of no use
-        if (canvas := webp_canvas(data)) is not None:
-            _admit_pixels(canvas, canvas, limits.max_pixels)
+        for declared in (webp_canvas(data), heif_size(data)):  # which their decoders allocate
+            if declared is not None:
+                _admit_pixels(declared, declared, limits.max_pixels)
         first, frames = webp_first_frame(data)
-        with Image.open(io.BytesIO(first), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(first), formats=[name for name in load(wanted.allowed) if name != "RAW"]) as image:
             name = image.format or "?"
             width, height = image.size
             image.draft("RGB", (2 * size, 2 * size))
             _admit(image, (width, height), data, limits)
             frames = gif_frames(data, limits.max_frames) if name == "GIF" else max(frames, _declared_frames(image))
             if frames > limits.max_frames:
-                raise _too_large(f"{frames} frames or more", str(limits.max_frames), "CAPTIONING_MAX_FRAMES")
+                raise too_large(f"{frames} frames or more", str(limits.max_frames), "CAPTIONING_MAX_FRAMES")
             image.load()
-            finish = _Finish(size, orientation_of(image), profile_of(image, data), keep_aspect)
+            finish = _Finish(size, orientation_of(image, orientation), profile_of(image, data), wanted.keep_aspect)
             if finish.orientation in SIDEWAYS:
                 width, height = height, width
             stand_in = name == "PNG" and bool(image.info.get("default_image"))
@@ -142,7 +176,7 @@ class _Finish:
 
     def square(self, image: Image.Image, data: bytes) -> Image.Image:
         """Return the square in RGB, or what fits into it. `data` is the still image that the pixels come from."""
-        shrunk = _shrink(with_alpha(_opaque_bmp(image), data), self.size)
+        shrunk = in_usual_mode(_shrink(with_alpha(_opaque_bmp(as_shown(image, data)), data), self.size))
         shallow = grey8(shrunk, data) if shrunk.mode.startswith("I;16") else shrunk
         page = _on_white(to_srgb(upright(shallow, self.orientation), self.profile))
         if self.keep_aspect:
@@ -187,7 +221,7 @@ def _admit(image: Image.Image, full: tuple[int, int], data: bytes, limits: Limit
     """Raise ImageError when an image, of which only the header is read, would cost more than the limits allow."""
     _admit_pixels(full, image.size, limits.max_pixels)
     if max(full) > limits.max_side:
-        raise _too_large(f"{full[0]}x{full[1]} pixels", f"{limits.max_side} per side", "CAPTIONING_MAX_SIDE")
+        raise too_large(f"{full[0]}x{full[1]} pixels", f"{limits.max_side} per side", "CAPTIONING_MAX_SIDE")
     if image.format in ("JPEG", "MPO"):
         area = full[0] * full[1]
         passes = jpeg_scans(data, _JPEG_PASSES_MOST * limits.max_pixels // area)
@@ -195,53 +229,19 @@ def _admit(image: Image.Image, full: tuple[int, int], data: bytes, limits: Limit
         _admit_pixels(full, full, most * limits.max_pixels, f"{most} times ")
         if passes * area > (limit := _JPEG_PASSES_MOST * limits.max_pixels):
             found = f"{passes} passes or more over {full[0]}x{full[1]} pixels"
-            raise _too_large(found, f"{limit} in total", f"{_JPEG_PASSES_MOST} times CAPTIONING_MAX_PIXELS")
+            raise too_large(found, f"{limit} in total", f"{_JPEG_PASSES_MOST} times CAPTIONING_MAX_PIXELS")
 
 
 def _declared_frames(image: Image.Image) -> int:
-    """Return the number of frames that the header declares, 1 if it declares none."""
+    """Return the number of frames that the header declares, 1 if it declares none and for pages and layers."""
+    if image.format in _PAGES:
+        return 1
     return int(getattr(image, "n_frames", 1))
 
 
 def _admit_pixels(full: tuple[int, int], held: tuple[int, int], most: int, times: str = "") -> None:
     if held[0] * held[1] > most:
-        raise _too_large(f"{full[0]}x{full[1]} pixels", str(most), f"{times}CAPTIONING_MAX_PIXELS")
-
-
-def _too_large(found: str, limit: str, setting: str) -> ImageError:
-    return ImageError(Reason.TOO_LARGE, f"{found}; the limit is {limit} ({setting})")
-
-
-@contextmanager
-def _image_errors(data: bytes) -> Iterator[None]:
-    """Turn every exception that Pillow raises for a bad file into an ImageError with a reason."""
-    if not data:
-        raise ImageError(Reason.UNREADABLE, f"the file is empty; {COPY}")
-    try:
-        yield
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise _unidentified(data) from None
-    except MemoryError:
-        raise ImageError(
-            Reason.TOO_LARGE, "decoding needs more memory than one image may use; save it smaller"
-        ) from None
-    except OSError as error:
-        cut = "truncated" in str(error).lower() or "unexpected end" in str(error).lower() or webp_is_cut(data)
-        if not cut and (kind := rare_coding(data)) is not None:  # not every decoder knows it
-            raise ImageError(kind.reason, kind.message) from None
-        reason, finding = (Reason.TRUNCATED, "cut short") if cut else (Reason.UNREADABLE, "damaged")
-        raise ImageError(reason, f"{finding}: {error}; {COPY}") from None
-    except Exception as error:  # zlib.error, struct.error, IndexError and more: no list of them would be complete
-        raise ImageError(Reason.UNREADABLE, f"damaged: {error}; {COPY}") from None
-
-
-def _unidentified(data: bytes) -> ImageError:
-    if (kind := identify(data)) is not None:
-        return ImageError(kind.reason, kind.message)
-    found = f"not an image in a supported format ({', '.join(FORMATS)})"
-    return ImageError(Reason.UNREADABLE, f"{found}; if it is a RAW photograph, export it as JPEG")
+        raise too_large(f"{full[0]}x{full[1]} pixels", str(most), f"{times}CAPTIONING_MAX_PIXELS")
 
 
 def _opaque_bmp(image: Image.Image) -> Image.Image:

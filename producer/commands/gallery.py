@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from captioning.decoding.capability import limits_of
-from captioning.decoding.pool import DecodePool, available_cores
+from captioning.decoding.pool import open_pool
 from captioning.errors import CaptioningError
-from captioning.settings import Settings, read_settings
+from captioning.settings import read_settings
 from captioning.store import captions, details, jobs
 from captioning.store.captions import Selection, iso_time
 from producer import render, render_pages
@@ -51,7 +50,7 @@ def gallery(
     request = GalleryRequest(
         output, title or (progress.name if progress else "captions"), names, iso_time(jobs.clock(db))
     )
-    pool = _pool(settings, large)
+    pool = open_pool(settings, max(large, SMALL), keep_aspect=True)
     try:
         with (
             explained_interrupt("thumbnails are kept, and the same command continues"),
@@ -77,10 +76,3 @@ def gallery(
         )
     else:
         render_pages.print_gallery(output, done)
-
-
-def _pool(settings: Settings, size: int) -> DecodePool:
-    """Return decode processes for images of this size."""
-    limits = limits_of(settings)
-    count = settings.decode_processes or available_cores()
-    return DecodePool(count, max(size, SMALL), limits, settings.decode_timeout_seconds, keep_aspect=True)

@@ -6,14 +6,12 @@ from typing import Annotated
 
 import typer
 
-from captioning.decoding.capability import limits_of
-from captioning.decoding.pool import DecodePool, available_cores
+from captioning.decoding.pool import open_pool
 from captioning.errors import UsageError
 from captioning.settings import Settings, read_settings
 from captioning.store.captions import Selection, count_rows
 from producer import render_pages
 from producer.commands.shared import app, open_database
-from producer.gallery.thumbnails import SMALL
 from producer.review import Session, serve
 from producer.review.actions import Actions
 from producer.review.server import listen
@@ -39,9 +37,7 @@ def review(
     if not count_rows(db, Selection(where=where)):
         raise UsageError("no image fits --where." if where else "there is nothing to review: `producer submit FOLDER`.")
     session, sockets = _listen(settings, port)
-    count = settings.decode_processes or available_cores()
-    limits = limits_of(settings)
-    pool = DecodePool(count, max(_LARGE, SMALL), limits, settings.decode_timeout_seconds, keep_aspect=True)
+    pool = open_pool(settings, _LARGE, keep_aspect=True)
     actions = Actions(db, pool, _LARGE, settings.max_bytes, where)
 
     def on_ready() -> None:

@@ -17,10 +17,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from captioning.decoding.child import load_codecs
-from captioning.decoding.confinement import Confinement, confine
+from captioning.decoding.child import start
+from captioning.decoding.confinement import Confinement
 from captioning.errors import ImageError
-from captioning.model.pixels import open_image
+from captioning.model import formats
+from captioning.model.formats import BASIC
+from captioning.model.pixels import Limits, open_image
 from captioning.values import digest_of_pixels
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -105,7 +107,7 @@ def decode_all(folder: str) -> Callable[[], dict[str, str]]:
 def result(data: bytes) -> str:
     """Return the digest of an image's pixels, or why there are none."""
     try:
-        pixels, info = open_image(data, 224)
+        pixels, info = open_image(data, 224, Limits(), BASIC + formats.installed())
     except ImageError as error:
         return f"{error.reason}: {error.detail}"
     return f"{info} {digest_of_pixels(pixels.tobytes())}"
@@ -126,11 +128,10 @@ def main() -> None:
     what, layers, *arguments = sys.argv[1:]
     prepare = {"attack": try_all, "decode": decode_all, "threads": lambda: run_threads}[what]
     task = prepare(*arguments)
-    load_codecs()
-    applied = None if layers == "none" else confine(Confinement(**json.loads(layers)))
+    applied = None if layers == "none" else str(start(Confinement(**json.loads(layers))).confinement)
     imported: list[str] = []
     sys.addaudithook(lambda event, details: imported.append(details[0]) if event == "import" else None)
-    print(json.dumps({"applied": str(applied), "found": task(), "imported": imported}))
+    print(json.dumps({"applied": applied, "found": task(), "imported": imported}))
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def test_landlock_without_rules_for_the_network_is_not_enough(layers: Confinemen
 
 def test_a_pool_says_how_its_processes_are_confined() -> None:
     pool = DecodePool(1, 224, Limits(), 20.0)
-    assert str(pool.confinement()) == "confined by seccomp and Landlock"
+    assert str(pool.started().confinement) == "confined by seccomp and Landlock"
     pool.close()
 
 

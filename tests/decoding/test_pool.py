@@ -13,7 +13,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from captioning.decoding.child import HEADER
+from captioning.decoding.child import HEADER, Options
 from captioning.decoding.pool import MAX_ATTEMPTS_WHEN_KILLED, DecodedImage, DecodePool
 from captioning.errors import DecodePoolUnavailable, ImageError
 from captioning.model.pixels import Limits
@@ -253,7 +253,7 @@ def test_when_memory_runs_out_a_decode_process_is_killed_before_the_model(pool: 
 def test_a_pool_for_people_keeps_the_aspect_ratio_and_enlarges_nothing() -> None:
     wide = io.BytesIO()
     Image.new("RGB", (900, 300), "red").save(wide, "PNG")
-    pool = DecodePool(1, SIZE, LIMITS, 60.0, keep_aspect=True)
+    pool = DecodePool(1, SIZE, LIMITS, 60.0, options=Options(keep_aspect=True))
     try:
         shapes = list(
             pool.map(lambda data: pool.decode(data, 0, lambda: None).pixels.shape, [wide.getvalue(), image()])

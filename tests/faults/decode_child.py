@@ -19,7 +19,9 @@ _open_image = pixels.open_image
 _stdout = os.dup(1)
 
 
-def open_image(data: bytes, size: int, limits: pixels.Limits, *, keep_aspect: bool = False) -> object:
+def open_image(
+    data: bytes, size: int, limits: pixels.Limits, allowed: tuple[str, ...], *, keep_aspect: bool = False
+) -> object:
     if b"CRASH" in data:
         os.kill(os.getpid(), signal.SIGSEGV)
     if b"KILLED" in data:
@@ -35,7 +37,7 @@ def open_image(data: bytes, size: int, limits: pixels.Limits, *, keep_aspect: bo
         os.write(_stdout, bytes.fromhex(answer))
     if b"NOISE" in data:
         print("a library prints to the stream of the answers", file=sys.stdout)
-    square, info = _open_image(data, size, limits, keep_aspect=keep_aspect)
+    square, info = _open_image(data, size, limits, allowed, keep_aspect=keep_aspect)
     if size == SIZE:
         square = square.copy()
         square.reshape(-1)[:32] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
+from captioning.decoding.child import Options
 from captioning.decoding.pool import DecodePool
 from captioning.model.pixels import Limits
 from captioning.settings import Settings
@@ -153,7 +154,7 @@ def test_a_gallery_that_ends_half_way_leaves_the_older_one(
 ) -> None:
     folder = tmp_path / "gallery"
     prepare_folder(folder)
-    pool = DecodePool(1, 320, Limits(), 60.0, keep_aspect=True)
+    pool = DecodePool(1, 320, Limits(), 60.0, options=Options(keep_aspect=True))
     thumbnails = Thumbnails(folder, pool, 0, 10**8)
     request = GalleryRequest(folder, "captions", {}, "2026-01-01T00:00:00Z")
 

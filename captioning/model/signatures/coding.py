@@ -1,7 +1,7 @@
 """Files of a format that is decoded, in a coding so rare that the decoder does not know it."""
 
 from captioning.model.containers import jpeg_segments
-from captioning.model.signatures.kind import SAVE, Kind, image
+from captioning.model.signatures.kind import EXPORT, SAVE, Kind, image
 
 _JPEGS = {  # by the marker of the frame header: in medicine, for scans and proofs
     **dict.fromkeys((0xC3, 0xC7), "lossless JPEG"),
@@ -18,8 +18,8 @@ _BMPS = {  # by the number of their compression
 
 
 def rare_coding(data: bytes) -> Kind | None:
-    """Return what a JPEG or BMP in a coding that not every decoder knows is; None for all other files."""
-    return _rare_jpeg(data) or _rare_bmp(data)
+    """Return what a JPEG, BMP or PSD in a coding that not every decoder knows is; None for all other files."""
+    return _rare_jpeg(data) or _rare_bmp(data) or _rare_psd(data)
 
 
 def _rare_jpeg(data: bytes) -> Kind | None:
@@ -37,3 +37,10 @@ def _rare_bmp(data: bytes) -> Kind | None:
         return None
     name = _BMPS.get(int.from_bytes(data[30:34], "little"))
     return image(name, SAVE) if name else None
+
+
+def _rare_psd(data: bytes) -> Kind | None:
+    """Recognise a Photoshop file with more than 8 bits a sample."""
+    if not data.startswith(b"8BPS\0\1") or data[22:24] not in (b"\0\x10", b"\0\x20"):
+        return None
+    return image(f"Photoshop (PSD, {data[23]} bits)", EXPORT)

@@ -14,8 +14,8 @@ _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b
 _HEIF_BRANDS = (b"mif1", b"mif2", b"mif3", b"msf1", b"miaf", b"1pic", b"vvic", b"jpeg", b"j2ki")
 _BRANDS = (
     (b"crx", image("Canon RAW (CR3)", RAW)),
-    (b"jxl", image("JPEG XL")),
-    (b"jp", image("JPEG 2000")),
+    (b"jxl", image("JPEG XL", decoded_as="JXL")),
+    (b"jp", image("JPEG 2000", decoded_as="JPEG2000")),
     (b"avci", image("HEIF (AVCI)", HEIC)),
     (b"avcs", image("HEIF (AVCI)", HEIC)),
     (b"qt", other("a QuickTime video (MOV)", FRAME)),
@@ -48,9 +48,9 @@ def _heif(brands: list[bytes], data: bytes) -> Kind:
     head = data[:4096]
     coded = {name for name in (b"av01", b"hvc1") if name in head}
     if coded == {b"av01"} or (not coded and _is_avif(brands)):
-        return image("AVIF", HEIC)
+        return image("AVIF", HEIC, decoded_as="AVIF")
     heic = coded or any(brand in _HEIC_BRANDS or brand.startswith(b"he") for brand in brands)
-    return image("HEIC" if heic else "HEIF", HEIC)
+    return image("HEIC" if heic else "HEIF", HEIC, decoded_as="HEIF")
 
 
 def _is_avif(brands: list[bytes]) -> bool:

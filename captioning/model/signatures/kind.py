@@ -23,11 +23,15 @@ class Kind(NamedTuple):
 
     reason: Reason
     message: str
+    name: str = ""  # of an image's format, for people
+    remedy: str = ""
+    format: str = ""  # of an image that some installations decode, as captioning.model.formats names it
 
 
-def image(name: str, remedy: str = CONVERT) -> Kind:
-    """Return the kind of an image in a format that is not decoded."""
-    return Kind(Reason.UNSUPPORTED, f"{name} images are not supported; {remedy}")
+def image(name: str, remedy: str = CONVERT, *, decoded_as: str = "") -> Kind:
+    """Return the kind of an image in a format that is not decoded, or not by every installation."""
+    decoded_as = "RAW" if remedy == RAW else decoded_as
+    return Kind(Reason.UNSUPPORTED, f"{name} images are not supported; {remedy}", name, remedy, decoded_as)
 
 
 def other(name: str, remedy: str) -> Kind:

@@ -35,7 +35,7 @@ _SENSOR_COMPRESSIONS = (32767, 32769, 32770, 34713, 65000, 65535)
 def find(data: bytes) -> Kind | None:
     """Return the kind of a TIFF or of a RAW file that is TIFF inside, None for all others."""
     if data[:4] in (b"II+\0", b"MM\0+"):
-        return image("BigTIFF")
+        return image("BigTIFF", decoded_as="TIFF")
     if data[:4] not in (b"II*\0", b"MM\0*"):
         return None
     if data[8:10] == b"CR":
@@ -58,7 +58,7 @@ def _by_directory(tags: dict[int, int], make: bytes) -> Kind:
         or tags.get(_COMPRESSION) in _SENSOR_COMPRESSIONS
     ):
         return image(camera or "RAW", RAW)
-    return image("TIFF" if tags else "TIFF or RAW")
+    return image("TIFF" if tags else "TIFF or RAW", decoded_as="TIFF")
 
 
 def _first_directory(data: bytes) -> tuple[dict[int, int], bytes]:
