@@ -27,7 +27,7 @@ from captioning.settings import read_settings
 from captioning.store.captions import caption_digest
 from captioning.store.database import Database
 from captioning.store.schema import Caption, File, Image, Model, Root
-from scripts.hostile_images import saved, scene
+from scripts.scenes import saved, scene
 from tests.docs.pages import PROJECT, code_lines
 
 _PAGE = 20_000

@@ -4,22 +4,16 @@ Pillow writes most of them. heic/*.heic is `scene(7)`, encoded once by heif-enc;
 containers of any structure. RAW and Photoshop files are written by hand.
 """
 
-import io
 import struct
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
+
+from scripts.scenes import saved, scene
 
 _HEIC = Path(__file__).with_name("heic")
 SEED = 7  # of the scene in the HEIC files
-
-
-def saved(image: Image.Image, format_name: str, **options: object) -> bytes:
-    """Return the bytes of an image file in one of Pillow's formats."""
-    out = io.BytesIO()
-    image.save(out, format_name, **options)
-    return out.getvalue()
 
 
 def heic_file(name: str) -> bytes:
@@ -171,3 +165,39 @@ def dng(preview: bytes, preview_size: tuple[int, int], *, orientation: int = 1, 
     samples_at = second_at + len(second(0))
     preview_at = samples_at + len(samples)
     return b"II*\0" + struct.pack("<I", start) + first(second_at, preview_at) + second(samples_at) + samples + preview
+
+
+# -- one of each --
+
+
+def extra_bases() -> dict[str, tuple[str, bytes]]:
+    """Return one small good file of each extra format and of its variants: extension and content by its name."""
+    import pylibjxl
+
+    image = scene(SEED)
+    grey = np.asarray(image.convert("L"))
+    lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    pages = {"save_all": True, "append_images": [scene(1), scene(2)]}
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    return {
+        "HEIC": ("heic", heic_file("scene")),
+        "HEIC with alpha": ("heic", heic_file("alpha")),
+        "HEIC of tiles": ("heic", heic_grid(2, 2, (320, 240))),
+        "AVIF": ("avif", saved(image, "AVIF")),
+        "animated AVIF": ("avif", saved(image, "AVIF", **pages)),
+        "TIFF": ("tif", saved(image, "TIFF")),
+        "deflated TIFF": ("tif", saved(image, "TIFF", compression="tiff_adobe_deflate")),
+        "TIFF with a JPEG": ("tif", saved(image, "TIFF", compression="jpeg")),
+        "fax": ("tif", saved(image.convert("1"), "TIFF", compression="group4")),
+        "TIFF in CMYK": ("tif", saved(image.convert("CMYK"), "TIFF", compression="tiff_lzw")),
+        "TIFF in Lab": ("tif", saved(lab.apply(image), "TIFF")),
+        "TIFF of 16 bits": ("tif", saved(deep, "TIFF")),
+        "TIFF of numbers": ("tif", saved(Image.fromarray(grey.astype(np.float32) / 255), "TIFF")),
+        "TIFF of pages": ("tif", saved(image, "TIFF", **pages)),
+        "BigTIFF": ("tif", saved(image, "TIFF", big_tiff=True)),
+        "JPEG 2000": ("jp2", saved(image, "JPEG2000")),
+        "JPEG 2000 codestream": ("j2k", saved(image.convert("L"), "JPEG2000", no_jp2=True)),
+        "Photoshop": ("psd", psd(image)),
+        "JPEG XL": ("jxl", pylibjxl.encode(np.asarray(image))),
+        "DNG": ("dng", dng(saved(image, "JPEG"), image.size)),
+    }

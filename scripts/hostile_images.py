@@ -1,11 +1,10 @@
-"""Write a corpus of hostile files, with some good images among them: python scripts/hostile_images.py FOLDER
+"""Write a corpus of hostile files, with some good images among them: python -m scripts.hostile_images FOLDER
 
 Files are truncated, damaged, claim a wrong size, decompress to gigabytes, combine two formats, are not images at all,
 or have names that break tables. The corpus is the same every time. FOLDER.json describes each file; a description that
 begins with "good" is of a file that must get a caption, every other file gets a caption or a reason.
 """
 
-import io
 import json
 import os
 import random
@@ -15,7 +14,11 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image, ImageCms, ImageDraw
+from PIL import Image, ImageCms
+
+from scripts.format_images import extra_bases
+from scripts.hostile_formats import extra_formats
+from scripts.scenes import saved, scene
 
 Made = Iterator[tuple[str, str, bytes]]
 """Description, extension, content."""
@@ -38,6 +41,7 @@ def make_corpus(folder: Path) -> dict[str, str]:
         _bmps,
         _webps,
         _as_seen,
+        extra_formats,
     )
     number = 0
     for group in groups:
@@ -51,25 +55,6 @@ def make_corpus(folder: Path) -> dict[str, str]:
 
 
 # -- good images --
-
-
-def scene(seed: int = 0, size: tuple[int, int] = (160, 120)) -> Image.Image:
-    """Return an image of a simple scene: sky, ground and a few discs."""
-    chance = random.Random(seed)
-    image = Image.new("RGB", size, (120, 160, 220))
-    draw = ImageDraw.Draw(image)
-    draw.rectangle((0, size[1] * 2 // 3, *size), fill=(70, 120, 50))
-    for _ in range(6):
-        x, y, r = chance.randrange(size[0]), chance.randrange(size[1]), chance.randrange(5, 30)
-        draw.ellipse((x - r, y - r, x + r, y + r), fill=tuple(chance.randrange(256) for _ in range(3)))
-    return image
-
-
-def saved(image: Image.Image, format_name: str, **options: object) -> bytes:
-    """Return the bytes of an image file in one of Pillow's formats."""
-    out = io.BytesIO()
-    image.save(out, format_name, **options)
-    return out.getvalue()
 
 
 def _animated(format_name: str, **options: object) -> bytes:
@@ -112,13 +97,13 @@ def _good() -> Made:
 
 
 def _truncated() -> Made:
-    for base, (extension, data) in bases().items():
+    for base, (extension, data) in (bases() | extra_bases()).items():
         for where in (1, 12, 26, len(data) // 10, len(data) // 2, len(data) * 9 // 10, len(data) - 2):
             yield f"{base} truncated at byte {where}", extension, data[:where]
 
 
 def _damaged() -> Made:
-    for base, (extension, data) in bases().items():
+    for base, (extension, data) in (bases() | extra_bases()).items():
         chance = random.Random(base)
         for part, low, high in (("header", 4, 64), ("header", 4, 64), ("header", 4, 200), ("body", 64, len(data))):
             damaged = bytearray(data)

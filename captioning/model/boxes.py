@@ -39,7 +39,9 @@ def box(data: bytes, *path: bytes) -> tuple[int, int] | None:
 
 
 def is_cut(data: bytes) -> bool:
-    """Return whether a file of boxes ends before its last box does."""
+    """Return whether a file of boxes ends before its last box does, or a JPEG 2000 without them before its end mark."""
+    if data.startswith(b"\xff\x4f\xff\x51"):
+        return not data.rstrip(b"\0").endswith(b"\xff\xd9")
     return data[4:8] in (b"ftyp", b"jP  ", b"JXL ") and any(end > len(data) for _, _, end in boxes(data))
 
 

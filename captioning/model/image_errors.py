@@ -7,7 +7,7 @@ from PIL import UnidentifiedImageError
 
 from captioning.errors import ImageError
 from captioning.model import boxes, containers, formats
-from captioning.model.signatures import Kind, identify, rare_coding
+from captioning.model.signatures import Kind, identify, rare_coding, tiff
 from captioning.model.signatures.kind import COPY, RAW, SAVE, damaged
 from captioning.values import Reason
 
@@ -36,21 +36,22 @@ def image_errors(data: bytes, allowed: Sequence[str]) -> Iterator[None]:
             Reason.TOO_LARGE, "decoding needs more memory than one image may use; save it smaller"
         ) from None
     except OSError as error:
-        cut = "truncated" in str(error).lower() or "unexpected end" in str(error).lower() or _is_cut(data)
+        cut = "truncated" in str(error).lower() or "unexpected end" in str(error).lower() or is_cut(data)
         if not cut and (kind := rare_coding(data)) is not None:  # not every decoder knows it
             raise ImageError(kind.reason, kind.message) from None
         raise _damaged(error, cut=cut) from None
     except Exception as error:  # zlib.error, struct.error, IndexError and more: no list of them would be complete
-        raise _damaged(error, cut=_is_cut(data)) from None
+        raise _damaged(error, cut=is_cut(data)) from None
 
 
 def _damaged(error: Exception, *, cut: bool) -> ImageError:
     reason, finding = (Reason.TRUNCATED, "cut short") if cut else (Reason.UNREADABLE, "damaged")
-    return ImageError(reason, f"{finding}: {error}; {COPY}")
+    return ImageError(reason, f"{finding}: {str(error).strip()}; {COPY}")
 
 
-def _is_cut(data: bytes) -> bool:
-    return containers.webp_is_cut(data) or boxes.is_cut(data)
+def is_cut(data: bytes) -> bool:
+    """Return whether a file is shorter than its own header says, in the formats whose headers say it."""
+    return containers.webp_is_cut(data) or boxes.is_cut(data) or tiff.is_cut(data)
 
 
 def unidentified(data: bytes, allowed: Sequence[str]) -> ImageError:
@@ -68,8 +69,8 @@ def unidentified(data: bytes, allowed: Sequence[str]) -> ImageError:
 
 def _not_taken(kind: Kind, data: bytes) -> ImageError:
     """Return the error for a file in a format whose decoder does not take it."""
-    if _is_cut(data):
-        return ImageError(Reason.TRUNCATED, f"a {kind.name} file that is cut short; {COPY}")
+    if is_cut(data):
+        return ImageError(Reason.TRUNCATED, f"{kind.name}, cut short; {COPY}")
     if kind.format == "RAW":
         return ImageError(Reason.UNSUPPORTED, f"a {kind.name} file of a camera that LibRaw does not know; {RAW}")
     if kind.name == "TIFF":  # its directory can be read

@@ -8,9 +8,11 @@ import io
 from PIL import Image
 
 from captioning.errors import ImageError
+from captioning.model.image_errors import is_cut
 from captioning.model.signatures.kind import COPY, RAW
 from captioning.values import Reason
 
+_TAIL = 64  # bytes at the end of a preview
 _ORIENTATIONS = {3: 3, 5: 8, 6: 6}  # EXIF's, by LibRaw's
 
 
@@ -22,21 +24,23 @@ def preview_of(data: bytes) -> tuple[bytes, int] | None:
     import rawpy
 
     try:
-        with rawpy.imread(io.BytesIO(data)) as raw:
+        with rawpy.RawPy() as raw:
+            raw.open_buffer(io.BytesIO(data))
             thumb, orientation = raw.extract_thumb(), _ORIENTATIONS.get(raw.sizes.flip, 1)
     except (rawpy.LibRawNoThumbnailError, rawpy.LibRawUnsupportedThumbnailError):
+        if is_cut(data):
+            raise _cut() from None
         raise ImageError(Reason.UNSUPPORTED, f"a RAW file without a preview that can be read; {RAW}") from None
     except rawpy.LibRawFileUnsupportedError:
         return None
-    except rawpy.LibRawError as error:
-        raise ImageError(Reason.UNREADABLE, f"damaged: {_text(error)}; {COPY}") from None
     if isinstance(thumb.data, bytes):  # a JPEG
+        if thumb.data[-_TAIL:] not in data:  # LibRaw fills what the file lacks with any bytes
+            raise _cut()
         return thumb.data, orientation
     bitmap = io.BytesIO()
     Image.fromarray(thumb.data).save(bitmap, "BMP")
     return bitmap.getvalue(), orientation
 
 
-def _text(error: Exception) -> str:
-    text = error.args[0] if error.args else ""
-    return text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
+def _cut() -> ImageError:
+    return ImageError(Reason.TRUNCATED, f"a RAW file that is cut short; {COPY}")

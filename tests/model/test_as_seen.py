@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from captioning.model.pixels import Limits, Pixels, open_image
-from scripts.hostile_images import bmp, png, saved, scene, with_chunks
+from scripts.hostile_images import bmp, png, with_chunks
+from scripts.scenes import saved, scene
 
 SIZE = 224
 PHOTO = scene(1)

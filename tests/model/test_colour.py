@@ -13,8 +13,9 @@ from PIL import Image, ImageCms
 from captioning.model import colour
 from captioning.model.pixels import Pixels, open_image
 from captioning.values import PREPROCESSING_VERSION
-from scripts.hostile_images import bases, png, saved, scene, with_chunks
+from scripts.hostile_images import bases, png, with_chunks
 from scripts.sample_images import copy_samples
+from scripts.scenes import saved, scene
 
 SIZE = 224
 P3 = (((0.68, 0.32), (0.265, 0.69), (0.15, 0.06)), (0.3127, 0.3290))

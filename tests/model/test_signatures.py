@@ -11,7 +11,8 @@ from captioning.errors import ImageError
 from captioning.model.pixels import open_image
 from captioning.values import Reason
 from producer.sources.kinds import IMAGES as EXTENSIONS
-from scripts.hostile_images import bmp, saved, scene
+from scripts.hostile_images import bmp
+from scripts.scenes import saved, scene
 
 
 def refusal(data: bytes) -> ImageError:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from captioning.bundles import BUILT_IN
-from scripts.hostile_images import saved, scene
+from scripts.scenes import saved, scene
 from tests.journeys.cli_runner import CliRunner
 
 REMEDY = (

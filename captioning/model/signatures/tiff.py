@@ -28,6 +28,7 @@ _MAKERS = (
     (b"creo", "Leaf RAW (MOS)"),
 )
 _MAKE, _COMPRESSION, _PHOTOMETRIC, _SUBFILE, _SUB_IFDS, _PREVIEW, _DNG = 271, 259, 262, 254, 330, 513, 50706
+_PARTS = (273, 279, 324, 325)  # where strips and tiles begin, and their lengths in bytes
 _SENSOR_PHOTOMETRICS = (32803, 34892)  # colour filter array, linear raw
 _SENSOR_COMPRESSIONS = (32767, 32769, 32770, 34713, 65000, 65535)
 
@@ -80,3 +81,29 @@ def _first_directory(data: bytes) -> tuple[dict[int, int], bytes]:
     except struct.error:  # a directory that is cut short or lies elsewhere
         pass
     return tags, make
+
+
+def is_cut(data: bytes) -> bool:
+    """Return whether a TIFF, or a RAW file like it, ends before its first directory or the pixels that this lists."""
+    if data[:4] not in (b"II*\0", b"MM\0*"):
+        return False
+    order = "<" if data[:2] == b"II" else ">"
+    try:
+        (at,) = struct.unpack_from(order + "I", data, 4)
+        (count,) = struct.unpack_from(order + "H", data, at)
+        entries = [(*struct.unpack_from(order + "HHI", data, at + 2 + 12 * i), at + 10 + 12 * i) for i in range(count)]
+        lists = {tag: _numbers(data, order, *entry) for tag, *entry in entries if tag in _PARTS}
+    except struct.error:
+        return True
+    places = zip(lists.get(273, ()) + lists.get(324, ()), lists.get(279, ()) + lists.get(325, ()), strict=False)
+    return any(start + length > len(data) for start, length in places)
+
+
+def _numbers(data: bytes, order: str, kind: int, number: int, place: int) -> tuple[int, ...]:
+    """Return the numbers of an entry. Raises struct.error when they lie behind the end of the file."""
+    form, size = ("H", 2) if kind == 3 else ("I", 4)
+    if number * size > 4:
+        (place,) = struct.unpack_from(order + "I", data, place)
+    if place + number * size > len(data):
+        raise struct.error
+    return struct.unpack_from(f"{order}{number}{form}", data, place)
