@@ -16,7 +16,7 @@ COPY producer producer
 COPY worker worker
 COPY training training
 COPY migrations migrations
-RUN pip install --constraint constraints.txt '.[monitoring]'
+RUN pip install --constraint constraints.txt '.[monitoring,formats]'
 
 FROM python:3.12-slim
 COPY --from=build /opt/captionmill /opt/captionmill

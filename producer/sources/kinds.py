@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 
 IMAGES = frozenset(
     b"jpg jpeg jpe jfif jfi jif pjpeg pjp jpg_large mpo jps insp"  # JPEG, also as web pages and stereo cameras save it
@@ -40,6 +41,7 @@ _REMEDIES = {
     "document": "is a document: export its pages as PNG files first",
     "sidecar": "belongs to an image: submit the image itself",
 }
+_LIVE_STILLS = frozenset((b"heic", b"heif", b"jpg", b"jpeg"))
 _EXTENSION = re.compile(rb"(?=.*[a-z])[a-z0-9_+-]{1,12}")  # other endings are part of a name: IMG.20230101
 
 
@@ -52,9 +54,19 @@ def is_image(name: bytes) -> bool:
     return _extension(name) in IMAGES
 
 
-def category_of(name: bytes) -> str:
-    """Return the category under which a file that is not an image is counted: `.mov video`, `.txt file`."""
+def stems_of_stills(names: Iterable[bytes]) -> frozenset[bytes]:
+    """Return the names, without extension, of those files of a folder that may be the still of a Live Photo."""
+    return frozenset(os.path.splitext(name)[0] for name in names if _extension(name) in _LIVE_STILLS)
+
+
+def category_of(name: bytes, stills: frozenset[bytes] = frozenset()) -> str:
+    """Return the category under which a file that is not an image is counted: `.mov video`, `.txt file`.
+
+    `stills`: what `stems_of_stills` returns for its folder. A phone writes a Live Photo as a still and a .mov video.
+    """
     extension = _extension(name)
+    if extension == b"mov" and os.path.splitext(name)[0] in stills:
+        return "Live Photo video"
     if not _EXTENSION.fullmatch(extension):
         return "other file"
     return f".{extension.decode()} {_KIND_OF.get(extension, 'file')}"

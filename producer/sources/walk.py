@@ -35,6 +35,7 @@ class Walk:
         self._skips = skips
         self._sort_block = sort_block
         self._mounts = Mounts()
+        self._stills: frozenset[bytes] = frozenset()  # of Live Photos, in the block of names at hand
 
     def __iter__(self) -> Iterator[FoundFile]:
         """Yield the images below the folder, sorted by name within each folder and block of `sort_block` names."""
@@ -66,6 +67,7 @@ class Walk:
         try:
             with os.scandir(folder) as entries:
                 while block := sorted(islice(entries, self._sort_block), key=lambda entry: entry.name):
+                    self._stills = kinds.stems_of_stills(entry.name for entry in block)
                     yield from block
         except OSError as error:
             self._skips.add(folder, unreachable("folder", error))
@@ -96,7 +98,8 @@ class Walk:
             return private.category_of(entry.path) or self._selection.category_of_folder(path)
         if not is_file:
             return "special file"
-        return self._selection.category_of_image(path) if kinds.is_image(entry.name) else kinds.category_of(entry.name)
+        is_image = kinds.is_image(entry.name)
+        return self._selection.category_of_image(path) if is_image else kinds.category_of(entry.name, self._stills)
 
 
 def unreachable(what: str, error: OSError) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from captioning.decoding import report
 from captioning.decoding.capability import capability_of
-from captioning.decoding.child import Started
+from captioning.decoding.child import Options, Started
 from captioning.decoding.confinement import Confinement, available
 from captioning.decoding.pool import DecodePool
 from captioning.errors import ImageError
@@ -31,7 +31,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=[False, True], ids=["not allowed", "allowed"])
 def unconfined(request: pytest.FixtureRequest) -> Iterator[tuple[DecodePool, bool]]:
-    with closing(DecodePool(1, 224, Limits(), 60.0, UNCONFINED, allow_unconfined=request.param)) as pool:
+    with closing(DecodePool(1, 224, Limits(), 60.0, UNCONFINED, Options(allow_unconfined=request.param))) as pool:
         yield pool, request.param
 
 

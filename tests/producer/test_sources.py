@@ -106,6 +106,14 @@ def test_files_that_are_not_images_are_counted_by_extension_and_kind(
     assert walk(tmp_path) == ([], counted)
 
 
+def test_the_video_of_a_live_photo_is_told_from_other_videos(tmp_path: Path) -> None:
+    create(tmp_path, "IMG_1.HEIC", "IMG_1.MOV", "b.JPG", "b.mov", "c.mov", "d.png", "d.mov", "e/IMG_1.mov")
+    found, skipped = walk(tmp_path)
+    assert found == ["IMG_1.HEIC", "b.JPG", "d.png"]
+    assert skipped == {"Live Photo video": 2, ".mov video": 3}
+    assert describe_skipped(skipped) == "3 .mov videos, 2 Live Photo videos"
+
+
 def test_a_thousand_different_endings_do_not_fill_the_row_of_a_job() -> None:
     skips = Skips(lambda path, category: None)
     for i in range(1000):
