@@ -52,6 +52,8 @@ class Captioner:
         `batch_size` is how many images the encoder sees at once. Raises UsageError for a model or a device that is not
         there, and BundleError for a model that is damaged.
         """
+        from captioning.decoding.capability import decoded_formats
+        from captioning.decoding.confinement import Confinement
         from captioning.model.runtime import choose_runtime, load_captioner
 
         if not 1 <= beam_size <= 20:
@@ -63,20 +65,23 @@ class Captioner:
         self.model = bundle.name
         self._captioner = load_captioner(bundle, choose_runtime("auto", device), settings.data_dir / "encoders")
         self._options, self._batch_size = DecodeOptions(beam_size=beam_size), batch_size
+        self._formats = decoded_formats(Confinement(), allow_unconfined=settings.allow_unconfined_formats)
 
     def caption(self, images: "Iterable[Picture] | Picture") -> list[Caption]:
         """Return a caption for each image, in order; `text`, `confidence` (0 to 1) and `unlike` are what most need.
 
         An image is a path, the bytes of a file, a PIL image, or an array (height, width) or (height, width, 3) of
-        uint8, in RGB. Raises ImageError for one that cannot be decoded, and UsageError for anything else.
+        uint8, in RGB. This process is not confined, so that files in other than the basic formats need
+        CAPTIONING_ALLOW_UNCONFINED_FORMATS=true. Raises ImageError for one that cannot be decoded, and UsageError for
+        anything else.
         """
-        from captioning.model.pixels import open_image
+        from captioning.model.pixels import Limits, open_image
 
         is_one = isinstance(images, str | bytes | os.PathLike) or hasattr(images, "__array_interface__")
         waiting = iter([images] if is_one else images)  # type: ignore[arg-type]
         size, found = self._captioner.preprocessing.size, []
         while batch := list(islice(waiting, self._batch_size)):
-            pixels = [open_image(_bytes_of(image), size)[0] for image in batch]
+            pixels = [open_image(_bytes_of(image), size, Limits(), self._formats)[0] for image in batch]
             found += self._captioner.caption(pixels, self._options)
         return found
 
