@@ -141,6 +141,7 @@ class Caption:
     confidence: float = 0.0  # 0 to 1, calibrated
     unlike: bool | None = None  # whether the image is unlike those that the model learned from; None: it cannot tell
     evidence: tuple[float, ...] = ()  # that the confidence is computed from, see captioning.calibration.EVIDENCE
+    vector: bytes | None = None  # of its image, packed by captioning.features; None: not computed
     attention: bytes | None = None  # for each word, the weights of the grid's cells row by row, 255 for the largest
 
     @property

@@ -44,6 +44,7 @@ class SubmitRequest:
     force: bool = False
     verify: bool = False
     retry_failed: bool = False
+    skip_near_duplicates: bool = False
     limit: int | None = None
     report: SourceReport = SILENT  # receives what is not taken
 
@@ -259,9 +260,12 @@ def _job_request(request: SubmitRequest) -> jobs.JobRequest:
         request.limit,
         request.retry_failed,
         *(["attention"] if request.options.attention else []),
+        *(["skip_near_duplicates"] if request.skip_near_duplicates else []),  # keys of other jobs stay as they were
     ]
     name = request.name or _default_name(request.sources)
-    return jobs.JobRequest(digest_of([paths, terms]), name, request.options, request.priority, request.force)
+    return jobs.JobRequest(
+        digest_of([paths, terms]), name, request.options, request.priority, request.force, request.skip_near_duplicates
+    )
 
 
 def _default_name(sources: Sources) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from captioning.decoding.pool import DecodedImage, DecodePool
 from captioning.errors import FileUnreachable, FolderUnavailable, ImageError
+from captioning.features import pack_thumbnail
 from captioning.model.captioner import Captioner
 from captioning.store import leases
 from captioning.store.database import Database
@@ -20,6 +21,7 @@ from captioning.values import PERMANENT_REASONS, ItemState, Reason
 from worker.adaptive_batch import AdaptiveBatch
 from worker.read_ahead import read_ahead
 from worker.reader import FileBytes, read_file
+from worker.sharing import CaptionSharing
 
 TURN_SECONDS = 30.0  # with one chunk; then its rest is released and other jobs go first
 BATCH_BYTES = 128_000_000  # of files in memory; a batch is cut short before it exceeds this
@@ -107,6 +109,7 @@ class Pipeline:
         self.counts: Counter[ItemState] = Counter()
         self._lease = LeaseKeeper(resources.db, claim, config.lease_seconds)
         self._contents: dict[str, ImageError | None] = {}  # SHA-256s of this chunk, and why one cannot be decoded
+        self._sharing = CaptionSharing(resources.db, claim) if claim.skip_near_duplicates else None
         self._unreachable: list[FileUnreachable] = []  # files without an outcome, because they may come back
 
     def run(self, stop_requested: Callable[[], bool]) -> bool:
@@ -174,12 +177,29 @@ class Pipeline:
                 part.finished.append(_failed(item, result, was_read=True))
             else:
                 content = Content(file.sha256, len(file.data), result.info)
-                part.to_caption.append((Outcome(item, ItemState.CAPTIONED, content), result))
+                outcome = Outcome(item, ItemState.CAPTIONED, content, thumbnail=pack_thumbnail(result.pixels))
+                part.to_caption.append((outcome, result))
             if time.monotonic() - started > self.config.partial_batch_seconds:
-                yield part
+                yield self._without_near_duplicates(part)
                 part, started = DecodedBatch(), time.monotonic()
         part.finished += [self._repeated(item, file) for item, file in repeated]
-        yield part
+        yield self._without_near_duplicates(part)
+
+    def _without_near_duplicates(self, batch: DecodedBatch) -> DecodedBatch:
+        """Return a batch in which near-duplicates of captioned images need no model, if the job wants that."""
+        if self._sharing is None:
+            return batch
+        sha256_of = [outcome.content.sha256 if outcome.content else "" for outcome, _ in batch.to_caption]
+        thumbnails = [outcome.thumbnail or b"" for outcome, _ in batch.to_caption]
+        sources = self._sharing.sources(list(zip(sha256_of, thumbnails, strict=True)))
+        result = DecodedBatch(list(batch.finished))
+        for sha256, (outcome, image) in zip(sha256_of, batch.to_caption, strict=True):
+            if sha256 in sources:
+                shared = replace(outcome, state=ItemState.REUSED, shared_from=sources[sha256])
+                result.finished.append(shared)
+            else:
+                result.to_caption.append((outcome, image))
+        return result
 
     def _split(
         self, files: list[tuple[ClaimedItem, FileBytes]]

@@ -14,6 +14,7 @@ from captioning.bundles import named
 from captioning.decoding.capability import capability_of
 from captioning.decoding.pool import MODULE, DecodePool, available_cores, open_pool
 from captioning.errors import CaptioningError, DeviceFailed, FolderUnavailable, LeaseLost, StoreFault, StoreUnavailable
+from captioning.features import VERSION as FEATURES_VERSION
 from captioning.model.runtime import choose_runtime
 from captioning.settings import Settings, read_settings
 from captioning.store import leases
@@ -166,11 +167,17 @@ class Runner:
             lease_seconds=self.lease_seconds,
             backoff_seconds=BACKOFF_SECONDS,
             turn_seconds=TURN_SECONDS,
-            provenance=Provenance(runtime.name, runtime.precision, __version__, capability_of(self.settings)),
+            provenance=Provenance(
+                runtime.name, runtime.precision, __version__, capability_of(self.settings), self._encoder(claim)
+            ),
         )
         pool = self._decode_pool(captioner.preprocessing.size)
         resources = Resources(self.db, captioner, pool, self.adaptive_batch)
         return Pipeline(claim, self.roots[claim.root_id].path, resources, config)
+
+    def _encoder(self, claim: Claim) -> str:
+        """Identify what computes features: only those of one encoder and one version can be compared."""
+        return f"{FEATURES_VERSION}:{self.models.bundles[claim.model_digest].encoder_key}"
 
     def _decode_pool(self, size: int) -> DecodePool:
         """Return the pool that decodes images to this size; start it when it is first needed."""

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from captioning.calibration import EVIDENCE, Calibration, is_unlike
 from captioning.errors import DeviceFailed, DeviceOutOfMemory, ServiceUnavailable
+from captioning.features import pack_vectors
 from captioning.model.beam import BeamResult, State, Step, beam_search
 from captioning.model.concept_names import ConceptNames
 from captioning.model.concepts import ConceptClassifier, Concepts
@@ -102,7 +103,8 @@ class Captioner:
         seen: Sequence[Sequence[float]] = [()] * len(features) if probabilities is None else probabilities.tolist()
         distances = [None] * len(features) if self.likeness is None else self.likeness(features).tolist()
         shown = [None] * len(features) if present is None else present.tolist()
-        captions = [self._caption(*parts) for parts in zip(found, seen, distances, shown, strict=True)]
+        vectors = pack_vectors(features.float().mean(1).cpu().numpy())
+        captions = [self._caption(*parts) for parts in zip(found, seen, distances, shown, vectors, strict=True)]
         return self._with_attention(captions, features, concepts) if options.attention else captions
 
     def _with_attention(self, captions: list[Caption], features: Tensor, concepts: Concepts | None) -> list[Caption]:
@@ -124,6 +126,7 @@ class Captioner:
         seen: Sequence[float],
         distance: float | None,
         present: list[float] | None,
+        vector: bytes,
     ) -> Caption:
         """Return the best of an image's hypotheses, with the others, and what is known of the image.
 
@@ -141,7 +144,7 @@ class Captioner:
         alternatives = tuple(Alternative(other.text, round(sum(other.log_probabilities), 4)) for other in found[1:])
         return Caption(
             best.text, best.log_probabilities, alternatives, self.calibration.of_caption(evidence),
-            None if distance is None else is_unlike(distance, known.get("surest", 0.0)), evidence,
+            None if distance is None else is_unlike(distance, known.get("surest", 0.0)), evidence, vector,
         )  # fmt: skip
 
     @cached_property

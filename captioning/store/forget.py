@@ -20,7 +20,7 @@ from captioning.store import jobs
 from captioning.store.chunks import complete_job_if_done, lock_job, recount
 from captioning.store.database import Database, insert_or_ignore
 from captioning.store.files import RootPath, at_or_below, find_file, roots
-from captioning.store.schema import Attention, Caption, Chunk, Edit, File, ForgottenJob, Image, Item, Job
+from captioning.store.schema import Attention, Caption, Chunk, Edit, Features, File, ForgottenJob, Image, Item, Job
 from captioning.values import ChunkState, Source
 
 PAGE_SIZE = 2000  # files in one transaction
@@ -232,6 +232,8 @@ def _remove_captions(connection: Connection, scope: Scope, image_ids: Sequence[i
     orphans = connection.execute(sa.select(Image.id).where(Image.id.in_(image_ids), ~has_file)).scalars().all()
     removed = _delete(connection, sa.select(Caption.id).where(Caption.image_id.in_(orphans), _removable(scope)))
     has_caption = sa.exists().where(Caption.image_id == Image.id).correlate(Image)
+    unused = sa.select(Image.id).where(Image.id.in_(orphans), ~has_caption)
+    connection.execute(sa.delete(Features).where(Features.image_id.in_(unused)))
     connection.execute(sa.delete(Image).where(Image.id.in_(orphans), ~has_caption))
     return removed
 

@@ -28,6 +28,7 @@ class JobRequest:
     options: DecodeOptions
     priority: int = 0
     force: bool = False
+    skip_near_duplicates: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def open_job(db: Database, request: JobRequest, model_id: int) -> tuple[int, boo
             "options_digest": request.options.digest,
             "model_id": model_id,
             "force": request.force,
+            "skip_near_duplicates": request.skip_near_duplicates,
             "priority": request.priority,
             "state": JobState.ACTIVE,
             "skipped": {},

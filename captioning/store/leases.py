@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from captioning.errors import CaptioningError, LeaseLost, StoreUnavailable
 from captioning.store.chunks import complete_job_if_done, last_chunk_seq, lock_job, split_off
 from captioning.store.database import CLOCK_STEP_SECONDS, Database, insert_or_ignore, now
+from captioning.store.features import NewFeatures, drop_shared_captions, insert_features, share_captions
 from captioning.store.files import NO_FAILURE
 from captioning.store.schema import Attention, Capability, Chunk, File, Image, Item, Job, Model, Root, is_open
 from captioning.store.schema import Caption as CaptionRow
@@ -65,6 +66,7 @@ class Claim:
     force: bool
     deferrals: int  # times in a row that it was released because its files were unreachable
     items: tuple[ClaimedItem, ...]
+    skip_near_duplicates: bool = False  # they share the caption of an image that has one
     claimed_at: float = field(default_factory=time.monotonic)  # this process's clock, seconds
 
 
@@ -79,7 +81,10 @@ class Content:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result for one item. `caption` is set when the model ran on it, `reason` when it failed."""
+    """The result for one item. `caption` is set when the model ran on it, `reason` when it failed.
+
+    An item is also reused when its image gets the caption of a near-duplicate, `shared_from`.
+    """
 
     item: ClaimedItem
     state: ItemState
@@ -88,6 +93,8 @@ class Outcome:
     reason: Reason | None = None
     detail: str | None = None
     is_permanent: bool = False  # it fails again while the file and what the worker can decode stay the same
+    thumbnail: bytes | None = None  # of the image, where it was decoded
+    shared_from: str | None = None  # SHA-256 of the content of the near-duplicate
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ class Provenance:
     precision: str
     software: str
     capability: DecodeCapability = field(default_factory=DecodeCapability)  # stored with failed files
+    encoder: str = ""  # that sees the features, by its key
 
 
 # -- claiming --
@@ -178,7 +186,7 @@ def _load_claim(connection: Connection, row: Any) -> Claim:
     from the others in a few steps. This fails no image: the workers may have died of anything.
     """
     job = connection.execute(
-        sa.select(Job.options, Job.force, Model.id, Model.digest)
+        sa.select(Job.options, Job.force, Job.skip_near_duplicates, Model.id, Model.digest)
         .join(Model, Model.id == Job.model_id)
         .where(Job.id == row.job_id)
     ).one()
@@ -197,7 +205,7 @@ def _load_claim(connection: Connection, row: Any) -> Claim:
     options = DecodeOptions(**job.options)
     return Claim(
         row.id, row.job_id, row.root_id, row.fence, job.id, job.digest, options, job.force,
-        row.deferrals, tuple(items),
+        row.deferrals, tuple(items), job.skip_near_duplicates,
     )  # fmt: skip
 
 
@@ -267,6 +275,8 @@ def commit_batch(
         _update_held(connection, claim, _lease(lease_seconds))
         image_ids = _insert_images(connection, [o.content for o in outcomes if o.content is not None])
         _insert_captions(connection, claim, outcomes, image_ids, provenance)  # of re-queued items too: copies need them
+        _share_captions(connection, claim, outcomes, image_ids)
+        insert_features(connection, provenance.encoder, _features(outcomes, image_ids))
         ids = [o.item.item_id for o in outcomes]
         pending = (Item.chunk_id == claim.chunk_id, Item.state == ItemState.PENDING)
         query = sa.select(Item.id).where(Item.id.in_(ids), *pending)
@@ -424,6 +434,9 @@ def _insert_captions(
         for o in outcomes
         if o.caption is not None and o.content is not None
     ]
+    if claim.force:
+        redone = [image_ids[o.content.sha256] for o in outcomes if o.caption is not None and o.content is not None]
+        drop_shared_captions(connection, claim.model_id, claim.options.digest, redone)
     insert_or_ignore(connection, CaptionRow, sorted(rows, key=lambda row: row["image_id"]))
     _insert_attention(connection, claim, outcomes, image_ids)
 
@@ -446,6 +459,26 @@ def _insert_attention(
     stored = [(row.id, *new[row.image_id], row.text) for row in connection.execute(query)]
     rows = [{"caption_id": i, "weights": weights} for i, text, weights, as_stored in stored if text == as_stored]
     insert_or_ignore(connection, Attention, sorted(rows, key=lambda row: row["caption_id"]))
+
+
+def _share_captions(
+    connection: Connection, claim: Claim, outcomes: Sequence[Outcome], image_ids: dict[str, int]
+) -> None:
+    """Give near-duplicates the caption of the image that they are like. It may be one of this batch."""
+    sources = {
+        image_ids[o.content.sha256]: o.shared_from
+        for o in outcomes
+        if o.shared_from is not None and o.content is not None
+    }
+    share_captions(connection, claim.model_id, claim.options.digest, sources)
+
+
+def _features(outcomes: Sequence[Outcome], image_ids: dict[str, int]) -> list[NewFeatures]:
+    return [
+        NewFeatures(image_ids[o.content.sha256], o.thumbnail, o.caption.vector if o.caption else None, o.shared_from)
+        for o in outcomes
+        if o.content is not None and o.thumbnail is not None
+    ]
 
 
 def _require_captions(connection: Connection, claim: Claim, reused: Sequence[Outcome]) -> None:

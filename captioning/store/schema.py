@@ -104,6 +104,29 @@ class Image(Base):
     )
 
 
+class Encoder(Base):
+    """An encoder that computed features. Only features of one encoder can be compared."""
+
+    __tablename__ = "encoders"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, comment="number of the encoder")
+    key: Mapped[str] = mapped_column(
+        Text, unique=True, comment="version of the features, and digests of the weights and of the preprocessing"
+    )
+
+
+class Features(Base):
+    """What an encoder saw in an image, to compare images: near-duplicates have almost the same."""
+
+    __tablename__ = "features"
+    image_id: Mapped[int] = mapped_column(ForeignKey("images.id"), primary_key=True, comment="the image")
+    encoder_id: Mapped[int] = mapped_column(ForeignKey("encoders.id"), primary_key=True, comment="the encoder")
+    vector: Mapped[bytes] = mapped_column(
+        LargeBinary, comment="256 numbers of a byte, see captioning.features; shared like the caption"
+    )
+    thumbnail: Mapped[bytes] = mapped_column(LargeBinary, comment="22 x 22 pixels of 4 bits")
+    sketch: Mapped[int] = mapped_column(Integer, index=True, comment="24 bits of the thumbnail, to find copies")
+
+
 class Mount(Base):
     """A mounted file system as a walk saw it. It tells deleted files from those of a disk that is not mounted."""
 
@@ -196,6 +219,9 @@ class Job(Base):
     )
     failed_before: Mapped[int] = mapped_column(
         BigInteger, server_default=text("0"), comment="files not tried: they would fail"
+    )
+    skip_near_duplicates: Mapped[bool] = mapped_column(
+        server_default=text("false"), comment="near-duplicates of a captioned image share its caption"
     )
 
 
@@ -306,6 +332,9 @@ class Caption(Base):
     original: Mapped[str | None] = mapped_column(Text, comment="what the model wrote, where `text` was edited")
     withdrawn_at: Mapped[float | None] = mapped_column(
         Double, comment="when it was taken back; it is not shown any more"
+    )
+    shared_from: Mapped[str | None] = mapped_column(
+        Text, comment="SHA-256 of the near-duplicate that the model captioned instead; null: of this image"
     )
 
 

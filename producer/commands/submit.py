@@ -48,6 +48,9 @@ def submit(
     force: Annotated[bool, typer.Option("--force", help="Redo all captions.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try files again that failed before.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read all files to find changed ones.")] = False,
+    skip_near_duplicates: Annotated[
+        bool, typer.Option("--skip-near-duplicates", help="Resized and re-encoded copies share a caption.")
+    ] = False,
     follow_symlinks: Annotated[bool, typer.Option("--follow-symlinks", help="Follow links inside the folder.")] = False,
     list_skipped: Annotated[bool, typer.Option("--list-skipped", help="Name each path that is not taken.")] = False,
     wait: Wait = False,
@@ -61,6 +64,8 @@ def submit(
     settings = read_settings()
     if stale and force:
         raise UsageError("--stale and --force exclude each other: --force captions all images, --stale only some.")
+    if force and skip_near_duplicates:
+        raise UsageError("--force and --skip-near-duplicates exclude each other: --force captions all images.")
     if null and not from_file:
         raise UsageError("-0 describes the list of --from-file, which is missing.")
     bundle = named(model or settings.model, find_bundles(settings.bundle_folders))
@@ -81,6 +86,7 @@ def submit(
         force=force,
         verify=verify,
         retry_failed=retry_failed,
+        skip_near_duplicates=skip_near_duplicates,
         limit=limit,
         report=report,
     )
