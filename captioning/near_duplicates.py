@@ -47,6 +47,7 @@ class Kind(StrEnum):
     SAME = "same"  # encoded again or resized
     PART = "part"  # cropped, framed or edited
     MIRRORED = "mirrored"
+    LINKED = "linked"  # only through other images of its cluster
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,22 @@ def find_pairs(images: Images, *, strict: bool, on_progress: Callable[[int], obj
     return _joined(found)
 
 
+def compare(images: Images, first: int, others: Sequence[int]) -> list[tuple[Kind | None, float]]:
+    """Return what other images are of one image, None for different ones, and the correlation of their thumbnails."""
+    second = np.asarray(others, np.int64)
+    first_of_each = np.full(len(second), first)
+    scores = _correlations(images.thumbnails, first_of_each, second)
+    kinds: list[Kind | None] = [Kind.SAME if score >= SAME_LEAST else None for score in scores]
+    cosines = unit(images.vectors[second]) @ unit(images.vectors[first][None])[0]
+    left = np.flatnonzero((scores < SAME_LEAST) & (cosines >= CANDIDATE_LEAST))
+    straight, mirrored = _part_scores(images.thumbnails, first_of_each[left], second[left])
+    for i, of_straight, of_mirrored in zip(left.tolist(), straight, mirrored, strict=True):
+        scores[i] = max(of_straight, of_mirrored)
+        if scores[i] >= PART_LEAST:
+            kinds[i] = Kind.MIRRORED if of_mirrored > of_straight else Kind.PART
+    return list(zip(kinds, np.clip(scores, 0, 1).tolist(), strict=True))
+
+
 def same_image(thumbnail: Floats, others: Floats) -> int | None:
     """Return which of some unpacked thumbnails (N, ...) is of the same image as another one; None if none is."""
     if not len(others):
@@ -145,12 +162,17 @@ def _same(thumbnails: NDArray[np.uint8]) -> Pairs:
 
 def _alike(thumbnails: NDArray[np.uint8], first: Indices, second: Indices) -> Pairs:
     """Return those pairs that have almost the same thumbnail."""
+    scores = _correlations(thumbnails, first, second)
+    near = scores >= SAME_LEAST
+    return Pairs(first[near], second[near], scores[near], np.zeros(int(near.sum()), bool))
+
+
+def _correlations(thumbnails: NDArray[np.uint8], first: Indices, second: Indices) -> Floats:
     scores = np.zeros(len(first), np.float32)
     for i in range(0, len(first), _BLOCK):
         a, b = (unpack_thumbnails(thumbnails[rows[i : i + _BLOCK]]) for rows in (first, second))
         scores[i : i + _BLOCK] = np.einsum("ij,ij->i", a, b)
-    near = scores >= SAME_LEAST
-    return Pairs(first[near], second[near], scores[near], np.zeros(int(near.sum()), bool))
+    return scores
 
 
 def _each_once(first: Indices, second: Indices) -> tuple[Indices, Indices]:
@@ -223,15 +245,21 @@ def _hashed(vectors: NDArray[np.int8], on_progress: Callable[[int], object]) -> 
 
 def _parts(thumbnails: NDArray[np.uint8], first: Indices, second: Indices) -> Pairs:
     """Return those pairs of which one thumbnail is a part of the other, perhaps mirrored."""
+    straight, mirrored = _part_scores(thumbnails, first, second)
+    scores = np.maximum(straight, mirrored)
+    near = scores >= PART_LEAST
+    return Pairs(first[near], second[near], scores[near], (mirrored > straight)[near])
+
+
+def _part_scores(thumbnails: NDArray[np.uint8], first: Indices, second: Indices) -> tuple[Floats, Floats]:
+    """Return how well one thumbnail of a pair fits a part of the other, as it is and mirrored: (P,) each."""
     straight, mirrored = np.zeros(len(first), np.float32), np.zeros(len(first), np.float32)
     for start in range(0, len(first), _PAIRS_AT_ONCE):
         part = slice(start, start + _PAIRS_AT_ONCE)
         a, b = (unpack_thumbnails(thumbnails[rows[part]]).reshape(-1, SIDE, SIDE) for rows in (first, second))
         straight[part] = np.maximum(_best_part(a, b), _best_part(b, a))
         mirrored[part] = np.maximum(_best_part(a, b[:, :, ::-1]), _best_part(b, a[:, :, ::-1]))
-    scores = np.maximum(straight, mirrored)
-    near = scores >= PART_LEAST
-    return Pairs(first[near], second[near], scores[near], (mirrored > straight)[near])
+    return straight, mirrored
 
 
 def _best_part(whole: Floats, wanted: Floats) -> Floats:

@@ -163,15 +163,10 @@ def load(db: Database, encoder_id: int, job: int | None = None) -> Seen:
 
 def _pages(db: Database, encoder_id: int, *columns: Any, job: int | None = None) -> Iterator[Sequence[Any]]:
     """Yield pages of rows with the id of an image and some columns, by id."""
-    held = sa.exists().where(File.image_id == Features.image_id, File.missing_since.is_(None)).correlate(Features)
+    held = sa.exists().where(File.image_id == Features.image_id, File.missing_since.is_(None))
     if job is not None:
-        held = (
-            sa.exists()
-            .where(File.image_id == Features.image_id, File.missing_since.is_(None))
-            .where(Item.file_id == File.id, Item.job_id == job)
-            .correlate(Features)
-        )
-    query = sa.select(Features.image_id, *columns).where(Features.encoder_id == encoder_id, held)
+        held = held.where(Item.file_id == File.id, Item.job_id == job)
+    query = sa.select(Features.image_id, *columns).where(Features.encoder_id == encoder_id, held.correlate(Features))
     last = -1
     while True:
         with db.reading() as connection:
