@@ -263,6 +263,8 @@ def _provenance(caption: CaptionDetails) -> list[str]:
     by = f"{caption.model} ({(caption.model_digest or '')[:12]})" if caption.model else caption.source
     confidence = f", confidence {percent(caption.confidence)}" if caption.confidence is not None else ""
     lines = [f"by {by}, {caption.created_at}{confidence}"]
+    if caption.shared_from is not None:
+        lines += [f"shared with {caption.shared_from}, of which this is a near-duplicate"]
     if caption.original is not None:
         lines += [f"edited; the model wrote: {caption.original}"]
     if caption.unlike:

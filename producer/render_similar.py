@@ -27,7 +27,7 @@ def print_duplicates(found: Duplicates, limit: int) -> None:
     shown = found.clusters[:limit]
     if shown:
         print_table(
-            ("cluster", "path", "size", "bytes", "is"),
+            ("no.", "path", "size", "bytes", "is"),
             (
                 (number, file.path, _size(file), file.bytes, _match(file))
                 for number, files in enumerate(shown, start=1)

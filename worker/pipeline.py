@@ -186,20 +186,21 @@ class Pipeline:
         yield self._without_near_duplicates(part)
 
     def _without_near_duplicates(self, batch: DecodedBatch) -> DecodedBatch:
-        """Return a batch in which near-duplicates of captioned images need no model, if the job wants that."""
+        """Return a batch in which near-duplicates of captioned images need no model, if the job wants that.
+
+        Of several in a batch, the one with the most pixels is captioned.
+        """
         if self._sharing is None:
             return batch
-        sha256_of = [outcome.content.sha256 if outcome.content else "" for outcome, _ in batch.to_caption]
-        thumbnails = [outcome.thumbnail or b"" for outcome, _ in batch.to_caption]
-        sources = self._sharing.sources(list(zip(sha256_of, thumbnails, strict=True)))
-        result = DecodedBatch(list(batch.finished))
-        for sha256, (outcome, image) in zip(sha256_of, batch.to_caption, strict=True):
-            if sha256 in sources:
-                shared = replace(outcome, state=ItemState.REUSED, shared_from=sources[sha256])
-                result.finished.append(shared)
-            else:
-                result.to_caption.append((outcome, image))
-        return result
+        by_pixels = sorted(batch.to_caption, key=lambda pair: -pair[1].info.width * pair[1].info.height)
+        sources = self._sharing.sources([(_sha256(outcome), outcome.thumbnail or b"") for outcome, _ in by_pixels])
+        shared = [
+            replace(outcome, state=ItemState.REUSED, shared_from=sources[_sha256(outcome)])
+            for outcome, _ in batch.to_caption
+            if _sha256(outcome) in sources
+        ]
+        to_caption = [pair for pair in batch.to_caption if _sha256(pair[0]) not in sources]
+        return DecodedBatch(batch.finished + shared, to_caption)
 
     def _split(
         self, files: list[tuple[ClaimedItem, FileBytes]]
@@ -247,6 +248,10 @@ class Pipeline:
         self.db.retry(lambda: leases.commit_batch(self.db, self.claim, outcomes, provenance, seconds))
         self._lease.note_renewal()
         self.counts.update(outcome.state for outcome in outcomes)
+
+
+def _sha256(outcome: Outcome) -> str:
+    return outcome.content.sha256 if outcome.content is not None else ""
 
 
 def _failed(item: ClaimedItem, error: ImageError, *, was_read: bool) -> Outcome:

@@ -14,7 +14,7 @@ from captioning.paths import possible_paths
 from captioning.store.captions import FileRow, iso_time, select_file_rows, to_file_row
 from captioning.store.database import Database
 from captioning.store.files import find_file
-from captioning.store.schema import Attention, Caption, File, Item, Model
+from captioning.store.schema import Attention, Caption, File, Image, Item, Model, Root
 
 _PAGE = 500  # files, of which all captions are fetched at once
 
@@ -37,6 +37,7 @@ class CaptionDetails:
     precision: str | None
     software: str | None
     created_at: str  # ISO 8601, UTC
+    shared_from: str | None = None  # path of the near-duplicate that the model captioned; SHA-256 if no file has it
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _add_details(
     for item in connection.execute(items):
         jobs[item.file_id].append(item.job_id)
     captions = connection.execute(
-        sa.select(Caption, Model.name.label("model"), Model.digest, Attention.weights)
+        sa.select(Caption, Model.name.label("model"), Model.digest, Attention.weights, _source().label("path"))
         .outerjoin(Model, Model.id == Caption.model_id)
         .outerjoin(Attention, Attention.caption_id == Caption.id)
         .where(sa.or_(Caption.file_id.in_(ids), Caption.image_id.in_(set(content.values()) - {None})))
@@ -144,6 +145,22 @@ def _details(row: Any, calibrations: Callable[[int], Calibration]) -> CaptionDet
         precision=row.precision,
         software=row.software,
         created_at=iso_time(row.created_at),
+        shared_from=row.path or row.shared_from,
+    )
+
+
+def _source() -> sa.ScalarSelect[str]:
+    """Return, as SQL, the path of a file with the content that a caption was made for, where it is shared."""
+    return (
+        sa.select(sa.func.rtrim(Root.path, "/") + "/" + File.path)
+        .select_from(File)
+        .join(Root, Root.id == File.root_id)
+        .join(Image, Image.id == File.image_id)
+        .where(Image.sha256 == Caption.shared_from)
+        .order_by(File.missing_since.is_not(None), File.id)
+        .limit(1)
+        .correlate(Caption)
+        .scalar_subquery()
     )
 
 

@@ -33,12 +33,19 @@ class NewFeatures:
 # -- in the transaction that commits a batch --
 
 
-def insert_features(connection: Connection, encoder: str, new: Sequence[NewFeatures]) -> None:
-    """Insert features of images that an encoder, given by its key, has seen. Those that exist already stay."""
+def insert_features(connection: Connection, encoder: str, new: Sequence[NewFeatures], *, force: bool = False) -> None:
+    """Insert features of images that an encoder, given by its key, has seen.
+
+    Those that exist already stay; with `force`, they are replaced where the encoder has seen the image now.
+    """
     if not encoder or not new:
         return
     insert_or_ignore(connection, Encoder, [{"key": encoder}])
     encoder_id = connection.execute(sa.select(Encoder.id).where(Encoder.key == encoder)).scalar_one()
+    if force:
+        redone = [one.image_id for one in new if one.vector is not None]
+        old = (Features.encoder_id == encoder_id, Features.image_id.in_(redone))
+        connection.execute(sa.delete(Features).where(*old))
     packed = np.frombuffer(b"".join(one.thumbnail for one in new), np.uint8).reshape(-1, THUMBNAIL_BYTES)
     sketch_of = dict(zip((one.image_id for one in new), sketches(unpack_thumbnails(packed)).tolist(), strict=True))
     for is_shared in (False, True):  # an image of this batch may be the source of another one

@@ -276,7 +276,7 @@ def commit_batch(
         image_ids = _insert_images(connection, [o.content for o in outcomes if o.content is not None])
         _insert_captions(connection, claim, outcomes, image_ids, provenance)  # of re-queued items too: copies need them
         _share_captions(connection, claim, outcomes, image_ids)
-        insert_features(connection, provenance.encoder, _features(outcomes, image_ids))
+        insert_features(connection, provenance.encoder, _features(outcomes, image_ids), force=claim.force)
         ids = [o.item.item_id for o in outcomes]
         pending = (Item.chunk_id == claim.chunk_id, Item.state == ItemState.PENDING)
         query = sa.select(Item.id).where(Item.id.in_(ids), *pending)

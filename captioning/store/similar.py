@@ -22,6 +22,7 @@ class SimilarFile:
 
     path: str  # bytes that are not UTF-8 are %XX
     path_bytes: bytes
+    sha256: str  # digest of the content
     width: int  # pixels, upright
     height: int  # pixels, upright
     bytes: int
@@ -30,7 +31,7 @@ class SimilarFile:
 
     def as_json(self) -> dict[str, Any]:
         """Return the file as JSON has it."""
-        fields = ("path", "width", "height", "bytes", "kind")
+        fields = ("path", "sha256", "width", "height", "bytes", "kind")
         line = {name: getattr(self, name) for name in fields} | {"score": round(self.score, 4)}
         if self.path.encode() != self.path_bytes:
             line["path_b64"] = base64.b64encode(self.path_bytes).decode()
@@ -127,7 +128,7 @@ def _by_size(row: Any) -> tuple[int, int, bytes]:
 
 def _to_file(row: Any, kind: Kind | None, score: float) -> SimilarFile:
     path = row.root.rstrip(b"/") + b"/" + row.path_bytes
-    return SimilarFile(text_of(path), path, row.width, row.height, row.bytes, kind, score)
+    return SimilarFile(text_of(path), path, row.sha256, row.width, row.height, row.bytes, kind, score)
 
 
 def _files(db: Database, image_ids: Collection[int], job: int | None = None) -> list[Any]:
@@ -135,7 +136,7 @@ def _files(db: Database, image_ids: Collection[int], job: int | None = None) -> 
     query = (
         sa.select(
             File.id.label("file_id"), File.image_id, Root.path_bytes.label("root"), File.path_bytes,
-            Image.width, Image.height, Image.bytes,
+            Image.sha256, Image.width, Image.height, Image.bytes,
         )
         .join(Root, Root.id == File.root_id)
         .join(Image, Image.id == File.image_id)

@@ -22,7 +22,7 @@ def similar_images(
 ) -> None:
     """Find images that show something similar to one image, the most similar first, and say which are copies of it.
 
-    The score is 100 % for the same content, about 30 % for images that have nothing in common.
+    The score is 100 % for the same content, and near 0 % for images that have nothing in common.
     """
     db = open_database()
     found = details.show(db, os.fsencode(path)) if path else None

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from captioning.near_duplicates import Kind
 from captioning.store.jobs import Failure
-from producer import render
+from captioning.store.similar import Duplicates, SimilarFile
+from producer import render, render_similar
 from tests.producer.test_render import DONE, file_row
 
 WIDTHS = (50, 80, 160)
@@ -53,3 +55,12 @@ def test_names_of_files_stay_whole(shown: Callable[..., list[str]]) -> None:
 def test_a_summary_wraps_between_words(shown: Callable[..., list[str]]) -> None:
     lines = shown(render.print_finished, DONE, 2.0, {"truncated": 1}, [], "captions.sqlite", [])
     assert "copies of captioned images" in " ".join(line.strip() for line in lines)
+
+
+def test_a_cluster_of_duplicates_keeps_what_each_file_is(shown: Callable[..., list[str]]) -> None:
+    path = LONG.encode()
+    files = [SimilarFile(LONG, path, "0" * 64, 12000, 8000, 10**8, kind, 0.994) for kind in (None, Kind.MIRRORED)]
+    lines = shown(render_similar.print_duplicates, Duplicates([files], 2, 0), 20)
+    assert sum("mirrored 99 %" in line for line in lines) == 1
+    lines = shown(render_similar.print_similar, files)
+    assert sum("mirrored" in line and "99 %" in line for line in lines) == 1
