@@ -70,7 +70,7 @@ def print_table(
         for name, *cells in zip(columns, *texts, strict=True)
     }
     for name in optional:
-        least = (min(cells, _LEAST) if name in wrap else cells for name, cells in needed.items())
+        least = (min(cells, _LEAST) if n in wrap and n != "path" else cells for n, cells in needed.items())
         if sum(least) + gap * len(needed) > width:
             del needed[name]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap, 0, 0))

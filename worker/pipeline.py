@@ -192,8 +192,8 @@ class Pipeline:
         """
         if self._sharing is None:
             return batch
-        by_pixels = sorted(batch.to_caption, key=lambda pair: -pair[1].info.width * pair[1].info.height)
-        sources = self._sharing.sources([(_sha256(outcome), outcome.thumbnail or b"") for outcome, _ in by_pixels])
+        best_first = sorted((outcome for outcome, _ in batch.to_caption), key=_size_of_image, reverse=True)
+        sources = self._sharing.sources([(_sha256(outcome), outcome.thumbnail or b"") for outcome in best_first])
         shared = [
             replace(outcome, state=ItemState.REUSED, shared_from=sources[_sha256(outcome)])
             for outcome, _ in batch.to_caption
@@ -252,6 +252,12 @@ class Pipeline:
 
 def _sha256(outcome: Outcome) -> str:
     return outcome.content.sha256 if outcome.content is not None else ""
+
+
+def _size_of_image(outcome: Outcome) -> tuple[int, int]:
+    """Return pixels and bytes."""
+    content = outcome.content
+    return (content.info.width * content.info.height, content.bytes) if content and content.info else (0, 0)
 
 
 def _failed(item: ClaimedItem, error: ImageError, *, was_read: bool) -> Outcome:
