@@ -106,6 +106,10 @@ bench-exports: setup ## Measure exports: tables of a million rows, and the how-t
 	$(BIN)/python -m benchmarks.exports rows
 	$(BIN)/python -m benchmarks.exports pages
 
+bench-duplicates: setup ## Measure how well near-duplicates are found: make bench-duplicates IMAGES=folder
+	@test -n "$(IMAGES)" || { echo "usage: make bench-duplicates IMAGES='folder more'"; exit 2; }
+	$(BIN)/python -m benchmarks.duplicates quality $(IMAGES)
+
 scale: setup ## Caption a million tiny images with a stub model on each database: make scale OUT=docs/scale
 	for store in postgresql sqlite; do $(BIN)/python -m benchmarks.scale --items $(or $(ITEMS),1000000) --store $$store \
 	  --jobs 2 --high --kill-every 60 --out $(or $(OUT),docs/scale) || exit 1; done
@@ -120,5 +124,5 @@ wheel: setup ## Build the wheel into dist/
 clean: ## Remove everything that the other targets created
 	rm -rf $(VENV) .audit build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench bench-exports bench-gallery screenshots \
+.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench bench-exports bench-gallery bench-duplicates screenshots \
   scale migration wheel clean

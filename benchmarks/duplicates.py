@@ -2,31 +2,41 @@
 
 python -m benchmarks.duplicates quality FOLDER [FOLDER ...] --queries 200 --others 3000
 python -m benchmarks.duplicates speed --images 1000000
+python -m benchmarks.duplicates store --images 1000000 --url sqlite:////tmp/captions.sqlite    # an empty database
 
 `quality` encodes images with the default model, changes some of them as people and programs do, and prints the share of
 changed copies that are found, and the pairs of different images that are taken for near-duplicates. `speed` measures
-the search in made-up features.
+the search in made-up features, `store` reads them from a database.
 """
 
 import argparse
 import io
+import resource
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import sqlalchemy as sa
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 
+import migrations
+from benchmarks.exports import fill
 from captioning import near_duplicates
 from captioning.bundles import find_bundles, named
 from captioning.errors import ImageError
-from captioning.features import DIMENSIONS, THUMBNAIL_BYTES, pack_thumbnail, pack_vectors
+from captioning.features import DIMENSIONS, SKETCH_BITS, THUMBNAIL_BYTES, pack_thumbnail, pack_vectors
 from captioning.model.captioner import Captioner
 from captioning.model.pixels import open_image
 from captioning.model.runtime import choose_runtime, load_captioner
 from captioning.settings import read_settings
+from captioning.store import similar
+from captioning.store.database import Database
+from captioning.store.features import captioned_thumbnails, load
+from captioning.store.schema import Encoder, Features
 
 _BATCH = 64
 Photo = Image.Image
@@ -169,6 +179,43 @@ def speed(count: int) -> None:
         )
 
 
+def store(count: int, url: str) -> None:
+    """Fill an empty database with made-up features, and measure the queries of `similar`, `duplicates` and workers."""
+    db = Database(url)
+    migrations.ensure_schema(db)
+    with tempfile.TemporaryDirectory() as folder:
+        made = ((f"{n // 1000:05d}/{n:09d}.jpg", f"{n:064x}", 100_000 + n, 1) for n in range(count))
+        fill(db, Path(folder), made)
+    rng, started = np.random.default_rng(0), time.monotonic()
+    with db.writing() as connection:
+        connection.execute(sa.insert(Encoder).values(id=1, key="1:made-up"))
+    for start in range(0, count, 20_000):
+        rows = range(start + 1, min(start + 20_000, count) + 1)
+        with db.writing() as connection:
+            connection.execute(sa.insert(Features), [
+                {"image_id": n, "encoder_id": 1, "vector": rng.bytes(DIMENSIONS), "thumbnail": rng.bytes(THUMBNAIL_BYTES),
+                 "sketch": int(rng.integers(1 << SKETCH_BITS))} for n in rows
+            ])  # fmt: skip
+    report("insert the features", started)
+    for name, query in (
+        ("read all features", lambda: load(db, 1)),
+        ("similar", lambda: similar.similar_files(db, 1, 20)),
+        (
+            "candidates of a batch of 32",
+            lambda: captioned_thumbnails(db, 1, "", rng.integers(1 << 24, size=8192).tolist()),
+        ),
+    ):
+        started = time.monotonic()
+        query()
+        report(name, started)
+    db.close()
+
+
+def report(what: str, started: float) -> None:
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{what}: {time.monotonic() - started:.2f} s, peak {memory:.0f} MB", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -177,11 +224,16 @@ def main() -> None:
     of_quality.add_argument("--queries", type=int, default=200)
     of_quality.add_argument("--others", type=int, default=3000)
     commands.add_parser("speed").add_argument("--images", type=int, default=100_000)
+    of_store = commands.add_parser("store")
+    of_store.add_argument("--images", type=int, default=100_000)
+    of_store.add_argument("--url", required=True)
     arguments = parser.parse_args()
     if arguments.command == "quality":
         quality(arguments.folders, arguments.queries, arguments.others)
-    else:
+    elif arguments.command == "speed":
         speed(arguments.images)
+    else:
+        store(arguments.images, arguments.url)
 
 
 if __name__ == "__main__":

@@ -29,13 +29,13 @@ from captioning.features import (
 SAME_LEAST = 0.93  # correlation of two thumbnails that are of one image
 PART_LEAST = 0.46  # of a thumbnail with a part of another one that are of one image
 CANDIDATE_LEAST = 0.65  # cosine of two vectors, from which their thumbnails are compared
-EXACT_LIMIT = 200_000  # images; of more, only those that share bits of a hash of their vectors are compared
+EXACT_LIMIT = 200_000  # images; of more, not all pairs are compared, see `_groups`
 _PART_SCALES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # sides of a part, of the whole
 _PART_STEP = 0.9  # pixels of a thumbnail between parts
 _BLOCK = 4096  # images; a product of two blocks takes 64 MB
 _PAIRS_AT_ONCE = 64  # compared in parts, which takes 20 MB
-_HASH_BITS, _HASH_TABLES = 18, 24  # of vectors
-_LARGEST_BUCKET = 2000  # images with the same hash that are compared with each other
+_GROUPS_OF_AN_IMAGE = 4  # in which it is compared
+_LARGEST_BUCKET = 2000  # images with the same sketch that are compared with one
 
 Indices = NDArray[np.int64]
 
@@ -202,42 +202,50 @@ def _no_pairs() -> Pairs:
 
 
 def _candidates(vectors: NDArray[np.int8], on_progress: Callable[[int], object]) -> Iterator[tuple[Indices, Indices]]:
-    """Yield pairs with similar vectors, each once."""
-    if len(vectors) > EXACT_LIMIT:
-        yield _hashed(vectors, on_progress)
+    """Yield pairs with similar vectors, the smaller index first. A pair may come twice."""
+    if len(vectors) <= EXACT_LIMIT:
+        yield from _similar(vectors, np.arange(len(vectors)), on_progress)
         return
-    for start in range(0, len(vectors), _BLOCK):
-        block = unit(vectors[start : start + _BLOCK])
-        for other in range(start, len(vectors), _BLOCK):
-            cosines = block @ (block if other == start else unit(vectors[other : other + _BLOCK])).T
+    members = _groups(vectors)
+    for number, group in enumerate(members, start=1):
+        yield from _similar(vectors, group)
+        on_progress(len(vectors) * number // len(members))
+
+
+def _similar(
+    vectors: NDArray[np.int8], chosen: Indices, on_progress: Callable[[int], object] = lambda done: None
+) -> Iterator[tuple[Indices, Indices]]:
+    """Yield the pairs with similar vectors among some images, given in ascending order; each pair once."""
+    for start in range(0, len(chosen), _BLOCK):
+        rows = chosen[start : start + _BLOCK]
+        block = unit(vectors[rows])
+        for other in range(start, len(chosen), _BLOCK):
+            columns = chosen[other : other + _BLOCK]
+            cosines = block @ (block if other == start else unit(vectors[columns])).T
             first, second = np.nonzero(cosines >= CANDIDATE_LEAST)
-            first, second = first + start, second + other
+            first, second = rows[first], columns[second]
             yield first[first < second], second[first < second]
-        on_progress(min(start + _BLOCK, len(vectors)))
+        on_progress(start + len(rows))
 
 
-def _hashed(vectors: NDArray[np.int8], on_progress: Callable[[int], object]) -> tuple[Indices, Indices]:
-    """Return pairs with similar vectors that have the same hash in one of some tables.
+def _groups(vectors: NDArray[np.int8]) -> list[Indices]:
+    """Return groups of images that may be similar: each image is in the groups of the centres that are nearest to it.
 
-    A hash has the signs of random projections (Charikar 2002, "Similarity estimation techniques from rounding
-    algorithms").
+    The centres are images, chosen at random: near-duplicates are near to the same ones.
     """
-    rng = np.random.Generator(np.random.PCG64(0))
-    found = []
-    for table in range(_HASH_TABLES):
-        planes = rng.standard_normal((vectors.shape[1], _HASH_BITS), np.float32)
-        bits = [vectors[i : i + _BLOCK].astype(np.float32) @ planes > 0 for i in range(0, len(vectors), _BLOCK)]
-        hashes = np.concatenate(bits).astype(np.int64) @ (np.int64(1) << np.arange(_HASH_BITS))
-        order = np.argsort(hashes, kind="stable").astype(np.int64)
-        for bucket in np.split(order, np.flatnonzero(np.diff(hashes[order])) + 1):
-            members = bucket[:_LARGEST_BUCKET]
-            if len(members) > 1:
-                rows = unit(vectors[members])
-                first, second = np.nonzero(np.triu(rows @ rows.T >= CANDIDATE_LEAST, 1))
-                found.append(np.stack([members[first], members[second]], axis=1))
-        on_progress(len(vectors) * (table + 1) // _HASH_TABLES)
-    pairs = np.concatenate([np.zeros((0, 2), np.int64), *found])
-    return _each_once(pairs[:, 0], pairs[:, 1])
+    count = len(vectors)
+    chosen = np.random.Generator(np.random.PCG64(0)).choice(count, int(np.sqrt(count)), replace=False)
+    centres = unit(vectors[chosen])
+    nearest_centres = np.concatenate(
+        [
+            np.argpartition(-(unit(part) @ centres.T), _GROUPS_OF_AN_IMAGE)[:, :_GROUPS_OF_AN_IMAGE]
+            for part in _blocks(vectors)
+        ]
+    )
+    flat = nearest_centres.ravel()
+    order = np.argsort(flat, kind="stable")
+    bounds = np.cumsum(np.bincount(flat, minlength=len(chosen)))[:-1]
+    return [group // _GROUPS_OF_AN_IMAGE for group in np.split(order, bounds)]
 
 
 # -- parts of thumbnails --

@@ -74,7 +74,7 @@ def test_no_images_have_no_pairs() -> None:
     assert not len(find_pairs(Images.unpack([], []), strict=False))
 
 
-def test_pairs_are_found_by_hashes_as_by_comparing_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_of_many_images_are_found_in_groups_as_by_comparing_all(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     bases = rng.standard_normal((300, DIMENSIONS))
     rows = np.concatenate([bases, bases + 0.4 * rng.standard_normal((300, DIMENSIONS))])
@@ -83,9 +83,9 @@ def test_pairs_are_found_by_hashes_as_by_comparing_all(monkeypatch: pytest.Monke
     images = Images.unpack(packed, thumbnails + thumbnails)
     every = find_pairs(images, strict=False)
     monkeypatch.setattr(near_duplicates, "EXACT_LIMIT", 10)
-    hashed = find_pairs(images, strict=False)
+    grouped = find_pairs(images, strict=False)
     assert len(every) == 300
-    assert (every.first.tolist(), every.second.tolist()) == (hashed.first.tolist(), hashed.second.tolist())
+    assert (every.first.tolist(), every.second.tolist()) == (grouped.first.tolist(), grouped.second.tolist())
 
 
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))

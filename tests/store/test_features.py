@@ -76,9 +76,9 @@ def test_near_duplicates_share_a_caption_of_the_same_batch_and_show_whose_it_is(
     assert (progress.captioned, progress.reused, progress.model_runs) == (1, 1, 1)
     found = details.show(db, b"/photos/" + second.path)
     assert found is not None
-    row, details = found
+    row, all_captions = found
     assert (row.caption, row.source, row.model) == ("two cats", "machine", "lstm")
-    assert details[0].shared_from == "/photos/" + first.path.decode()
+    assert all_captions[0].shared_from == "/photos/" + first.path.decode()
     encoder = features.encoder_of_most(db)
     assert encoder is not None
     stored = features.load(db, encoder).images
