@@ -4,6 +4,7 @@ CaptioningError                    one line for the person, with a remedy; the c
 ├── UsageError                     the person's input is at fault; the command exits 2
 │   └── PathsGone                  paths that the person named do not exist; the store may know files there
 ├── ImageError                     one image is at fault: recorded on its row, not retried by itself
+│   ├── ArchiveError               the archive that it is in is damaged, or larger than the limits
 │   └── FileUnreachable            the file and everything around it is gone; it may come back
 ├── BundleError                    a model bundle is missing, damaged or does not fit
 ├── FileLeft                       a file beside an image is left as it is: a link, or not what it should be
@@ -54,6 +55,10 @@ class ImageError(CaptioningError):
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+
+
+class ArchiveError(ImageError):
+    """An archive is damaged, or larger than the limits: none of its members is taken."""
 
 
 class FileUnreachable(ImageError):

@@ -105,7 +105,7 @@ class Settings(BaseSettings):
         " that does not answer.",
     )
 
-    # -- limits on one image --
+    # -- limits on one image, and on an archive --
     decode_processes: int = Field(
         0, ge=0, le=256, description="Processes that decode images, per image size; 0: one per core, less one."
     )
@@ -116,6 +116,17 @@ class Settings(BaseSettings):
     )
     max_side: int = Field(65_535, gt=0, le=10**7, description="Largest width or height, in pixels.")
     max_frames: int = Field(10_000, gt=0, le=10**7, description="Most frames of an animation; the first is captioned.")
+    max_archive_members: int = Field(1_000_000, gt=0, le=10**8, description="Most members of a zip or tar file.")
+    max_archive_bytes: int = Field(
+        10**12, gt=0, le=10**15, description="Most bytes to which a zip or tar file unpacks (none is unpacked to disk)."
+    )
+    max_archive_ratio: int = Field(
+        100,
+        gt=0,
+        le=10**6,
+        description="Most bytes to which one byte of a zip or tar file unpacks, above 100 MB unpacked: against zip"
+        " bombs.",
+    )
 
     # -- how this process runs --
     runtime: Literal["auto", "torch", "openvino"] = Field("auto", description="Library that computes the encoder.")

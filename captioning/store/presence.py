@@ -1,5 +1,7 @@
 """Which files of the store are still on disk: mark those that are gone, and nothing that is only out of reach."""
 
+import errno
+import functools
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -9,6 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Row
 
+from captioning.archives import ArchiveLimits, list_archive, split_member
+from captioning.errors import ArchiveError
 from captioning.mounts import Mounts
 from captioning.paths import hash_of, is_below, unicode_forms
 from captioning.store.database import Database, now
@@ -116,7 +120,7 @@ def mark_files_missing(db: Database, paths: Sequence[bytes], page_size: int = 10
 
 def _mark(db: Database, mounts: Mounts, files: Iterable[tuple[bytes, Row[Any]]], absent: Absent) -> None:
     """Mark those of some files that are gone, and count all that are not found in `absent`."""
-    missing = _split(mounts, [(path, row) for path, row in files if _lookup_error(path)], absent)
+    missing = _split(mounts, [(path, row) for path, row in files if _lookup_error(path, row.mtime_ns)], absent)
 
     def mark() -> None:
         with db.writing() as connection:
@@ -134,7 +138,7 @@ def _split(mounts: Mounts, not_found: Sequence[tuple[bytes, Row[Any]]], absent: 
     missing: list[int] = []
     for folder, group in folders.items():
         before = mounts.of_nearest(folder)
-        errors = [(row, _lookup_error(path)) for path, row in group]
+        errors = [(row, _lookup_error(path, row.mtime_ns)) for path, row in group]
         changing = before is None or before != mounts.of_nearest(folder)  # something is mounted at this moment
         for row, error in errors:
             if error is None:
@@ -153,18 +157,39 @@ def _split(mounts: Mounts, not_found: Sequence[tuple[bytes, Row[Any]]], absent: 
     return missing
 
 
-def _lookup_error(path: bytes) -> OSError | None:
-    """Return the error of a look at a path: one of `_NOT_THERE` when nothing is there, None when something is."""
+def _lookup_error(path: bytes, mtime_ns: int) -> OSError | None:
+    """Return the error of a look at a path: one of `_NOT_THERE` when nothing is there, None when something is.
+
+    `mtime_ns` is what the store knows. The archive of a member is listed only if it was modified since.
+    """
     try:
-        os.lstat(path)
+        member = split_member(path)
+        if member is None or os.path.lexists(path):
+            os.lstat(path)
+        else:
+            _look_up_member(*member, mtime_ns)
     except OSError as error:  # no permission, or a dead server, for example
         return error
+    except ArchiveError:
+        return OSError(errno.EIO, os.strerror(errno.EIO))
     return None
+
+
+def _look_up_member(archive: bytes, name: bytes, mtime_ns: int) -> None:
+    """Raise OSError when an archive or its member is not there, ArchiveError when it cannot be listed."""
+    status = os.stat(archive)
+    if status.st_mtime_ns != mtime_ns and name not in _names_in(archive, (status.st_size, status.st_mtime_ns)):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
+@functools.lru_cache(maxsize=1)
+def _names_in(archive: bytes, _state: tuple[int, int]) -> frozenset[bytes]:
+    return frozenset(member.name for member in list_archive(archive, ArchiveLimits()))
 
 
 def _files_of(root: RootPath) -> sa.Select[Any]:
     """Return the query for the files of a root, with their mounts."""
-    columns: tuple[Any, ...] = (File.id, File.path_bytes, File.path_hash, File.missing_since)
+    columns: tuple[Any, ...] = (File.id, File.path_bytes, File.path_hash, File.missing_since, File.mtime_ns)
     query = sa.select(*columns, Mount.identity.label("mount")).select_from(File)
     return query.outerjoin(Mount, Mount.id == File.mount_id).where(File.root_id == root.id)
 

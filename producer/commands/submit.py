@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from captioning.archives import limits_of
 from captioning.bundles import find_bundles, named
 from captioning.command_tree import UNLIMITED
 from captioning.errors import CaptioningError, PathsGone, UsageError
@@ -45,6 +46,7 @@ def submit(
     force: Annotated[bool, typer.Option("--force", help="Redo all captions.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try files again that failed before.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read all files to find changed ones.")] = False,
+    archives: Annotated[bool, typer.Option("--archives", help="Also look into zip and tar files in folders.")] = False,
     follow_symlinks: Annotated[bool, typer.Option("--follow-symlinks", help="Follow links inside the folder.")] = False,
     list_skipped: Annotated[bool, typer.Option("--list-skipped", help="Name each path that is not taken.")] = False,
     wait: Wait = False,
@@ -65,7 +67,7 @@ def submit(
     report = render.SkipReport(listed=list_skipped, as_json=as_json)
     request = SubmitRequest(
         sources=_read_sources(settings, paths or [], listed, report, is_dry_run=only_count),
-        filters=Filters(tuple(include or ()), tuple(exclude or ()), follow_symlinks),
+        filters=Filters(tuple(include or ()), tuple(exclude or ()), follow_symlinks, archives),
         bundle=bundle,
         options=DecodeOptions(beam_size=beam_size),
         name=text_of(os.fsencode(name)),
@@ -76,6 +78,7 @@ def submit(
         retry_failed=retry_failed,
         limit=limit,
         report=report,
+        archive_limits=limits_of(settings),
     )
     if only_count:
         _dry_run(settings, request, as_json=as_json)
@@ -90,7 +93,7 @@ def submit(
         submitted = _register(db, settings, request, dispatcher, display)
         progress = _begin(db, settings, submitted, dispatcher, display, wait=wait or settings.embedded)
     _finish(db, settings, progress, started, began_at, submitted, as_json=as_json)
-    _exit_if_unusable(request)
+    _exit_if_unusable(request, submitted.refused)
 
 
 def _read_sources(
@@ -116,12 +119,12 @@ def _dry_run(settings: Settings, request: SubmitRequest, *, as_json: bool) -> No
     render.print_dry_run(result, as_json=as_json)
     if not result.scanned:
         raise UsageError(f"no images found. {submitting.hint_without_images(result.skipped)}")
-    _exit_if_unusable(request)
+    _exit_if_unusable(request, result.refused)
 
 
-def _exit_if_unusable(request: SubmitRequest) -> None:
-    """Exit with FAILED_SOME when paths that the person named cannot be used."""
-    if request.sources.skipped:
+def _exit_if_unusable(request: SubmitRequest, refused: int) -> None:
+    """Exit with FAILED_SOME when paths that the person named, or archives, cannot be used."""
+    if request.sources.skipped or refused:
         raise SystemExit(FAILED_SOME)
 
 

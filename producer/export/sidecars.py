@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from captioning.archives import split_member
 from captioning.errors import FileAway, FileLeft, UsageError
 from captioning.paths import text_of
 from captioning.store import sidecars as stored
@@ -155,6 +156,8 @@ class SidecarExport:
     def _plan(self, place: _Place, known: KnownSidecar | None, images: set[bytes]) -> _Write | None:
         """Decide what happens to a file; None: it stays as it is."""
         try:
+            if self.mirror is None and split_member(place.row.path_bytes) is not None:
+                raise FileLeft("its image is in an archive, which stays as it is: name a folder for a tree with -o")
             if place.whole in images:
                 raise FileLeft("it is an image that is registered, not a sidecar")
             tree = self._tree(place.root)

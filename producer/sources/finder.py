@@ -6,13 +6,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
+from captioning.archives import ArchiveLimits, is_archive
 from captioning.mounts import Mounts
 from captioning.store.files import FoundFile
+from producer.sources.archives import ArchiveWalk
 from producer.sources.named import Sources
 from producer.sources.patterns import Filters, unmatched
 from producer.sources.report import SILENT, SourceReport
 from producer.sources.skips import Skips
 from producer.sources.walk import Walk, found_file, unreachable
+
+DEFAULT_LIMITS = ArchiveLimits()
 
 
 class ImageFinder:
@@ -21,13 +25,26 @@ class ImageFinder:
     `unmatched` has, after a complete search, a sentence for each pattern that matched nothing.
     """
 
-    def __init__(self, sources: Sources, filters: Filters, report: SourceReport = SILENT) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        filters: Filters,
+        report: SourceReport = SILENT,
+        limits: ArchiveLimits = DEFAULT_LIMITS,
+    ) -> None:
         self._sources = sources
         self._filters = filters
         self._skips = Skips(report.skipped, sources.skipped)
+        self._matched: set[tuple[str, str]] = set()
+        self._archives = ArchiveWalk(filters, self._skips, self._matched, report, limits)
         self._mounts = Mounts()
         self._folder: tuple[bytes, str | None] = (b"", None)  # of the last named file, with its mount
         self.unmatched: tuple[str, ...] = ()
+
+    @property
+    def refused(self) -> int:
+        """How many archives are damaged or larger than the limits."""
+        return self._archives.refused
 
     @property
     def skipped(self) -> Counter[str]:
@@ -36,14 +53,22 @@ class ImageFinder:
 
     def __iter__(self) -> Iterator[FoundFile]:
         """Yield every image."""
-        matched: set[tuple[str, str]] = set()
         for folder in self._sources.folders:
-            for found in Walk(folder, self._filters, self._skips, matched):
-                yield replace(found, path=os.path.join(folder, found.path))
+            for found in Walk(folder, self._filters, self._skips, self._matched):
+                yield from self._found(replace(found, path=os.path.join(folder, found.path)))
         for path in self._sources.files:
             yield from self._named(path)
-        if self._sources.folders:  # named files are taken whatever the patterns
-            self.unmatched = tuple(unmatched(self._filters, matched))
+        for path in self._sources.archives:
+            yield from self._archives.images_in(path)
+        if self._sources.folders or self._sources.archives:  # named files are taken whatever the patterns
+            self.unmatched = tuple(unmatched(self._filters, self._matched))
+
+    def _found(self, found: FoundFile) -> Iterator[FoundFile]:
+        """Yield an image that a walk found, or the images of an archive."""
+        if self._filters.archives and is_archive(found.path):
+            yield from self._archives.images_in(found.path)
+        else:
+            yield found
 
     def _named(self, path: bytes) -> Iterator[FoundFile]:
         """Yield a named file, whatever its extension, if it is still there."""
