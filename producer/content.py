@@ -1,4 +1,4 @@
-"""The bytes of files that the store knows, wherever they are: in folders or in archives."""
+"""The bytes of files that the store knows, wherever they are: in folders, in archives, in buckets or on the web."""
 
 import hashlib
 import os
@@ -6,6 +6,8 @@ from types import TracebackType
 
 from captioning.archives import Archive, limits_of, open_archive_at, split_member
 from captioning.errors import ImageError
+from captioning.paths import is_url
+from captioning.remote import RemoteStore
 from captioning.settings import Settings
 
 
@@ -14,6 +16,7 @@ class ContentReader:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._remote = RemoteStore(settings)
         self._archive: tuple[bytes, Archive] | None = None
 
     def __enter__(self) -> "ContentReader":
@@ -24,6 +27,8 @@ class ContentReader:
 
     def read(self, path: bytes) -> bytes:
         """Return the content of a file. Raises OSError and ImageError."""
+        if is_url(path):
+            return self._remote.read(path, self._settings.max_bytes)
         member = split_member(path)
         if member is None or os.path.lexists(path):
             with open(path, "rb") as file:
@@ -32,7 +37,7 @@ class ContentReader:
 
     def sha256(self, path: bytes) -> str:
         """Return the digest of the content, in hex. Raises OSError and ImageError."""
-        if split_member(path) is None:
+        if split_member(path) is None and not is_url(path):
             with open(path, "rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         return hashlib.sha256(self.read(path)).hexdigest()

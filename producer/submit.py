@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 
-from captioning.archives import ArchiveLimits, is_archive, member_path
+from captioning.archives import is_archive, member_path
 from captioning.bundles import Bundle
 from captioning.errors import ImageError, UsageError
 from captioning.mounts import mount_point_of
 from captioning.paths import is_below, text_of
+from captioning.remote import RemoteStore, root_of
 from captioning.settings import Settings
 from captioning.store import files, jobs, workers
 from captioning.store.database import Database
@@ -25,9 +26,10 @@ from captioning.terminal import count
 from captioning.values import DecodeCapability, DecodeOptions, digest_of
 from producer.content import ContentReader
 from producer.sources import (
-    DEFAULT_LIMITS,
+    NO_ACCESS,
     REFUSED,
     SILENT,
+    Access,
     Filters,
     ImageFinder,
     SourceReport,
@@ -56,11 +58,11 @@ class SubmitRequest:
     retry_failed: bool = False
     limit: int | None = None
     report: SourceReport = SILENT  # receives what is not taken
-    archive_limits: ArchiveLimits = DEFAULT_LIMITS
+    access: Access = NO_ACCESS
 
     def finder(self, report: SourceReport | None = None) -> ImageFinder:
         """Return a search for the images."""
-        return ImageFinder(self.sources, self.filters, report or self.report, self.archive_limits)
+        return ImageFinder(self.sources, self.filters, report or self.report, self.access)
 
 
 @dataclass
@@ -116,7 +118,7 @@ def submit(
             submitted.failed_before += registered.failed_before
             submitted.queued += len(registered.file_ids) - registered.known - registered.failed_before
             on_commit(submitted)
-    submitted.absent = mark_gone(db, request.sources.gone, request.sources.walked, seen)
+    submitted.absent = mark_gone(db, request.sources.gone, request.sources.walked, seen, request.access.remote)
     submitted.skipped, submitted.refused = finder.skipped, finder.refused
     warn_of_patterns(request, finder)
     close = functools.partial(
@@ -140,7 +142,11 @@ def policy_of(db: Database, settings: Settings, request: SubmitRequest, model_id
 
 
 def mark_gone(
-    db: Database, gone: Sequence[bytes], folders: Sequence[bytes] = (), seen: FileIdSet | None = None
+    db: Database,
+    gone: Sequence[bytes],
+    folders: Sequence[bytes] = (),
+    seen: FileIdSet | None = None,
+    remote: RemoteStore | None = None,
 ) -> Absent:
     """Mark what is gone of all that the store knows: at or below paths that do not exist, and in folders.
 
@@ -148,7 +154,8 @@ def mark_gone(
     """
     gone = [*gone, *(member_path(path) for path in gone if is_archive(path))]
     absent, unknown = mark_files_missing(db, gone)
-    return absent + mark_missing(db, [*unknown, *folders], seen or FileIdSet())
+    look_up = remote.gone if remote is not None else None
+    return absent + mark_missing(db, [*unknown, *folders], seen or FileIdSet(), gone=look_up)
 
 
 def describe_absent(absent: Absent) -> list[str]:
@@ -201,7 +208,7 @@ def _verify(reader: ContentReader, root: RootPath, found: FoundFile, sha256: str
     One that cannot be read counts as unchanged, but its ctime is not stored, so that the next submit compares it again.
     """
     try:
-        digest = reader.sha256(os.path.join(root.path, found.path))
+        digest = reader.sha256(root.path.rstrip(b"/") + b"/" + found.path)
         return replace(found, has_stored_content=digest == sha256)
     except (OSError, ImageError):
         return replace(found, has_stored_content=True, ctime_ns=None)
@@ -215,7 +222,7 @@ def _refuse_empty(db: Database, request: SubmitRequest) -> None:
     for _ in finder:  # once more, for the report
         pass
     reasons = f" (skipped: {describe_skipped(finder.skipped)})" if finder.skipped else ""
-    absent = describe_absent(mark_gone(db, request.sources.gone, request.sources.walked))
+    absent = describe_absent(mark_gone(db, request.sources.gone, request.sources.walked, remote=request.access.remote))
     unmatched = [f"{sentence}." for sentence in finder.unmatched]
     hint = hint_without_images(finder.skipped)
     raise UsageError(" ".join([f"no images found{reasons}.", *absent, *unmatched, hint]))
@@ -241,12 +248,16 @@ def warn_of_patterns(request: SubmitRequest, finder: ImageFinder) -> None:
 
 
 def _folders_in_roots(sources: Sources) -> Iterator[bytes]:
-    """Yield the folders that roots must cover: those to walk, and the deepest with all named files and archives."""
+    """Yield the folders that roots must cover: those to walk, and the deepest with all named files and archives.
+
+    Also the buckets and servers that URLs name.
+    """
     yield from sources.folders
     parents = {os.path.dirname(path) for path in (*sources.files, *sources.archives)}
     if parents:
         common = os.path.commonpath(parents)
         yield from [common] if common != b"/" else sorted(parents)
+    yield from sorted({root_of(url) for url in (*sources.prefixes, *sources.urls)})
 
 
 def _by_root(
@@ -272,7 +283,8 @@ def _by_root(
 def _job_request(request: SubmitRequest) -> jobs.JobRequest:
     """Return the job to open. Two submits with the same paths, filters, model and options have the same key."""
     sources = request.sources
-    groups = [sources.folders, sources.files, *([sources.archives] if sources.archives else [])]
+    later = [sources.archives, sources.prefixes, sources.urls]
+    groups = [sources.folders, sources.files, *(later if any(later) else [])]
     paths = [sorted(path.hex() for path in group) for group in groups]
     terms = [
         # what is new since version 0.1 is left out unless it is used: a job of an older version is continued
@@ -289,5 +301,5 @@ def _job_request(request: SubmitRequest) -> jobs.JobRequest:
 
 
 def _default_name(sources: Sources) -> str:
-    more = len(sources.folders) + len(sources.files) + len(sources.archives) - 1
+    more = len(sources.all) - 1
     return text_of(sources.first).rstrip("/").rpartition("/")[2] + (f" and {more} more" if more else "")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from captioning.errors import FileUnreachable, ImageError, RootUnavailable, ServiceUnavailable
-from captioning.paths import is_below
+from captioning.paths import is_below, is_url
+from captioning.remote import is_installed
 from captioning.store.leases import ClaimedItem
 from captioning.values import Reason
 
@@ -29,7 +30,12 @@ class FileBytes:
 
 
 def is_visible(root: bytes) -> bool:
-    """Return whether a root exists and contains something. The mount point of an unmounted disk is empty or gone."""
+    """Return whether a root exists and contains something. The mount point of an unmounted disk is empty or gone.
+
+    A bucket or a server is visible where the packages for it are installed.
+    """
+    if is_url(root):
+        return is_installed(root)
     return _has_entries(root, if_forbidden=False)
 
 

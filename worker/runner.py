@@ -91,7 +91,7 @@ class Runner:
         def start_decode_pool(size: int) -> DecodePool:
             return DecodePool(count, size, limits, settings.decode_timeout_seconds, module=DECODE_MODULE)
 
-        db, files = Database.open(settings), FileReader.of(settings)
+        db, files = Database.open(settings), FileReader(settings)
         runner = cls(settings, worker_name(settings), db, models, start_decode_pool, files)
         with suppress(StoreUnavailable):  # then the leases expire
             leases.release_held_by(runner.db, runner.name, counts_as_attempt=True)  # a process before this one died

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from captioning.archives import limits_of
 from captioning.bundles import find_bundles, named
 from captioning.command_tree import UNLIMITED
 from captioning.errors import CaptioningError, PathsGone, UsageError
@@ -25,13 +24,13 @@ from producer.dispatch import Dispatcher
 from producer.doctor import database_name
 from producer.dry_run import dry_run
 from producer.progress import ProgressDisplay, explained_interrupt, progress_display, wait_for_job
-from producer.sources import Filters, Sources, read_list, read_sources
+from producer.sources import Access, Filters, Sources, read_list, read_sources
 from producer.submit import SubmitRequest, Submitted
 
 
 @app.command(epilog="Example: producer submit ./images --exclude 'drafts/*'")
 def submit(
-    paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Folders and files.")] = None,
+    paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Folders, files, archives, URLs.")] = None,
     include: Annotated[list[str] | None, pattern(help="Take only matching files. Repeatable.")] = None,
     exclude: Annotated[list[str] | None, pattern(help="Skip matching files. Repeatable.")] = None,
     from_file: Annotated[str | None, file_name(help="Also take the paths in this file; -: standard input.")] = None,
@@ -78,7 +77,7 @@ def submit(
         retry_failed=retry_failed,
         limit=limit,
         report=report,
-        archive_limits=limits_of(settings),
+        access=Access.of(settings),
     )
     if only_count:
         _dry_run(settings, request, as_json=as_json)

@@ -6,17 +6,19 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from captioning.archives import ArchiveLimits, is_archive
+from captioning.archives import is_archive
 from captioning.mounts import Mounts
 from captioning.store.files import FoundFile
+from producer.sources.access import Access
 from producer.sources.archives import ArchiveWalk
+from producer.sources.buckets import BucketWalk
 from producer.sources.named import Sources
 from producer.sources.patterns import Filters, unmatched
 from producer.sources.report import SILENT, SourceReport
 from producer.sources.skips import Skips
 from producer.sources.walk import Walk, found_file, unreachable
 
-DEFAULT_LIMITS = ArchiveLimits()
+NO_ACCESS = Access()
 
 
 class ImageFinder:
@@ -30,21 +32,24 @@ class ImageFinder:
         sources: Sources,
         filters: Filters,
         report: SourceReport = SILENT,
-        limits: ArchiveLimits = DEFAULT_LIMITS,
+        access: Access = NO_ACCESS,
     ) -> None:
         self._sources = sources
         self._filters = filters
         self._skips = Skips(report.skipped, sources.skipped)
         self._matched: set[tuple[str, str]] = set()
-        self._archives = ArchiveWalk(filters, self._skips, self._matched, report, limits)
+        self._archives = ArchiveWalk(filters, self._skips, self._matched, report, access.limits)
+        self._buckets = (
+            None if access.remote is None else BucketWalk(access.remote, filters, self._skips, self._matched, report)
+        )
         self._mounts = Mounts()
         self._folder: tuple[bytes, str | None] = (b"", None)  # of the last named file, with its mount
         self.unmatched: tuple[str, ...] = ()
 
     @property
     def refused(self) -> int:
-        """How many archives are damaged or larger than the limits."""
-        return self._archives.refused
+        """How many archives are damaged or larger than the limits, and folders of buckets cannot be listed."""
+        return self._archives.refused + (self._buckets.refused if self._buckets is not None else 0)
 
     @property
     def skipped(self) -> Counter[str]:
@@ -60,7 +65,11 @@ class ImageFinder:
             yield from self._named(path)
         for path in self._sources.archives:
             yield from self._archives.images_in(path)
-        if self._sources.folders or self._sources.archives:  # named files are taken whatever the patterns
+        if self._buckets is not None:
+            for prefix in self._sources.prefixes:
+                yield from self._buckets.images_below(prefix)
+            yield from self._buckets.named(self._sources.urls)
+        if self._sources.walked:  # named files are taken whatever the patterns
             self.unmatched = tuple(unmatched(self._filters, self._matched))
 
     def _found(self, found: FoundFile) -> Iterator[FoundFile]:

@@ -14,7 +14,7 @@ from captioning.settings import Settings
 from captioning.store import captions
 from captioning.store.database import Database
 from captioning.values import DecodeOptions
-from producer.sources import Filters, ImageFinder, read_sources
+from producer.sources import Access, Filters, ImageFinder, read_sources
 from producer.submit import SubmitRequest, Submitted, submit
 from tests.journeys.cli_runner import CliRunner
 from tests.store.helpers import LSTM
@@ -42,7 +42,7 @@ class Report:
 def find(*paths: Path, limits: ArchiveLimits | None = None, **filters: object) -> tuple[list[str], ImageFinder, Report]:
     report = Report([], {})
     sources = read_sources([os.fsencode(path) for path in paths])
-    finder = ImageFinder(sources, Filters(**filters), report, limits or ArchiveLimits())  # type: ignore[arg-type]
+    finder = ImageFinder(sources, Filters(**filters), report, Access(limits or ArchiveLimits()))  # type: ignore[arg-type]
     return [os.fsdecode(file.path) for file in finder], finder, report
 
 

@@ -14,7 +14,6 @@ from PIL import Image
 from structlog.contextvars import merge_contextvars
 
 import migrations
-from captioning.archives import ArchiveLimits
 from captioning.decoding.pool import DecodedImage
 from captioning.model.pixels import Limits, Pixels, Preprocessing, open_image
 from captioning.model.runtime import Runtime
@@ -93,7 +92,7 @@ class LocalWorker:
     driver: StoreDriver
     decode_pool: LocalDecodePool
     captioner: LocalCaptioner
-    files: FileReader = field(default_factory=lambda: FileReader(1_000_000, ArchiveLimits()))
+    files: FileReader = field(default_factory=lambda: FileReader(read_settings(max_bytes=1_000_000)))
     sizes: list[int] = field(default_factory=list)  # for which decode pools were started
 
     def write(self, files: dict[str, bytes]) -> None:

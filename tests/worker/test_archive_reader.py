@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from captioning.archives import ArchiveLimits
 from captioning.errors import FileUnreachable, ImageError
+from captioning.settings import read_settings
 from captioning.store.leases import ClaimedItem
 from captioning.values import Reason
 from tests.support.archives import write_archive, write_tar, write_zip
@@ -25,7 +25,7 @@ def item(path: str, archive: Path | None = None) -> ClaimedItem:
 
 @pytest.fixture
 def files() -> Iterator[FileReader]:
-    reader = FileReader(1000, ArchiveLimits())
+    reader = FileReader(read_settings(max_bytes=1000))
     yield reader
     reader.close()
 
@@ -104,4 +104,4 @@ def test_more_archives_than_are_kept_open_are_read_in_turn(tmp_path: Path, read:
     paths = [write_archive(tmp_path / f"{i}.zip", {"a.jpg": b"%d" % i}) for i in range(5)]
     for _ in range(2):
         assert [read(item(f"{path.name}!/a.jpg", path)).data for path in paths] == [b"0", b"1", b"2", b"3", b"4"]
-    assert len(os.listdir("/proc/self/fd")) < 100
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) < 100

@@ -1,0 +1,177 @@
+"""Read and list files in buckets and on the web: once, with limits, and with several attempts."""
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from captioning.errors import FileUnreachable, ImageError
+from captioning.remote.connections import connect
+from captioning.remote.failures import as_image_error, is_transient
+from captioning.remote.listing import RemoteFile, remote_file
+from captioning.settings import Settings
+from captioning.values import Reason
+
+T = TypeVar("T")
+ATTEMPTS = 4
+MAX_WAIT_SECONDS = 8.0  # between two attempts
+MAX_ATTEMPT_SECONDS = 300.0  # a server that sends a byte now and then must not hold a worker
+_BLOCK = 1 << 20  # bytes that are read at once
+_LARGE = 16 << 20  # bytes: of larger files, one is in memory at a time
+
+
+@dataclass
+class Download:
+    """The bytes of a file, which arrive in the background."""
+
+    future: "concurrent.futures.Future[bytes]"
+    received: list[int]  # one number: bytes so far, of all attempts
+    _seen: int = field(default=0)
+
+    def result(self, on_progress: Callable[[], object]) -> bytes:
+        """Wait for the bytes; call `on_progress` now and then, as long as some arrive. Raises ImageError."""
+        while True:
+            done, _ = concurrent.futures.wait([self.future], timeout=1.0)
+            if done:
+                return self.future.result()
+            if self.received[0] > self._seen:
+                self._seen = self.received[0]
+                on_progress()
+
+    def cancel(self) -> None:
+        """Stop it."""
+        self.future.cancel()
+
+
+class RemoteStore:
+    """All file systems that URLs name, each connected when it is first needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._file_systems: dict[bytes, Any] = {}
+        self._large: asyncio.Lock | None = None
+
+    def start(self, url: bytes, max_bytes: int) -> Download:
+        """Begin to read a file. Raises UsageError when the packages for it are missing."""
+        file_system, received = self._file_system(url), [0]
+        coroutine = _with_attempts(lambda: self._read(file_system, url.decode(), max_bytes, received))
+        return Download(asyncio.run_coroutine_threadsafe(coroutine, file_system.loop), received)
+
+    def read(self, url: bytes, max_bytes: int) -> bytes:
+        """Return the content of a file. Raises ImageError."""
+        return self.start(url, max_bytes).result(lambda: None)
+
+    def list_folder(self, url: bytes) -> list[RemoteFile]:
+        """Return what is directly in a bucket or folder, by name; nothing if it does not exist. Raises ImageError."""
+        scheme, _, path = url.decode().partition("://")
+        path = path.rstrip("/")
+        file_system = self._file_system(url)
+        try:
+            entries = self._run(file_system, lambda: file_system._ls(path, detail=True))
+        except FileUnreachable:
+            raise
+        except ImageError as error:
+            if error.reason is Reason.MISSING and "/" in path:
+                return []
+            raise
+        found = [remote_file(scheme, path, entry) for entry in entries if str(entry["name"]).startswith(f"{path}/")]
+        return sorted((file for file in found if file is not None), key=lambda file: file.url)
+
+    def look_up(self, urls: Iterable[bytes]) -> list[RemoteFile | ImageError]:
+        """Return the objects at URLs, several at a time, or why they cannot be looked at."""
+        return [_result(future) for future in [self._start_look_up(url) for url in urls]]
+
+    def gone(self, urls: Iterable[bytes]) -> set[bytes]:
+        """Return the URLs at which there is no object. Raises ImageError when a bucket cannot be listed."""
+        by_folder: dict[bytes, set[bytes]] = {}
+        for url in urls:
+            by_folder.setdefault(url.rpartition(b"/")[0], set()).add(url)
+        gone: set[bytes] = set()
+        for folder, wanted in by_folder.items():
+            gone |= wanted - {file.url for file in self.list_folder(folder)}
+        return gone
+
+    def _start_look_up(self, url: bytes) -> "concurrent.futures.Future[RemoteFile]":
+        scheme, _, path = url.decode().partition("://")
+        file_system = self._file_system(url)
+
+        async def look() -> RemoteFile:
+            return remote_file(scheme, "", await file_system._info(path)) or RemoteFile(url, is_folder=True)
+
+        return asyncio.run_coroutine_threadsafe(_with_attempts(look), file_system.loop)
+
+    def _file_system(self, url: bytes) -> Any:
+        scheme = url.partition(b":")[0]
+        if scheme not in self._file_systems:
+            self._file_systems[scheme] = connect(url, self._settings)
+        return self._file_systems[scheme]
+
+    def _run(self, file_system: Any, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return asyncio.run_coroutine_threadsafe(_with_attempts(call), file_system.loop).result()
+
+    async def _read(self, file_system: Any, url: str, max_bytes: int, received: list[int]) -> bytes:
+        async with asyncio.timeout(MAX_ATTEMPT_SECONDS):
+            if url.startswith("gs:"):  # gcsfs has no stream
+                data: bytes = await file_system._cat_file(url, start=0, end=max_bytes + 1)
+                received[0] += len(data)
+                return _limited(data, max_bytes)
+            return await self._stream(file_system, url, max_bytes, received)
+
+    async def _stream(self, file_system: Any, url: str, max_bytes: int, received: list[int]) -> bytes:
+        options = {"size": 0} if url.startswith("https:") else {}  # it would ask for the size first
+        file = await file_system.open_async(url, "rb", **options)
+        data = bytearray()
+        try:
+            while len(data) <= min(max_bytes, _LARGE) and (block := await file.read(_BLOCK)):
+                data += block
+                received[0] += len(block)
+            if len(data) > min(max_bytes, _LARGE):
+                await self._stream_large(file, data, max_bytes, received)
+        finally:
+            if url.startswith("https:"):
+                await file.close()
+            elif file.r is not None:  # the file of s3fs cannot be closed itself
+                file.r.close()
+        return _limited(bytes(data), max_bytes)
+
+    async def _stream_large(self, file: Any, data: bytearray, max_bytes: int, received: list[int]) -> None:
+        self._large = self._large or asyncio.Lock()
+        async with self._large:
+            while len(data) <= max_bytes and (block := await file.read(_BLOCK)):
+                data += block
+                received[0] += len(block)
+
+
+async def _with_attempts(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Await a call, again after transient errors. Raises ImageError."""
+    attempts = AsyncRetrying(
+        retry=retry_if_exception(is_transient),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.5, max=MAX_WAIT_SECONDS),
+        reraise=True,
+    )
+
+    async def attempt() -> T:
+        return await call()
+
+    try:
+        return await attempts(attempt)
+    except Exception as error:  # of three libraries
+        raise as_image_error(error) from error
+
+
+def _result(future: "concurrent.futures.Future[RemoteFile]") -> RemoteFile | ImageError:
+    try:
+        return future.result()
+    except ImageError as error:
+        return error
+
+
+def _limited(data: bytes, max_bytes: int) -> bytes:
+    if len(data) > max_bytes:
+        message = f"more than {max_bytes} bytes; the limit is CAPTIONING_MAX_BYTES"
+        raise ImageError(Reason.TOO_LARGE, message)
+    return data
