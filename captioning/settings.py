@@ -275,6 +275,8 @@ class Settings(BaseSettings):
     @field_validator("roots", mode="before")
     @classmethod
     def _split_roots(cls, value: object) -> object:
+        if isinstance(value, dict):
+            return {name: os.fspath(path) for name, path in value.items()}
         if not isinstance(value, str):
             return value
         pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]

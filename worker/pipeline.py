@@ -18,7 +18,7 @@ from captioning.store.database import Database
 from captioning.store.leases import Claim, ClaimedItem, Content, Outcome, Provenance
 from captioning.values import PERMANENT_REASONS, ItemState, Reason
 from worker.adaptive_batch import AdaptiveBatch
-from worker.file_reader import FileReader, ReadItem
+from worker.file_reader import FileReader, Reads
 from worker.read_ahead import read_ahead
 from worker.reader import FileBytes
 
@@ -134,19 +134,19 @@ class Pipeline:
 
     def _file_batches(self) -> Iterator[FileBatch]:
         """Read the files of the chunk and cut it into batches, by count and by bytes."""
-        with self.resources.files.reading(self.root, self.claim.items, self._lease.renew_if_due) as read:
-            yield from self._read_batches(read)
+        with self.resources.files.reading(self.root, self.claim.items, self._lease.renew_if_due) as reads:
+            yield from self._read_batches(reads)
 
-    def _read_batches(self, read: ReadItem) -> Iterator[FileBatch]:
+    def _read_batches(self, reads: Reads) -> Iterator[FileBatch]:
         batch, started = FileBatch(), time.monotonic()
-        for item in self.claim.items:
+        for item, read in reads:
             if len(batch) and (
                 len(batch) >= self.config.batch_size or batch.size + item.size > self.config.batch_bytes
             ):
                 yield batch
                 batch = FileBatch()
             try:
-                content = read(item)
+                content = read()
                 batch.files.append((item, content))
                 batch.size += len(content.data)
             except ImageError as error:

@@ -1,5 +1,6 @@
 """The file systems of fsspec, set up by our settings alone: no file, no variable and no metadata service speaks in."""
 
+import json
 import os
 import ssl
 from typing import Any
@@ -75,7 +76,7 @@ def _gs(settings: Settings, guard: AddressGuard) -> Any:
     from gcsfs.core import GCSFileSystem
 
     file_system = GCSFileSystem(
-        token=str(settings.gs_key_file) if settings.gs_key_file else "anon",
+        token=_service_account(settings) or "anon",  # without one nothing is looked for elsewhere
         endpoint_url=settings.gs_endpoint or None,
         timeout=settings.remote_timeout_seconds,
         use_listings_cache=False,
@@ -84,6 +85,18 @@ def _gs(settings: Settings, guard: AddressGuard) -> Any:
     guarded = None if settings.gs_endpoint else guard
     file_system.session_kwargs = {"connector": sync(file_system.loop, _connector, settings, guarded)}
     return file_system
+
+
+def _service_account(settings: Settings) -> str:
+    """Return the path of the key of a service account; empty without one. Raises UsageError when it is no key."""
+    text = secret_in(settings.gs_key_file, "GS_KEY_FILE")
+    try:
+        is_key = not text or json.loads(text).get("type") == "service_account"
+    except (ValueError, AttributeError):
+        is_key = False
+    if not is_key:
+        raise UsageError(f"CAPTIONING_GS_KEY_FILE={settings.gs_key_file}: not the key of a service account (JSON).")
+    return str(settings.gs_key_file or "")
 
 
 def _web(settings: Settings, guard: AddressGuard) -> Any:

@@ -3,7 +3,6 @@
 import asyncio
 import concurrent.futures
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -23,23 +22,16 @@ _BLOCK = 1 << 20  # bytes that are read at once
 _LARGE = 16 << 20  # bytes: of larger files, one is in memory at a time
 
 
-@dataclass
 class Download:
     """The bytes of a file, which arrive in the background."""
 
-    future: "concurrent.futures.Future[bytes]"
-    received: list[int]  # one number: bytes so far, of all attempts
-    _seen: int = field(default=0)
+    def __init__(self) -> None:
+        self.future: concurrent.futures.Future[bytes]
+        self.received = 0  # bytes so far, of all attempts
 
-    def result(self, on_progress: Callable[[], object]) -> bytes:
-        """Wait for the bytes; call `on_progress` now and then, as long as some arrive. Raises ImageError."""
-        while True:
-            done, _ = concurrent.futures.wait([self.future], timeout=1.0)
-            if done:
-                return self.future.result()
-            if self.received[0] > self._seen:
-                self._seen = self.received[0]
-                on_progress()
+    def result(self) -> bytes:
+        """Wait for the bytes. Raises ImageError."""
+        return self.future.result()
 
     def cancel(self) -> None:
         """Stop it."""
@@ -56,13 +48,14 @@ class RemoteStore:
 
     def start(self, url: bytes, max_bytes: int) -> Download:
         """Begin to read a file. Raises UsageError when the packages for it are missing."""
-        file_system, received = self._file_system(url), [0]
-        coroutine = _with_attempts(lambda: self._read(file_system, url.decode(), max_bytes, received))
-        return Download(asyncio.run_coroutine_threadsafe(coroutine, file_system.loop), received)
+        file_system, download = self._file_system(url), Download()
+        coroutine = _with_attempts(lambda: self._read(file_system, url.decode(), max_bytes, download))
+        download.future = asyncio.run_coroutine_threadsafe(coroutine, file_system.loop)
+        return download
 
     def read(self, url: bytes, max_bytes: int) -> bytes:
         """Return the content of a file. Raises ImageError."""
-        return self.start(url, max_bytes).result(lambda: None)
+        return self.start(url, max_bytes).result()
 
     def list_folder(self, url: bytes) -> list[RemoteFile]:
         """Return what is directly in a bucket or folder, by name; nothing if it does not exist. Raises ImageError."""
@@ -112,24 +105,24 @@ class RemoteStore:
     def _run(self, file_system: Any, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return asyncio.run_coroutine_threadsafe(_with_attempts(call), file_system.loop).result()
 
-    async def _read(self, file_system: Any, url: str, max_bytes: int, received: list[int]) -> bytes:
+    async def _read(self, file_system: Any, url: str, max_bytes: int, download: Download) -> bytes:
         async with asyncio.timeout(MAX_ATTEMPT_SECONDS):
             if url.startswith("gs:"):  # gcsfs has no stream
                 data: bytes = await file_system._cat_file(url, start=0, end=max_bytes + 1)
-                received[0] += len(data)
+                download.received += len(data)
                 return _limited(data, max_bytes)
-            return await self._stream(file_system, url, max_bytes, received)
+            return await self._stream(file_system, url, max_bytes, download)
 
-    async def _stream(self, file_system: Any, url: str, max_bytes: int, received: list[int]) -> bytes:
+    async def _stream(self, file_system: Any, url: str, max_bytes: int, download: Download) -> bytes:
         options = {"size": 0} if url.startswith("https:") else {}  # it would ask for the size first
         file = await file_system.open_async(url, "rb", **options)
         data = bytearray()
         try:
             while len(data) <= min(max_bytes, _LARGE) and (block := await file.read(_BLOCK)):
                 data += block
-                received[0] += len(block)
+                download.received += len(block)
             if len(data) > min(max_bytes, _LARGE):
-                await self._stream_large(file, data, max_bytes, received)
+                await self._stream_large(file, data, max_bytes, download)
         finally:
             if url.startswith("https:"):
                 await file.close()
@@ -137,12 +130,12 @@ class RemoteStore:
                 file.r.close()
         return _limited(bytes(data), max_bytes)
 
-    async def _stream_large(self, file: Any, data: bytearray, max_bytes: int, received: list[int]) -> None:
+    async def _stream_large(self, file: Any, data: bytearray, max_bytes: int, download: Download) -> None:
         self._large = self._large or asyncio.Lock()
         async with self._large:
             while len(data) <= max_bytes and (block := await file.read(_BLOCK)):
                 data += block
-                received[0] += len(block)
+                download.received += len(block)
 
 
 async def _with_attempts(call: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -1,7 +1,7 @@
 """A worker reads members of archives in place, below its root, and passes through a tar file once."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,10 @@ from captioning.settings import read_settings
 from captioning.store.leases import ClaimedItem
 from captioning.values import Reason
 from tests.support.archives import write_archive, write_tar, write_zip
-from worker.file_reader import FileReader, ReadItem
+from worker.file_reader import FileReader
+from worker.reader import FileBytes
+
+ReadItem = Callable[[ClaimedItem], FileBytes]
 
 KINDS = ("a.zip", "a.tar", "a.tgz")
 FILES = {f"{i}.jpg": b"content %d" % i for i in range(6)}
@@ -31,9 +34,13 @@ def files() -> Iterator[FileReader]:
 
 
 @pytest.fixture
-def read(files: FileReader, tmp_path: Path) -> Iterator[ReadItem]:
-    with files.reading(os.fsencode(tmp_path), (), lambda: None) as function:
-        yield function
+def read(files: FileReader, tmp_path: Path) -> ReadItem:
+    return lambda item: read_one(files, tmp_path, item)
+
+
+def read_one(files: FileReader, root: Path, item: ClaimedItem) -> FileBytes:
+    with files.reading(os.fsencode(root), [item], lambda: None) as reads:
+        return next(reads)[1]()
 
 
 def reason(read: ReadItem, wanted: ClaimedItem) -> Reason:
@@ -70,12 +77,15 @@ def test_an_archive_that_is_gone_or_outside_of_the_root_is_treated_as_a_file_wou
     (root / "other.jpg").write_bytes(b"x")
     outside = write_zip(tmp_path / "secret.zip", FILES)
     (root / "link.zip").symlink_to(outside)
-    with files.reading(os.fsencode(root), (), lambda: None) as read:
-        assert reason(read, item("gone.zip!/1.jpg")) is Reason.MISSING
-        assert reason(read, item("link.zip!/1.jpg", outside)) is Reason.FORBIDDEN
-        assert reason(read, item("../secret.zip!/1.jpg", outside)) is Reason.FORBIDDEN
-        with pytest.raises(FileUnreachable):
-            read(item("unmounted/a.zip!/1.jpg"))
+
+    def read(wanted: ClaimedItem) -> FileBytes:
+        return read_one(files, root, wanted)
+
+    assert reason(read, item("gone.zip!/1.jpg")) is Reason.MISSING
+    assert reason(read, item("link.zip!/1.jpg", outside)) is Reason.FORBIDDEN
+    assert reason(read, item("../secret.zip!/1.jpg", outside)) is Reason.FORBIDDEN
+    with pytest.raises(FileUnreachable):
+        read(item("unmounted/a.zip!/1.jpg"))
 
 
 def test_a_damaged_archive_fails_its_members_with_a_reason(tmp_path: Path, read: ReadItem) -> None:
@@ -94,9 +104,8 @@ def test_a_compressed_tar_is_passed_through_once_in_whatever_chunks(tmp_path: Pa
     passed: list[None] = []
     for chunk in ("0.jpg", "1.jpg"), ("2.jpg",), ("4.jpg", "5.jpg"):
         items = [item(f"a.tgz!/{name}", path) for name in chunk]
-        with files.reading(os.fsencode(tmp_path), items, lambda: passed.append(None)) as read:
-            for one in items:
-                read(one)
+        with files.reading(os.fsencode(tmp_path), items, lambda: passed.append(None)) as reads:
+            assert [read().data for _, read in reads] == [FILES[name] for name in chunk]
     assert len(passed) == len(FILES)  # each header once, though they came in three chunks
 
 

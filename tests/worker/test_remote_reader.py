@@ -39,21 +39,6 @@ def items(*paths: str, size: int = 0) -> list[ClaimedItem]:
     return [ClaimedItem(i, i, os.fsencode(path), size, 0, 0, was_missed=False) for i, path in enumerate(paths)]
 
 
-def test_files_are_read_in_the_order_of_the_chunk_each_with_its_result(server: WebServer) -> None:
-    server.answers |= {f"/{i}.jpg": (200, {}, b"%d" % i) for i in range(10)}
-    server.answers["/3.jpg"] = (403, {}, b"")
-    wanted = items(*(f"{i}.jpg" for i in range(10)))
-    results: list[bytes | Reason] = []
-    with FileReader(settings(server)).reading(server.url.encode(), wanted, lambda: None) as read:
-        for item in wanted:
-            try:
-                results.append(read(item).data)
-            except ImageError as error:
-                results.append(error.reason)
-    assert results == [b"0", b"1", b"2", Reason.FORBIDDEN, *(b"%d" % i for i in range(4, 10))]
-    assert server.requests.total() == 10
-
-
 class Gate:
     """Answers only when a test lets it, and counts the requests that wait."""
 
@@ -70,6 +55,35 @@ class Gate:
         request.wfile.write(b"x")
 
 
+def test_each_file_gets_its_content_or_its_reason_with_one_request(server: WebServer) -> None:
+    server.answers |= {f"/{i}.jpg": (200, {}, b"%d" % i) for i in range(10)}
+    server.answers["/3.jpg"] = (403, {}, b"")
+    results: dict[bytes, bytes | Reason] = {}
+    wanted = items(*(f"{i}.jpg" for i in range(10)))
+    with FileReader(settings(server)).reading(server.url.encode(), wanted, lambda: None) as reads:
+        for item, read in reads:
+            try:
+                results[item.path] = read().data
+            except ImageError as error:
+                results[item.path] = error.reason
+    assert results == {b"%d.jpg" % i: b"%d" % i if i != 3 else Reason.FORBIDDEN for i in range(10)}
+    assert server.requests.total() == 10
+
+
+def test_a_file_that_takes_long_does_not_delay_the_others(server: WebServer) -> None:
+    gate = Gate()
+    server.answers |= {f"/{i}.jpg": (200, {}, b"%d" % i) for i in range(20)} | {"/0.jpg": gate.answer}
+    order = []
+    with FileReader(settings(server)).reading(
+        server.url.encode(), items(*(f"{i}.jpg" for i in range(20))), lambda: None
+    ) as reads:
+        for item, _ in reads:
+            order.append(item.path)
+            if len(order) == 19:
+                gate.open.set()
+    assert order[-1] == b"0.jpg"
+
+
 @pytest.mark.parametrize(("size", "at_once"), [(0, CONNECTIONS), (WAITING_BYTES // 2, 2), (WAITING_BYTES * 2, 1)])
 def test_as_many_files_are_fetched_at_once_as_settings_and_memory_allow(
     server: WebServer, size: int, at_once: int
@@ -77,8 +91,8 @@ def test_as_many_files_are_fetched_at_once_as_settings_and_memory_allow(
     gate = Gate()
     server.answers |= {f"/{i}.jpg": gate.answer for i in range(10)}
     wanted = items(*(f"{i}.jpg" for i in range(10)), size=size)
-    with FileReader(settings(server)).reading(server.url.encode(), wanted, lambda: None) as read:
-        reader = threading.Thread(target=lambda: [read(item) for item in wanted])
+    with FileReader(settings(server)).reading(server.url.encode(), wanted, lambda: None) as reads:
+        reader = threading.Thread(target=lambda: list(reads))
         reader.start()
         deadline = time.monotonic() + 10
         while gate.waiting < at_once and time.monotonic() < deadline:
@@ -103,8 +117,8 @@ def test_progress_is_reported_while_a_large_file_arrives_and_only_then(server: W
 
     server.answers["/a.jpg"] = answer
     wanted = items("a.jpg")
-    with FileReader(settings(server)).reading(server.url.encode(), wanted, progress.set) as read:
-        assert read(wanted[0]).data == b"ab"
+    with FileReader(settings(server)).reading(server.url.encode(), wanted, progress.set) as reads:
+        assert [read().data for _, read in reads] == [b"ab"]
     assert progress.is_set()
 
 
