@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from types import TracebackType
+from typing import Any
 
 from captioning.remote import Download, RemoteStore
 from captioning.store.leases import ClaimedItem
@@ -26,7 +27,7 @@ class RemoteReader:
         self._remote, self._root, self._max_bytes, self._ahead = remote, root, max_bytes, ahead
         self._on_progress = on_progress
         self._left: Iterator[ClaimedItem] = iter(items)
-        self._started: dict[Future[bytes], tuple[ClaimedItem, Download]] = {}
+        self._started: dict[Future[Any], tuple[ClaimedItem, Download]] = {}
         self._received = 0  # bytes, of unfinished files, at the last look
 
     def __enter__(self) -> "RemoteReader":

@@ -3,13 +3,12 @@
 from captioning.remote.listing import RemoteFile
 from captioning.remote.packages import is_installed
 from captioning.remote.store import Download, RemoteStore
-from captioning.remote.urls import UrlRefused, checked_url, is_prefix, root_of
+from captioning.remote.urls import checked_url, is_prefix, root_of
 
 __all__ = [
     "Download",
     "RemoteFile",
     "RemoteStore",
-    "UrlRefused",
     "checked_url",
     "is_installed",
     "is_prefix",

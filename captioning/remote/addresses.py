@@ -10,17 +10,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from captioning.environment import PREFIX
+from captioning.errors import AddressRefused
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-
-
-class AddressRefused(OSError):
-    """A host has an address that must not be connected to."""
-
-    def __init__(self, address: str) -> None:
-        super().__init__(f"its host leads to {address}, which is not public; {PREFIX}REMOTE_NETWORKS allows networks")
 
 
 class AddressGuard:
@@ -33,7 +27,9 @@ class AddressGuard:
         """Return a socket for an address as `socket.getaddrinfo` describes it. Raises AddressRefused."""
         family, kind, protocol, _, where = info
         if not self.is_allowed(where[0]):
-            raise AddressRefused(where[0])
+            raise AddressRefused(
+                f"its host leads to {where[0]}, which is not public; {PREFIX}REMOTE_NETWORKS allows networks"
+            )
         return socket.socket(family, kind, protocol)
 
     def is_allowed(self, address: str) -> bool:

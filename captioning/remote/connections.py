@@ -6,7 +6,7 @@ import ssl
 from typing import Any
 
 from captioning.environment import set_for_children
-from captioning.errors import UsageError
+from captioning.errors import AddressRefused, UsageError
 from captioning.remote.addresses import AddressGuard
 from captioning.remote.packages import require
 from captioning.settings import Settings, secret_in
@@ -124,12 +124,8 @@ async def _connector(settings: Settings, guard: AddressGuard | None) -> Any:
     return TCPConnector(ssl=_trust(settings), limit=settings.remote_connections, socket_factory=factory)
 
 
-class RedirectRefused(OSError):
-    """A server leads to a URL that is not encrypted."""
-
-
 async def _only_https(request: Any, handler: Any) -> Any:
     """Refuse a redirect to anything but https."""
     if request.url.scheme != "https":
-        raise RedirectRefused(f"it leads to {request.url.scheme}://, which is not encrypted")
+        raise AddressRefused(f"it leads to {request.url.scheme}://, which is not encrypted")
     return await handler(request)

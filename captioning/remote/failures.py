@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from captioning.errors import FileUnreachable, ImageError
-from captioning.remote.addresses import AddressRefused
-from captioning.remote.connections import RedirectRefused
 from captioning.terminal import printable
 from captioning.values import Reason
 
@@ -21,7 +19,7 @@ _REASONS = {
 
 def is_transient(error: BaseException) -> bool:
     """Return whether another attempt may succeed."""
-    if isinstance(error, ImageError):
+    if any(isinstance(one, ImageError) for one in _chain(error)):
         return False
     status = _status_of(error)
     if status is not None:
@@ -34,11 +32,9 @@ def as_image_error(error: Exception) -> ImageError:
 
     URLs are not repeated: one that a server led to may be signed.
     """
-    if isinstance(error, ImageError):
-        return error
     for one in _chain(error):
-        if isinstance(one, AddressRefused | RedirectRefused):
-            return ImageError(Reason.FORBIDDEN, str(one))
+        if isinstance(one, ImageError):
+            return one
     status = _status_of(error)
     if status is not None and not is_transient(error):
         reason, what = _REASONS.get(status, (Reason.UNREADABLE, "the request fails"))
@@ -94,9 +90,7 @@ def _own_status(error: BaseException) -> object:
 def _is_final(error: BaseException) -> bool:
     from aiohttp import InvalidURL, NonHttpUrlClientError, RedirectClientError, TooManyRedirects
 
-    final = (
-        AddressRefused, RedirectRefused, InvalidURL, NonHttpUrlClientError, RedirectClientError, TooManyRedirects,
-    )  # fmt: skip
+    final = (InvalidURL, NonHttpUrlClientError, RedirectClientError, TooManyRedirects)
     return any(isinstance(one, final) for one in _chain(error))
 
 

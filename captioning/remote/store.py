@@ -26,12 +26,12 @@ class Download:
     """The bytes of a file, which arrive in the background."""
 
     def __init__(self) -> None:
-        self.future: concurrent.futures.Future[bytes]
+        self.future: concurrent.futures.Future[bytes | ImageError]
         self.received = 0  # bytes so far, of all attempts
 
     def result(self) -> bytes:
         """Wait for the bytes. Raises ImageError."""
-        return self.future.result()
+        return _value(self.future.result())
 
     def cancel(self) -> None:
         """Stop it."""
@@ -75,7 +75,7 @@ class RemoteStore:
 
     def look_up(self, urls: Iterable[bytes]) -> list[RemoteFile | ImageError]:
         """Return the objects at URLs, several at a time, or why they cannot be looked at."""
-        return [_result(future) for future in [self._start_look_up(url) for url in urls]]
+        return [future.result() for future in [self._start_look_up(url) for url in urls]]
 
     def gone(self, urls: Iterable[bytes]) -> set[bytes]:
         """Return the URLs at which there is no object. Raises ImageError when a bucket cannot be listed."""
@@ -87,7 +87,7 @@ class RemoteStore:
             gone |= wanted - {file.url for file in self.list_folder(folder)}
         return gone
 
-    def _start_look_up(self, url: bytes) -> "concurrent.futures.Future[RemoteFile]":
+    def _start_look_up(self, url: bytes) -> "concurrent.futures.Future[RemoteFile | ImageError]":
         scheme, _, path = url.decode().partition("://")
         file_system = self._file_system(url)
 
@@ -103,7 +103,7 @@ class RemoteStore:
         return self._file_systems[scheme]
 
     def _run(self, file_system: Any, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return asyncio.run_coroutine_threadsafe(_with_attempts(call), file_system.loop).result()
+        return _value(asyncio.run_coroutine_threadsafe(_with_attempts(call), file_system.loop).result())
 
     async def _read(self, file_system: Any, url: str, max_bytes: int, download: Download) -> bytes:
         async with asyncio.timeout(MAX_ATTEMPT_SECONDS):
@@ -138,8 +138,11 @@ class RemoteStore:
                 download.received += len(block)
 
 
-async def _with_attempts(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Await a call, again after transient errors. Raises ImageError."""
+async def _with_attempts(call: Callable[[], Coroutine[Any, Any, T]]) -> T | ImageError:
+    """Await a call, again after transient errors; return its result, or the error of the last attempt.
+
+    The error is no exception here, because asyncio would print one of a call that nobody waits for any more.
+    """
     attempts = AsyncRetrying(
         retry=retry_if_exception(is_transient),
         stop=stop_after_attempt(ATTEMPTS),
@@ -153,14 +156,13 @@ async def _with_attempts(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         return await attempts(attempt)
     except Exception as error:  # of three libraries
-        raise as_image_error(error) from error
+        return as_image_error(error)
 
 
-def _result(future: "concurrent.futures.Future[RemoteFile]") -> RemoteFile | ImageError:
-    try:
-        return future.result()
-    except ImageError as error:
-        return error
+def _value(result: T | ImageError) -> T:
+    if isinstance(result, ImageError):
+        raise result
+    return result
 
 
 def _limited(data: bytes, max_bytes: int) -> bytes:

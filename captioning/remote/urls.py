@@ -4,7 +4,7 @@ import re
 from ipaddress import IPv6Address
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from captioning.errors import UsageError
+from captioning.errors import UrlRefused
 from captioning.paths import text_of
 from captioning.terminal import printable
 
@@ -18,10 +18,6 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 """Names of parameters that sign a URL or identify somebody."""
-
-
-class UrlRefused(UsageError):
-    """A URL is not taken. The message repeats nothing that may be secret."""
 
 
 def checked_url(url: bytes) -> bytes:

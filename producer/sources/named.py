@@ -11,9 +11,9 @@ from typing import Literal
 from urllib.parse import unquote_to_bytes
 
 from captioning.archives import archive_of, is_archive, member_path
-from captioning.errors import PathsGone, UsageError
+from captioning.errors import PathsGone, UrlRefused, UsageError
 from captioning.paths import absolute, is_below, text_of, unicode_forms
-from captioning.remote import UrlRefused, checked_url, is_prefix
+from captioning.remote import checked_url, is_prefix
 from captioning.terminal import count
 from producer.sources import kinds
 from producer.sources.buckets import is_archive_elsewhere

@@ -36,11 +36,15 @@ def test_every_object_is_captioned_or_fails_with_its_reason_though_a_worker_is_k
         world.run_producer("submit", bucket.url)
         submitted = time.monotonic()
         worker = world.start_worker()
+        world.wait_for_items(1, 60)
+        first = time.monotonic()
         world.wait_for_items(count // 3, 600)
+        killed = time.monotonic()
         world.kill(worker)
         world.start_worker()
         world.wait_until_finished(900)
-        print(f"submit {submitted - started:.1f} s, captions {time.monotonic() - submitted:.1f} s, with a kill")
+        print(f"submit {submitted - started:.1f} s, captions {time.monotonic() - submitted:.1f} s, with a kill;")
+        print(f"the first third {killed - first:.1f} s, from the first caption to the kill")
     assert jobs.progress(world.db)[0].total == count
     results = results_of(world)
     expected = {

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioning.remote.addresses import AddressGuard, AddressRefused
+from captioning.errors import AddressRefused
+from captioning.remote.addresses import AddressGuard
 
 REFUSED = (
     "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioning.remote import UrlRefused, checked_url, is_prefix, root_of
+from captioning.errors import UrlRefused
+from captioning.remote import checked_url, is_prefix, root_of
 
 
 @pytest.mark.parametrize(
