@@ -55,7 +55,8 @@ class RemoteReader:
             item = next(self._left, None)
             if item is None:
                 return
-            download = self._remote.start(self._root + b"/" + item.path, self._max_bytes)
+            url, is_sized = self._root + b"/" + item.path, item.size > 0
+            download = self._remote.start(url, self._max_bytes, has_known_size=is_sized)
             self._started[download.future] = item, download
             waiting += item.size
 

@@ -75,7 +75,10 @@ def _gs(settings: Settings, guard: AddressGuard) -> Any:
     from fsspec.asyn import sync
     from gcsfs.core import GCSFileSystem
 
-    file_system = GCSFileSystem(
+    class OneAttempt(GCSFileSystem):  # type: ignore[misc]
+        _request = GCSFileSystem._request.__wrapped__  # the attempts are ours
+
+    file_system = OneAttempt(
         token=_service_account(settings) or "anon",  # without one nothing is looked for elsewhere
         endpoint_url=settings.gs_endpoint or None,
         timeout=settings.remote_timeout_seconds,

@@ -49,7 +49,7 @@ def as_image_error(error: Exception) -> ImageError:
 
 def _described(error: Exception) -> str:
     text = "" if "://" in str(error) else printable(" ".join(str(error).split()))[:_MAX_DETAIL]
-    return f"the server cannot be read: {text or type(error).__name__}"
+    return "the server cannot be read: " + " ".join(filter(None, (text, f"({type(error).__name__})")))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -73,7 +73,8 @@ def _status_of(error: BaseException) -> int | None:
             return int(str(status))
     if isinstance(error, FileNotFoundError):
         return 404
-    return 403 if isinstance(error, PermissionError) else None
+    is_denied = isinstance(error, PermissionError) or str(error).startswith("Forbidden: ")  # gcsfs says it in words
+    return 403 if is_denied else None
 
 
 def _own_status(error: BaseException) -> object:

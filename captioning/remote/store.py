@@ -5,7 +5,7 @@ import concurrent.futures
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from captioning.errors import FileUnreachable, ImageError
 from captioning.remote.connections import connect
@@ -46,10 +46,14 @@ class RemoteStore:
         self._file_systems: dict[bytes, Any] = {}
         self._large: asyncio.Lock | None = None
 
-    def start(self, url: bytes, max_bytes: int) -> Download:
-        """Begin to read a file. Raises UsageError when the packages for it are missing."""
+    def start(self, url: bytes, max_bytes: int, *, has_known_size: bool = False) -> Download:
+        """Begin to read a file. The caller answers for the memory of files with known sizes.
+
+        Raises UsageError when the packages for it are missing.
+        """
         file_system, download = self._file_system(url), Download()
-        coroutine = _with_attempts(lambda: self._read(file_system, url.decode(), max_bytes, download))
+        small = max_bytes if has_known_size else min(max_bytes, _LARGE)
+        coroutine = self._read(file_system, url.decode(), small, max_bytes, download)
         download.future = asyncio.run_coroutine_threadsafe(coroutine, file_system.loop)
         return download
 
@@ -94,7 +98,7 @@ class RemoteStore:
         async def look() -> RemoteFile:
             return remote_file(scheme, "", await file_system._info(path)) or RemoteFile(url, is_folder=True)
 
-        return asyncio.run_coroutine_threadsafe(_with_attempts(look), file_system.loop)
+        return asyncio.run_coroutine_threadsafe(self._with_attempts(look), file_system.loop)
 
     def _file_system(self, url: bytes) -> Any:
         scheme = url.partition(b":")[0]
@@ -103,70 +107,66 @@ class RemoteStore:
         return self._file_systems[scheme]
 
     def _run(self, file_system: Any, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return _value(asyncio.run_coroutine_threadsafe(_with_attempts(call), file_system.loop).result())
+        return _value(asyncio.run_coroutine_threadsafe(self._with_attempts(call), file_system.loop).result())
 
-    async def _read(self, file_system: Any, url: str, max_bytes: int, download: Download) -> bytes:
-        async with asyncio.timeout(MAX_ATTEMPT_SECONDS):
-            if url.startswith("gs:"):  # gcsfs has no stream
-                data: bytes = await file_system._cat_file(url, start=0, end=max_bytes + 1)
-                download.received += len(data)
-                return _limited(data, max_bytes)
-            return await self._stream(file_system, url, max_bytes, download)
+    async def _read(
+        self, file_system: Any, url: str, small: int, max_bytes: int, download: Download
+    ) -> bytes | ImageError:
+        """Return the content of a file. One of more than `small` bytes is read again, alone, from its beginning."""
+        data = await self._with_attempts(lambda: _stream(file_system, url, small, download))
+        if isinstance(data, bytes) and small < len(data) and small < max_bytes:
+            self._large = self._large or asyncio.Lock()
+            async with self._large:
+                data = await self._with_attempts(lambda: _stream(file_system, url, max_bytes, download))
+        if isinstance(data, bytes) and len(data) > max_bytes:
+            return ImageError(Reason.TOO_LARGE, f"more than {max_bytes} bytes; the limit is CAPTIONING_MAX_BYTES")
+        return data
 
-    async def _stream(self, file_system: Any, url: str, max_bytes: int, download: Download) -> bytes:
-        options = {"size": 0} if url.startswith("https:") else {}  # it would ask for the size first
-        file = await file_system.open_async(url, "rb", **options)
-        data = bytearray()
+    async def _with_attempts(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T | ImageError:
+        """Await a call, again after transient errors; return its result, or the error of the last attempt.
+
+        There is no other attempt after one that took as long as a server may be silent: a lease must not end meanwhile.
+        The error is no exception here, because asyncio would print one of a call that nobody waits for any more.
+        """
+        attempts = AsyncRetrying(
+            retry=retry_if_exception(is_transient),
+            stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(self._settings.remote_timeout_seconds),
+            wait=wait_random_exponential(multiplier=0.5, max=MAX_WAIT_SECONDS),
+            reraise=True,
+        )
+
+        async def attempt() -> T:
+            async with asyncio.timeout(MAX_ATTEMPT_SECONDS):
+                return await call()
+
         try:
-            while len(data) <= min(max_bytes, _LARGE) and (block := await file.read(_BLOCK)):
-                data += block
-                download.received += len(block)
-            if len(data) > min(max_bytes, _LARGE):
-                await self._stream_large(file, data, max_bytes, download)
-        finally:
-            if url.startswith("https:"):
-                await file.close()
-            elif file.r is not None:  # the file of s3fs cannot be closed itself
-                file.r.close()
-        return _limited(bytes(data), max_bytes)
-
-    async def _stream_large(self, file: Any, data: bytearray, max_bytes: int, download: Download) -> None:
-        self._large = self._large or asyncio.Lock()
-        async with self._large:
-            while len(data) <= max_bytes and (block := await file.read(_BLOCK)):
-                data += block
-                download.received += len(block)
+            return await attempts(attempt)
+        except Exception as error:  # of three libraries
+            return as_image_error(error)
 
 
-async def _with_attempts(call: Callable[[], Coroutine[Any, Any, T]]) -> T | ImageError:
-    """Await a call, again after transient errors; return its result, or the error of the last attempt.
-
-    The error is no exception here, because asyncio would print one of a call that nobody waits for any more.
-    """
-    attempts = AsyncRetrying(
-        retry=retry_if_exception(is_transient),
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait_random_exponential(multiplier=0.5, max=MAX_WAIT_SECONDS),
-        reraise=True,
-    )
-
-    async def attempt() -> T:
-        return await call()
-
+async def _stream(file_system: Any, url: str, limit: int, download: Download) -> bytes:
+    """Return the content of a file; of one with more than `limit` bytes a part that is longer than that."""
+    if url.startswith("gs:"):  # gcsfs has no stream
+        data: bytes = await file_system._cat_file(url, start=0, end=limit + 1)
+        download.received += len(data)
+        return data
+    options = {"size": 0} if url.startswith("https:") else {}  # it would ask for the size first
+    file = await file_system.open_async(url, "rb", **options)
+    content = bytearray()
     try:
-        return await attempts(attempt)
-    except Exception as error:  # of three libraries
-        return as_image_error(error)
+        while len(content) <= limit and (block := await file.read(_BLOCK)):
+            content += block
+            download.received += len(block)
+    finally:
+        if url.startswith("https:"):
+            await file.close()
+        elif file.r is not None:  # the file of s3fs cannot be closed itself
+            file.r.close()
+    return bytes(content)
 
 
 def _value(result: T | ImageError) -> T:
     if isinstance(result, ImageError):
         raise result
     return result
-
-
-def _limited(data: bytes, max_bytes: int) -> bytes:
-    if len(data) > max_bytes:
-        message = f"more than {max_bytes} bytes; the limit is CAPTIONING_MAX_BYTES"
-        raise ImageError(Reason.TOO_LARGE, message)
-    return data

@@ -12,8 +12,10 @@ from gcp_storage_emulator.server import create_server
 
 from captioning.errors import FileUnreachable, ImageError, UsageError
 from captioning.remote import RemoteStore
+from captioning.remote.store import ATTEMPTS
 from captioning.settings import read_settings
 from captioning.values import Reason
+from tests.support.web import web_server
 
 OBJECTS = {"a.jpg": b"one", "sub/b.jpg": b"two", "sub/deep/c d.jpg": b"three"}
 
@@ -78,3 +80,18 @@ def test_a_file_that_is_no_key_of_a_service_account_is_refused_with_its_setting(
         key.write_text(text)
         with pytest.raises(UsageError, match=r"CAPTIONING_GS_KEY_FILE=.*: not the key of a service account"):
             RemoteStore(read_settings(gs_key_file=key)).read(b"gs://photos/a.jpg", 1000)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "requests"), [(403, Reason.FORBIDDEN, 1), (503, Reason.UNREADABLE, ATTEMPTS)]
+)
+def test_a_refusal_is_the_reason_at_once_and_a_failure_is_tried_again(
+    tmp_path: Path, status: int, reason: Reason, requests: int
+) -> None:
+    with web_server(tmp_path) as server:
+        server.answers["/download/storage/v1/b/photos/o/a.jpg"] = (status, {}, b"{}")
+        remote = RemoteStore(read_settings(gs_endpoint=server.url, remote_ca=server.ca))
+        with pytest.raises(ImageError) as raised:
+            remote.read(b"gs://photos/a.jpg", 1000)
+        assert raised.value.reason is reason
+        assert server.requests.total() == requests

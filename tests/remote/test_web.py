@@ -131,7 +131,7 @@ def test_a_server_that_fails_all_the_time_or_does_not_answer_may_come_back(serve
     assert server.requests["/a.jpg"] == ATTEMPTS
     silent = error(server, "/silent.jpg", remote_timeout_seconds=0.1)
     assert isinstance(silent, FileUnreachable)
-    assert server.requests["/silent.jpg"] == ATTEMPTS
+    assert server.requests["/silent.jpg"] == 1
 
 
 def test_an_endless_answer_and_one_that_unpacks_to_more_are_cut_at_the_limit(server: WebServer) -> None:
@@ -143,10 +143,13 @@ def test_an_endless_answer_and_one_that_unpacks_to_more_are_cut_at_the_limit(ser
 
     packed = gzip.compress(bytes(50_000_000))
     server.answers["/endless.jpg"] = endless
+    server.answers["/large.jpg"] = (200, {}, bytes(20_000_000))
     server.answers["/bomb.jpg"] = (200, {"Content-Encoding": "gzip"}, packed)
     assert error(server, "/endless.jpg", max_bytes=1_000_000).reason is Reason.TOO_LARGE
     assert error(server, "/endless.jpg", max_bytes=40_000_000).reason is Reason.TOO_LARGE
     assert read(server, "/bomb.jpg", max_bytes=1_000_000) == packed
+    assert len(read(server, "/large.jpg", max_bytes=20_000_000)) == 20_000_000
+    assert error(server, "/large.jpg", max_bytes=19_999_999).reason is Reason.TOO_LARGE
 
 
 def test_a_certificate_that_nobody_trusts_is_no_reason_to_read_without_one(server: WebServer) -> None:
