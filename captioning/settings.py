@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     )
     remote_connections: int = Field(16, ge=1, le=256, description="Files that a worker fetches at the same time.")
     remote_timeout_seconds: float = Field(
-        15.0, gt=0, le=600, description="Seconds that a server of files may send nothing; each of 4 attempts."
+        15.0, gt=0, le=600, description="Seconds that a server of files may send nothing. No attempt begins later."
     )
 
     # -- how this process runs --

@@ -117,7 +117,7 @@ def _web(settings: Settings, guard: AddressGuard) -> Any:
             headers={"User-Agent": "captionmill", "Accept-Encoding": "identity"},
         )
 
-    return HTTPFileSystem(get_client=new_session, encoded=True, skip_instance_cache=True)
+    return HTTPFileSystem(get_client=new_session, skip_instance_cache=True)
 
 
 async def _connector(settings: Settings, guard: AddressGuard | None) -> Any:

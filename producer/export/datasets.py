@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
+from captioning.archives import split_member
 from captioning.atomic import new_folder, remove_unfinished
 from captioning.errors import UsageError
 from captioning.store.captions import FileRow
@@ -41,6 +42,11 @@ def write_imagefolder(
     count = 0
     with open_text(output, announce) as file:
         for count, row in enumerate(rows, start=1):  # noqa: B007, returned after the loop
+            if split_member(row.path_bytes) is not None:
+                raise UsageError(
+                    f"{row.path} is in an archive, from which no imagefolder is read: choose images in folders with"
+                    " --where 'path:...', or export webdataset."
+                )
             inside = os.path.relpath(row.path, folder)
             if inside.startswith("../"):
                 raise UsageError(

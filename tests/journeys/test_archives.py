@@ -36,6 +36,9 @@ def test_images_in_archives_are_captioned_shown_and_exported(
                     for m in shard if not m.name.endswith((".txt", ".json"))}  # fmt: skip
     assert exported == {hashlib.sha256(data).hexdigest() for data in images.values()}
 
+    result = runner.producer("export", "--format", "hf", "-o", str(folder / "metadata.jsonl"))
+    assert result.code == 2
+    assert "is in an archive, from which no imagefolder is read" in result.err
     result = runner.producer("export", "--beside", "--format", "txt")
     assert "its image is in an archive" in result.out + result.err
     result = runner.producer("export", "--format", "txt", "-o", str(tmp_path / "tree"))

@@ -1,5 +1,6 @@
 """Images in archives are registered, captioned, shown, exported, missed and forgotten as files in folders are."""
 
+import json
 import os
 import tarfile
 from collections.abc import Callable
@@ -209,3 +210,31 @@ def test_hostile_names_of_members_do_not_reach_the_terminal(cli: CliRunner, tmp_
     result = cli.producer("submit", str(tmp_path / "a.tar"), "--dry-run", "--list-skipped")
     assert "\x1b" not in result.out + result.err
     assert "unsafe path" in result.out
+
+
+# -- data sets --
+
+
+def test_shards_are_taken_without_the_texts_beside_the_images(tmp_path: Path) -> None:
+    for shard in range(3):
+        files = {f"{shard}{i}.{ending}": b"x" for i in range(2) for ending in ("jpg", "txt", "json", "cls")}
+        write_archive(tmp_path / f"shard-{shard:03d}.tar", files)
+    found, finder, report = find(tmp_path / "shard-{000..002}.tar")
+    assert len(found) == 6
+    assert finder.skipped == {".txt file": 6, ".json file": 6, ".cls file": 6}
+    assert not report.warnings
+
+
+def test_a_folder_of_hugging_face_is_a_folder_and_its_captions_can_be_imported(
+    cli: CliRunner, captioned_store: Database, photographs: Path, tmp_path: Path
+) -> None:
+    names = sorted(path.name for path in photographs.iterdir())[:2]
+    folder = tmp_path / "train"
+    folder.mkdir()
+    metadata = folder / "metadata.jsonl"
+    lines = ({"file_name": os.path.relpath(photographs / name, folder), "text": f"of {name}"} for name in names)
+    metadata.write_text("\n".join(map(json.dumps, lines)))
+    assert find(folder)[1].skipped == {".jsonl file": 1}
+    assert cli.producer("import", str(metadata)).code == 0
+    rows = [row for row in captions.export_rows(captioned_store, captions.Selection()) if row.source == "imported"]
+    assert sorted(row.caption or "" for row in rows) == [f"of {name}" for name in names]

@@ -47,8 +47,10 @@ def redirect(to: str) -> tuple[int, dict[str, str], bytes]:
 
 def test_a_file_is_read_with_one_request_whatever_its_type_and_its_parameters(server: WebServer) -> None:
     server.answers["/a b.jpg"] = server.answers["/a%20b.jpg"] = (200, {"Content-Type": "text/html"}, b"content")
+    server.answers["/%C3%A9.jpg"] = (200, {}, b"accent")
     assert read(server, "/a%20b.jpg?width=640") == b"content"
-    assert server.requests.total() == 1
+    assert read(server, "/é.jpg") == b"accent"
+    assert server.requests.total() == 2
 
 
 def test_a_host_with_a_private_address_is_refused_before_a_connection(server: WebServer) -> None:
