@@ -23,6 +23,14 @@ FOREIGN_PREFIXES = (
     "LT_",  # Lightning Fabric's: accelerator, devices, precision
     "MO_",  # OpenVINO's: transformations of the network
     "TYPER_",
+    "AWS_",  # botocore's: another endpoint, other credentials, files that name them
+    "BOTO_",
+    "BOTOCORE_",
+    "S3FS_",
+    "GCSFS_",
+    "GOOGLE_",
+    "GCE_METADATA_",
+    "FSSPEC_",
 )
 """Variables of libraries begin like this."""
 
@@ -36,6 +44,8 @@ _FOREIGN_BY_OWNER = {
     "libpq: another server, database, user or session than the URL says": """
         PGHOST PGHOSTADDR PGPORT PGDATABASE PGUSER PGSERVICE PGSERVICEFILE PGSYSCONFDIR PGOPTIONS PGAPPNAME
         PGCLIENTENCODING PGDATESTYLE PGTZ PGGEQO PGCONNECT_TIMEOUT PGTARGETSESSIONATTRS PGLOADBALANCEHOSTS""",
+    "gcsfs: another server, and Google's metadata service": """
+        STORAGE_EMULATOR_HOST NO_GCE_CHECK FETCH_RAW_TOKEN_EXPIRY DEFAULT_GCSFS_CONCURRENCY""",
     "Alembic's configuration file; Matplotlib's backend, which Jupyter sets for its children, and style": """
         ALEMBIC_CONFIG MPLBACKEND MATPLOTLIBRC""",
 }

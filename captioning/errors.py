@@ -3,8 +3,11 @@
 CaptioningError                    one line for the person, with a remedy; the command exits 1
 ├── UsageError                     the person's input is at fault; the command exits 2
 │   ├── PathsGone                  paths that the person named do not exist; the store may know files there
-│   └── CaptionChanged             somebody changed the caption since the person saw it; nothing was written
+│   ├── CaptionChanged             somebody changed the caption since the person saw it; nothing was written
+│   └── UrlRefused                 a URL has a secret, another scheme, or a form that cannot be stored
 ├── ImageError                     one image is at fault: recorded on its row, not retried by itself
+│   ├── ArchiveError               the archive that it is in is damaged, or larger than the limits
+│   ├── AddressRefused             its URL leads to where nothing is read from
 │   └── FileUnreachable            the file and everything around it is gone; it may come back
 ├── BundleError                    a model bundle is missing, damaged or does not fit
 ├── FileLeft                       a file beside an image is left as it is: a link, or not what it should be
@@ -52,6 +55,10 @@ class CaptionChanged(UsageError):
     """An edit is for a caption that the file does not show any more."""
 
 
+class UrlRefused(UsageError):
+    """A URL is not taken. The message repeats nothing that may be secret."""
+
+
 class ImageError(CaptioningError):
     """One image cannot be captioned. `reason` and `detail` are stored on its item."""
 
@@ -59,6 +66,20 @@ class ImageError(CaptioningError):
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+
+
+class ArchiveError(ImageError):
+    """An archive is damaged, or larger than the limits: none of its members is taken."""
+
+
+class AddressRefused(ImageError, OSError):
+    """A URL leads to an address that must not be connected to, or to a scheme that is not encrypted.
+
+    It is an OSError too, because it is raised where libraries make sockets.
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(Reason.FORBIDDEN, detail)
 
 
 class FileUnreachable(ImageError):

@@ -29,9 +29,14 @@ def hash_of(path: bytes) -> bytes:
     return hashlib.blake2b(path, digest_size=16).digest()
 
 
+def is_url(path: bytes) -> bool:
+    """Return whether a path is a URL of a file or a folder that is not on this machine."""
+    return path.startswith((b"s3://", b"gs://", b"https://"))
+
+
 def absolute(path: bytes) -> bytes:
-    """Return a path absolute and with all links resolved, so that one file has one path."""
-    return os.path.realpath(path)
+    """Return a path absolute and with all links resolved, so that one file has one path. A URL stays as it is."""
+    return path if is_url(path) else os.path.realpath(path)
 
 
 def possible_paths(path: bytes) -> tuple[bytes, ...]:
@@ -40,6 +45,8 @@ def possible_paths(path: bytes) -> tuple[bytes, ...]:
     As it is named: a walk may have followed links, or a link may have replaced the file since. Then with the links of
     its folder resolved, then with all. Each in all its Unicode forms.
     """
+    if is_url(path):
+        return (path,)
     named = os.path.abspath(path)
     folder, name = os.path.split(named)
     spellings = (named, os.path.join(absolute(folder), name), absolute(path))

@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import os
 import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, quote, urlsplit
@@ -19,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from captioning.allowed_values import fault
 from captioning.environment import PREFIX, take_unknown_settings
 from captioning.errors import UsageError
+from captioning.paths import is_url
 
 MAX_BATCH_SIZE = 1024
 LEASE_PER_DECODE_TIMEOUT = 1.5  # a lease is at least this many times as long as decoding one image may take
@@ -70,9 +72,10 @@ class Settings(BaseSettings):
     bundles: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="More folders with model bundles, separated by `:`."
     )
-    roots: Annotated[dict[str, Path], NoDecode] = Field(
+    roots: Annotated[dict[str, str], NoDecode] = Field(
         {},
-        description="`name=folder,...`: where this worker sees which root. It then serves these roots and no others.",
+        description="`name=folder,...`: where this worker sees which root. It then serves these roots and no others. A"
+        " bucket or server is named with its URL: `photos=s3://photos`.",
     )
     worker_name: str = Field("", description="Name of this worker in the database; empty: host and process id.")
 
@@ -105,7 +108,7 @@ class Settings(BaseSettings):
         " that does not answer.",
     )
 
-    # -- limits on one image --
+    # -- limits on one image, and on an archive --
     decode_processes: int = Field(
         0, ge=0, le=256, description="Processes that decode images, per image size; 0: one per core, less one."
     )
@@ -120,6 +123,40 @@ class Settings(BaseSettings):
         False,
         description="Decode HEIC, TIFF, RAW and other formats with vulnerable decoders also where decode processes are"
         " not confined, as on macOS; `producer doctor` shows it.",
+    )
+    max_archive_members: int = Field(1_000_000, gt=0, le=10**8, description="Most members of a zip or tar file.")
+    max_archive_bytes: int = Field(
+        10**12, gt=0, le=10**15, description="Most bytes to which a zip or tar file unpacks (none is unpacked to disk)."
+    )
+    max_archive_ratio: int = Field(
+        100,
+        gt=0,
+        le=10**6,
+        description="Most bytes to which one byte of a zip or tar file unpacks, above 100 MB unpacked: against zip"
+        " bombs.",
+    )
+
+    # -- buckets and the web --
+    s3_endpoint: str = Field("", description="`https://host` of an S3-compatible server; empty: Amazon's.")
+    s3_region: str = Field("", description="Region of the S3 server; empty: found out, or `us-east-1`.")
+    s3_access_key: str = Field("", description="Access key for `s3://`; empty: only public buckets can be read.")
+    s3_secret_key_file: Path | None = Field(None, description="File with the secret of `S3_ACCESS_KEY`.")
+    s3_session_token_file: Path | None = Field(None, description="File with the token of a temporary access key.")
+    gs_endpoint: str = Field("", description="`https://host` of a server like Google's; empty: Google's.")
+    gs_key_file: Path | None = Field(
+        None, description="Key of a service account for `gs://` (JSON); empty: only public buckets can be read."
+    )
+    remote_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        (),
+        description="Private networks to which URLs may lead, `10.1.0.0/16,...`; others are refused. The endpoints"
+        " above need not be in them.",
+    )
+    remote_ca: Path | None = Field(
+        None, description="Certificates to trust for URLs (PEM), besides the system's; for `s3://` only these."
+    )
+    remote_connections: int = Field(16, ge=1, le=256, description="Files that a worker fetches at the same time.")
+    remote_timeout_seconds: float = Field(
+        15.0, gt=0, le=600, description="Seconds that a server of files may send nothing. No attempt begins later."
     )
 
     # -- how this process runs --
@@ -210,7 +247,27 @@ class Settings(BaseSettings):
             raise ValueError("write auto, cpu, cuda or cuda:N")
         return value
 
-    @field_validator("broker_password_file", "broker_ca", "broker_certificate", "broker_key", "database_password_file")
+    @field_validator("s3_endpoint", "gs_endpoint")
+    @classmethod
+    def _usual_endpoint(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^/?#@\s]+/?", value):
+            raise ValueError("write it as https://host or https://host:port, without a user or a path")
+        return value.rstrip("/")
+
+    @field_validator("remote_networks", mode="before")
+    @classmethod
+    def _split_networks(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(ip_network(word.strip()) for word in value.split(",") if word.strip())
+        except ValueError:
+            raise ValueError("write it as 10.1.0.0/16,fd00::/8, with zeros after the network's part") from None
+
+    @field_validator(
+        "broker_password_file", "broker_ca", "broker_certificate", "broker_key", "database_password_file",
+        "s3_secret_key_file", "s3_session_token_file", "gs_key_file", "remote_ca",
+    )  # fmt: skip
     @classmethod
     def _absolute_file(cls, value: Path | None) -> Path | None:
         return value and value.absolute()
@@ -223,12 +280,14 @@ class Settings(BaseSettings):
     @field_validator("roots", mode="before")
     @classmethod
     def _split_roots(cls, value: object) -> object:
+        if isinstance(value, dict):
+            return {name: os.fspath(path) for name, path in value.items()}
         if not isinstance(value, str):
             return value
         pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
         if any(not name.strip() or not path.strip() for name, _, path in pairs):
             raise ValueError("write it as name=/folder,name=/folder")
-        return {name.strip(): Path(path.strip()).absolute() for name, _, path in pairs}
+        return {name.strip(): _absolute_root(path.strip()) for name, _, path in pairs}
 
     @property
     def embedded(self) -> bool:
@@ -352,6 +411,10 @@ def _check_certificates(ca: Path | None, certificate: Path | None, key: Path | N
         raise UsageError(f"{name}: {reason}.") from None
 
 
+def _absolute_root(path: str) -> str:
+    return path if is_url(path.encode(errors="surrogateescape")) else str(Path(path).absolute())
+
+
 def _sqlite_url(file: Path) -> str:
     """Return the URL of a file. Its name may contain a question mark or a percent sign."""
     return "sqlite:///" + str(file).replace("%", "%25").replace("?", "%3F")
@@ -386,13 +449,25 @@ def _with_password(url: str, file: Path | None, of: str) -> str:
         raise UsageError(f"{name}: {PREFIX}{of}_URL is not set, or needs no password.")
     if parts.password is not None:
         raise UsageError(f"{name}: {PREFIX}{of}_URL contains a password already; remove it from the URL.")
-    try:
-        password = file.read_bytes().decode().removesuffix("\n").removesuffix("\r")
-    except OSError as error:
-        raise UsageError(f"{name}: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{name}: not UTF-8 text.") from None
-    if not password:
-        raise UsageError(f"{name}: the file is empty.")
+    password = secret_in(file, f"{of}_PASSWORD_FILE")
     user, _, host = parts.netloc.rpartition("@")
     return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
+
+
+def secret_in(file: Path | None, name: str) -> str:
+    """Return the text of a file, without a newline at its end; empty without a file.
+
+    Raises UsageError that names the variable, which is `name` with our prefix, and the file.
+    """
+    if file is None:
+        return ""
+    where = f"{PREFIX}{name}={file}"
+    try:
+        text = file.read_bytes().decode().removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        raise UsageError(f"{where}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{where}: not UTF-8 text.") from None
+    if not text:
+        raise UsageError(f"{where}: the file is empty.")
+    return text

@@ -17,6 +17,7 @@ class DryRun:
     scanned: int = 0
     preview: Preview | None = None
     possible_copies: int = 0  # of the new files: those as large, to the byte, as a captioned image
+    refused: int = 0  # archives that are damaged or larger than the limits
     skipped: Mapping[str, int] = field(default_factory=dict)  # by category
 
 
@@ -38,5 +39,5 @@ def dry_run(db: Database | None, settings: Settings, request: SubmitRequest) -> 
             captioned = sizes_with_captions(db, sizes, policy.model_id, request.options.digest)
             result.possible_copies = sum(sizes[size] for size in captioned)
     warn_of_patterns(request, finder)
-    result.skipped = finder.skipped
+    result.skipped, result.refused = finder.skipped, finder.refused
     return result

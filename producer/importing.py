@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from captioning.errors import FileLeft, UsageError
-from captioning.paths import absolute, text_of
+from captioning.paths import absolute, is_url, text_of
 from captioning.store.captions import FileRow
 from captioning.store.database import Database
 from captioning.store.edits import checked_text
@@ -150,7 +150,7 @@ def _row(line: dict[str, Any], base: bytes, place: str) -> ImportedRow:
     except UsageError as error:
         raise UsageError(f"{place}: {error}") from None
     return ImportedRow(
-        absolute(exact if exact.startswith(b"/") else base + b"/" + exact),
+        absolute(exact if exact.startswith(b"/") or is_url(exact) else base + b"/" + exact),
         text,
         line.get("sha256") or None,
         line.get("caption_digest") or None,

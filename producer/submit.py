@@ -4,17 +4,18 @@ Every transaction registers files of one root. Workers are woken only after thei
 """
 
 import functools
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 
+from captioning.archives import is_archive, member_path
 from captioning.bundles import Bundle
-from captioning.errors import UsageError
+from captioning.errors import ImageError, UsageError
 from captioning.mounts import mount_point_of
 from captioning.paths import is_below, text_of
+from captioning.remote import RemoteStore, root_of
 from captioning.settings import Settings
 from captioning.store import files, jobs, workers
 from captioning.store.database import Database
@@ -23,7 +24,18 @@ from captioning.store.presence import Absent, FileIdSet, mark_files_missing, mar
 from captioning.store.preview import count_other_options
 from captioning.terminal import count
 from captioning.values import DecodeCapability, DecodeOptions, digest_of
-from producer.sources import SILENT, Filters, ImageFinder, SourceReport, Sources, describe_skipped
+from producer.content import ContentReader
+from producer.sources import (
+    NO_ACCESS,
+    REFUSED,
+    SILENT,
+    Access,
+    Filters,
+    ImageFinder,
+    SourceReport,
+    Sources,
+    describe_skipped,
+)
 
 FILES_PER_TRANSACTION = 2000
 VERIFIED_AT_ONCE = 100  # files that are read before the progress is shown
@@ -47,10 +59,11 @@ class SubmitRequest:
     skip_near_duplicates: bool = False
     limit: int | None = None
     report: SourceReport = SILENT  # receives what is not taken
+    access: Access = NO_ACCESS
 
     def finder(self, report: SourceReport | None = None) -> ImageFinder:
         """Return a search for the images."""
-        return ImageFinder(self.sources, self.filters, report or self.report)
+        return ImageFinder(self.sources, self.filters, report or self.report, self.access)
 
 
 @dataclass
@@ -66,6 +79,7 @@ class Submitted:
     skipped: Counter[str] | None = None
     absent: Absent = field(default_factory=Absent)
     first_path: bytes = b""  # of those that the person named
+    refused: int = 0  # archives that are damaged or larger than the limits
 
     @property
     def scanned(self) -> int:
@@ -90,13 +104,13 @@ def submit(
         files.ensure_root(db, folder)
     job_id, continued = jobs.open_job(db, _job_request(request), model_id)
     submitted = Submitted(job_id, continued)
-    submitted.first_path = (request.sources.folders or request.sources.files)[0]
+    submitted.first_path = request.sources.first
     policy = policy_of(db, settings, request, model_id)
     finder = request.finder()
     seen = FileIdSet()
     found = islice(finder, request.limit)
     for root, group in _by_root(files.roots(db), found, files_per_transaction):
-        for registered in _register(db, job_id, root, group, policy, settings.chunk_size):
+        for registered in _register(db, job_id, root, group, policy, settings):
             for file_id in registered.file_ids:
                 seen.add(file_id)
             submitted.known += registered.known
@@ -105,8 +119,8 @@ def submit(
             submitted.failed_before += registered.failed_before
             submitted.queued += len(registered.file_ids) - registered.known - registered.failed_before
             on_commit(submitted)
-    submitted.absent = mark_gone(db, request.sources.gone, request.sources.folders, seen)
-    submitted.skipped = finder.skipped
+    submitted.absent = mark_gone(db, request.sources.gone, request.sources.walked, seen, request.access.remote)
+    submitted.skipped, submitted.refused = finder.skipped, finder.refused
     warn_of_patterns(request, finder)
     close = functools.partial(
         jobs.close_registration, db, job_id, submitted.known, dict(submitted.skipped), submitted.failed_before
@@ -129,14 +143,20 @@ def policy_of(db: Database, settings: Settings, request: SubmitRequest, model_id
 
 
 def mark_gone(
-    db: Database, gone: Sequence[bytes], folders: Sequence[bytes] = (), seen: FileIdSet | None = None
+    db: Database,
+    gone: Sequence[bytes],
+    folders: Sequence[bytes] = (),
+    seen: FileIdSet | None = None,
+    remote: RemoteStore | None = None,
 ) -> Absent:
     """Mark what is gone of all that the store knows: at or below paths that do not exist, and in folders.
 
     `seen` are files that exist.
     """
+    gone = [*gone, *(member_path(path) for path in gone if is_archive(path))]
     absent, unknown = mark_files_missing(db, gone)
-    return absent + mark_missing(db, [*unknown, *folders], seen or FileIdSet())
+    look_up = remote.gone if remote is not None else None
+    return absent + mark_missing(db, [*unknown, *folders], seen or FileIdSet(), gone=look_up)
 
 
 def describe_absent(absent: Absent) -> list[str]:
@@ -165,26 +185,33 @@ def _capabilities(db: Database, settings: Settings) -> tuple[DecodeCapability, .
 
 
 def _register(
-    db: Database, job_id: int, root: RootPath, group: list[FoundFile], policy: ReusePolicy, chunk_size: int
+    db: Database,
+    job_id: int,
+    root: RootPath,
+    group: list[FoundFile],
+    policy: ReusePolicy,
+    settings: Settings,
 ) -> Iterator[Registered]:
     """Register files. Where the content must be compared first, they are read, and registered bit by bit."""
-    registered = db.retry(lambda: files.register(db, job_id, root.id, group, policy, chunk_size))
+    size = settings.chunk_size
+    registered = db.retry(lambda: files.register(db, job_id, root.id, group, policy, size))
     yield registered
     unverified = iter(registered.unverified)
-    while part := list(islice(unverified, VERIFIED_AT_ONCE)):
-        verified = [_verify(root, file, sha256) for file, sha256 in part]
-        yield db.retry(functools.partial(files.register, db, job_id, root.id, verified, policy, chunk_size))
+    with ContentReader(settings) as reader:
+        while part := list(islice(unverified, VERIFIED_AT_ONCE)):
+            verified = [_verify(reader, root, file, sha256) for file, sha256 in part]
+            yield db.retry(functools.partial(files.register, db, job_id, root.id, verified, policy, size))
 
 
-def _verify(root: RootPath, found: FoundFile, sha256: str) -> FoundFile:
+def _verify(reader: ContentReader, root: RootPath, found: FoundFile, sha256: str) -> FoundFile:
     """Compare a file with the content that the store knows.
 
     One that cannot be read counts as unchanged, but its ctime is not stored, so that the next submit compares it again.
     """
     try:
-        with open(os.path.join(root.path, found.path), "rb") as file:
-            return replace(found, has_stored_content=hashlib.file_digest(file, "sha256").hexdigest() == sha256)
-    except OSError:
+        digest = reader.sha256(root.path.rstrip(b"/") + b"/" + found.path)
+        return replace(found, has_stored_content=digest == sha256)
+    except (OSError, ImageError):
         return replace(found, has_stored_content=True, ctime_ns=None)
 
 
@@ -196,7 +223,7 @@ def _refuse_empty(db: Database, request: SubmitRequest) -> None:
     for _ in finder:  # once more, for the report
         pass
     reasons = f" (skipped: {describe_skipped(finder.skipped)})" if finder.skipped else ""
-    absent = describe_absent(mark_gone(db, request.sources.gone, request.sources.folders))
+    absent = describe_absent(mark_gone(db, request.sources.gone, request.sources.walked, remote=request.access.remote))
     unmatched = [f"{sentence}." for sentence in finder.unmatched]
     hint = hint_without_images(finder.skipped)
     raise UsageError(" ".join([f"no images found{reasons}.", *absent, *unmatched, hint]))
@@ -206,8 +233,10 @@ def hint_without_images(skipped: Mapping[str, int]) -> str:
     """Return what a person can do when no images were found."""
     if skipped.get("filtered"):
         return "Check --include and --exclude."
+    if skipped.get(REFUSED):
+        return "The lines above say why."
     if any(category.endswith(" archive") for category in skipped):
-        return "Unpack archives first."
+        return "To caption what is in zip and tar files, name them or add --archives; unpack others first."
     if skipped:
         return "`--list-skipped` names each skipped file; to caption one, name the file itself."
     return "Check the path."
@@ -220,12 +249,16 @@ def warn_of_patterns(request: SubmitRequest, finder: ImageFinder) -> None:
 
 
 def _folders_in_roots(sources: Sources) -> Iterator[bytes]:
-    """Yield the folders that roots must cover: those to walk, and the deepest one that holds all named files."""
+    """Yield the folders that roots must cover: those to walk, and the deepest with all named files and archives.
+
+    Also the buckets and servers that URLs name.
+    """
     yield from sources.folders
-    parents = {os.path.dirname(path) for path in sources.files}
+    parents = {os.path.dirname(path) for path in (*sources.files, *sources.archives)}
     if parents:
         common = os.path.commonpath(parents)
         yield from [common] if common != b"/" else sorted(parents)
+    yield from sorted({root_of(url) for url in (*sources.prefixes, *sources.urls)})
 
 
 def _by_root(
@@ -250,9 +283,13 @@ def _by_root(
 
 def _job_request(request: SubmitRequest) -> jobs.JobRequest:
     """Return the job to open. Two submits with the same paths, filters, model and options have the same key."""
-    paths = [sorted(path.hex() for path in group) for group in (request.sources.folders, request.sources.files)]
+    sources = request.sources
+    later = [sources.archives, sources.prefixes, sources.urls]
+    groups = [sources.folders, sources.files, *(later if any(later) else [])]
+    paths = [sorted(path.hex() for path in group) for group in groups]
     terms = [
-        asdict(request.filters),
+        # what is new since version 0.1 is left out unless it is used: a job of an older version is continued
+        {name: value for name, value in asdict(request.filters).items() if name != "archives" or value},
         request.bundle.digest,
         request.options.digest,
         request.stale,
@@ -262,13 +299,12 @@ def _job_request(request: SubmitRequest) -> jobs.JobRequest:
         *(["attention"] if request.options.attention else []),
         *(["skip_near_duplicates"] if request.skip_near_duplicates else []),  # keys of other jobs stay as they were
     ]
-    name = request.name or _default_name(request.sources)
+    name = request.name or _default_name(sources)
     return jobs.JobRequest(
         digest_of([paths, terms]), name, request.options, request.priority, request.force, request.skip_near_duplicates
     )
 
 
 def _default_name(sources: Sources) -> str:
-    first = (sources.folders or sources.files)[0]
-    more = len(sources.folders) + len(sources.files) - 1
-    return text_of(first).rstrip("/").rpartition("/")[2] + (f" and {more} more" if more else "")
+    more = len(sources.all) - 1
+    return text_of(sources.first).rstrip("/").rpartition("/")[2] + (f" and {more} more" if more else "")

@@ -1,6 +1,7 @@
 """Fixtures for all tests: real servers, once per session; an empty database per test; real photographs."""
 
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -14,9 +15,10 @@ import migrations
 from captioning.store.database import Database
 from scripts.sample_images import copy_samples
 from tests.support.postgres import Postgres, postgres
+from tests.support.s3 import Bucket, new_bucket, s3_server
 from tests.support.valkey import valkey
 
-SERVERS = {"postgres_server", "broker_url"}  # fixtures that start a server
+SERVERS = {"postgres_server", "broker_url", "s3_endpoint"}  # fixtures that start a server
 PROCESS_FOLDERS = {"faults", "journeys", "decoding"}  # their tests start programs or decode processes
 HEAVY_FILES = {  # their tests train, compile or run a whole model, or try many generated examples: minutes in all
     "test_captioner.py",
@@ -144,6 +146,18 @@ def postgres_server(short_folder: Path) -> Iterator[Postgres]:
 def broker_url(short_folder: Path) -> Iterator[str]:
     with valkey(short_folder / "valkey") as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    with s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, tmp_path: Path) -> Bucket:
+    """An empty bucket."""
+    return new_bucket(s3_endpoint, f"photos-{secrets.token_hex(4)}", tmp_path)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -19,8 +19,9 @@ from captioning.store.database import Database
 from captioning.store.leases import Claim, ClaimedItem, Content, Outcome, Provenance
 from captioning.values import PERMANENT_REASONS, ItemState, Reason
 from worker.adaptive_batch import AdaptiveBatch
+from worker.file_reader import FileReader, Reads
 from worker.read_ahead import read_ahead
-from worker.reader import FileBytes, read_file
+from worker.reader import FileBytes
 from worker.sharing import CaptionSharing
 
 TURN_SECONDS = 30.0  # with one chunk; then its rest is released and other jobs go first
@@ -38,6 +39,7 @@ class Resources:
     captioner: Captioner
     decode_pool: DecodePool
     adaptive_batch: AdaptiveBatch
+    files: FileReader
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,6 @@ class PipelineConfig:
     """How a chunk is processed."""
 
     batch_size: int  # images
-    max_bytes: int  # of a file
     missing_grace_seconds: float
     lease_seconds: float
     backoff_seconds: float  # that a chunk with unreachable files waits before it is claimed again
@@ -136,15 +137,19 @@ class Pipeline:
 
     def _file_batches(self) -> Iterator[FileBatch]:
         """Read the files of the chunk and cut it into batches, by count and by bytes."""
+        with self.resources.files.reading(self.root, self.claim.items, self._lease.renew_if_due) as reads:
+            yield from self._read_batches(reads)
+
+    def _read_batches(self, reads: Reads) -> Iterator[FileBatch]:
         batch, started = FileBatch(), time.monotonic()
-        for item in self.claim.items:
+        for item, read in reads:
             if len(batch) and (
                 len(batch) >= self.config.batch_size or batch.size + item.size > self.config.batch_bytes
             ):
                 yield batch
                 batch = FileBatch()
             try:
-                content = read_file(self.root, item, self.config.max_bytes)
+                content = read()
                 batch.files.append((item, content))
                 batch.size += len(content.data)
             except ImageError as error:

@@ -4,16 +4,20 @@ import errno
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from captioning.errors import FileUnreachable, ImageError, RootUnavailable, ServiceUnavailable
-from captioning.paths import is_below
+from captioning.paths import is_below, is_url
+from captioning.remote import is_installed
 from captioning.store.leases import ClaimedItem
 from captioning.values import Reason
 
 _OUT_OF_REACH = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH)
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _BAD_LINK = "the path contains a link that cannot be followed"
+T = TypeVar("T")
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC  # O_PATH needs no permission to list
 
 
@@ -26,21 +30,30 @@ class FileBytes:
 
 
 def is_visible(root: bytes) -> bool:
-    """Return whether a root exists and contains something. The mount point of an unmounted disk is empty or gone."""
+    """Return whether a root exists and contains something. The mount point of an unmounted disk is empty or gone.
+
+    A bucket or a server is visible where the packages for it are installed.
+    """
+    if is_url(root):
+        return is_installed(root)
     return _has_entries(root, if_forbidden=False)
 
 
 def read_file(root: bytes, item: ClaimedItem, max_bytes: int) -> FileBytes:
-    """Read a file below a root.
+    """Read a file below a root. Raises what `use_file` raises, and ImageError with reason too_large or changed."""
+    return use_file(root, item, lambda descriptor: _read(descriptor, max_bytes))
 
-    Raises ImageError with reason missing, forbidden, too_large, changed or unreadable; FileUnreachable when the folder
-    is gone, not just the file; RootUnavailable when the root is; ServiceUnavailable when this machine is short of
-    memory or file handles.
+
+def use_file(root: bytes, item: ClaimedItem, use: Callable[[int], T]) -> T:
+    """Open a file below a root, call `use` with its descriptor, and close it.
+
+    Raises ImageError with reason missing, forbidden or unreadable; FileUnreachable when the folder is gone, not just
+    the file; RootUnavailable when the root is; ServiceUnavailable when this machine is short of memory or file handles.
     """
     try:
         descriptor = _open_below(root, item.path)
         try:
-            return _read(descriptor, max_bytes)
+            return use(descriptor)
         finally:
             os.close(descriptor)
     except (FileNotFoundError, NotADirectoryError):

@@ -23,6 +23,7 @@ from captioning.store.leases import Claim, Provenance
 from captioning.values import ItemState
 from worker.adaptive_batch import AdaptiveBatch
 from worker.environment import MountedRoot, available_bundles, stop_requested, visible_roots, worker_name
+from worker.file_reader import FileReader
 from worker.model_cache import ModelCache
 from worker.pipeline import TURN_SECONDS, Pipeline, PipelineConfig, Resources
 
@@ -73,6 +74,7 @@ class Runner:
     db: Database
     models: ModelCache
     start_decode_pool: Callable[[int], DecodePool]  # for an image size in pixels
+    files: FileReader
     decode_pools: dict[int, DecodePool] = field(default_factory=dict)  # by image size
     adaptive_batch: AdaptiveBatch = field(default_factory=AdaptiveBatch)
     roots: dict[int, MountedRoot] = field(default_factory=dict)  # visible at the last claim, by id
@@ -88,7 +90,8 @@ class Runner:
         def start_decode_pool(size: int) -> DecodePool:
             return open_pool(settings, size, count, module=DECODE_MODULE)
 
-        runner = cls(settings, worker_name(settings), Database.open(settings), models, start_decode_pool)
+        db, files = Database.open(settings), FileReader(settings)
+        runner = cls(settings, worker_name(settings), db, models, start_decode_pool, files)
         with suppress(StoreUnavailable):  # then the leases expire
             leases.release_held_by(runner.db, runner.name, counts_as_attempt=True)  # a process before this one died
         return runner
@@ -154,6 +157,7 @@ class Runner:
         """End the decode processes and close the connections."""
         for pool in self.decode_pools.values():
             pool.close()
+        self.files.close()
         self.db.close()
 
     def _pipeline(self, claim: Claim) -> Pipeline:
@@ -162,7 +166,6 @@ class Runner:
         runtime = self.models.runtime
         config = PipelineConfig(
             batch_size=self.settings.batch_size,
-            max_bytes=self.settings.max_bytes,
             missing_grace_seconds=self.settings.missing_grace_seconds,
             lease_seconds=self.lease_seconds,
             backoff_seconds=BACKOFF_SECONDS,
@@ -172,7 +175,7 @@ class Runner:
             ),
         )
         pool = self._decode_pool(captioner.preprocessing.size)
-        resources = Resources(self.db, captioner, pool, self.adaptive_batch)
+        resources = Resources(self.db, captioner, pool, self.adaptive_batch, self.files)
         return Pipeline(claim, self.roots[claim.root_id].path, resources, config)
 
     def _encoder(self, claim: Claim) -> str:

@@ -29,6 +29,7 @@ class FoundFile:
     ctime_ns: int | None = None  # None: not known
     mount: str | None = None  # identity of the mount on which it lies (captioning.mounts); None: not known
     has_stored_content: bool | None = None  # whether its bytes are those that the store knows; None: not compared
+    is_ordered: bool = False  # it is read fastest after the file that was found before it: a member of an archive
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ def register(
 
     A file with a new size or time, or other content, loses its link to content until a worker reads it. If it is an
     item of the job already, the item is queued again, unless it still waits for its first worker. Files of the same
-    size are queued next to each other, so that copies of one image usually meet in one chunk.
+    size are queued next to each other, so that copies of one image usually meet in one chunk; ordered files follow
+    them in the order in which they were found.
 
     A file of which only the ctime is new may have other content with its old time put back. It is returned as
     `unverified`; the caller compares it and registers it again with `has_stored_content`.
@@ -157,7 +159,8 @@ def register(
         captioned = set() if policy.force else _captioned(connection, file_ids, policy)
         open_ids = [i for i in sizes if i not in in_job and i not in captioned]
         failed = permanently_failed(connection, open_ids, policy)
-        todo = sorted((i for i in open_ids if i not in failed), key=lambda i: (sizes[i], i))
+        order = {upserted.ids[f.path]: n for n, f in enumerate(registered) if f.is_ordered}
+        todo = sorted((i for i in open_ids if i not in failed), key=lambda i: (order.get(i, -1), sizes[i], i))
         enqueue(connection, job_id, root_id, todo, chunk_size)
         outdated = _outdated_items(connection, job_id, in_job, upserted.changed) if in_job else []
         requeue(connection, job_id, root_id, outdated, chunk_size)

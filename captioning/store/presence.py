@@ -1,22 +1,27 @@
 """Which files of the store are still on disk: mark those that are gone, and nothing that is only out of reach."""
 
+import errno
+import functools
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Row
 
+from captioning.archives import ArchiveLimits, list_archive, split_member
+from captioning.errors import ArchiveError, ImageError
 from captioning.mounts import Mounts
-from captioning.paths import hash_of, is_below, unicode_forms
+from captioning.paths import hash_of, is_below, is_url, unicode_forms
 from captioning.store.database import Database, now
 from captioning.store.files import RootPath, at_or_below, roots
 from captioning.store.schema import File, Mount
 
 PAGE_SIZE = 10_000  # rows that are compared with the disk between two transactions
 _MAX_CONDITIONS = 100  # paths in one query; of more, this process finds the files below them
+LookUp = Callable[[Sequence[bytes]], Collection[bytes]]
 _NOT_THERE = (FileNotFoundError, NotADirectoryError)
 
 
@@ -65,13 +70,16 @@ class Absent:
         )
 
 
-def mark_missing(db: Database, paths: Sequence[bytes], seen: FileIdSet, page_size: int = PAGE_SIZE) -> Absent:
+def mark_missing(
+    db: Database, paths: Sequence[bytes], seen: FileIdSet, page_size: int = PAGE_SIZE, gone: LookUp | None = None
+) -> Absent:
     """Mark the files at or below some paths that are gone; return how many, and how many are only out of reach.
 
     A file is gone when it does not exist and the nearest folder above it that does lies on the mount on which the file
     was last seen. Otherwise its disk may be unmounted, so nothing is marked. `seen` are files that the caller has just
     found. Others may exist too: a walk skips what its filters exclude, hidden files, links and folders that it may not
-    read. So they are looked up, in pages of `page_size` rows. The paths are absolute.
+    read. So they are looked up, in pages of `page_size` rows. The paths are absolute. Files of a bucket are looked up
+    by `gone`, which returns the URLs at which there is nothing; without it they stay as they are.
     """
     absent, mounts = Absent(), Mounts()
     for root in roots(db):
@@ -80,8 +88,12 @@ def mark_missing(db: Database, paths: Sequence[bytes], seen: FileIdSet, page_siz
         query = _files_of(root).where(File.missing_since.is_(None), sa.or_(sa.false(), *conditions))
         named = set(inside)
         for page in _pages(db, query, page_size) if inside else ():
-            files = ((os.path.join(root.path, row.path_bytes), row) for row in page if row.id not in seen)
-            _mark(db, mounts, ((path, row) for path, row in files if _is_inside(path, named)), absent)
+            files = ((root.path.rstrip(b"/") + b"/" + row.path_bytes, row) for row in page if row.id not in seen)
+            inside_named = ((path, row) for path, row in files if _is_inside(path, named))
+            if is_url(root.path):
+                _mark_objects(db, list(inside_named), gone, absent)
+            else:
+                _mark(db, mounts, inside_named, absent)
     return absent
 
 
@@ -116,14 +128,32 @@ def mark_files_missing(db: Database, paths: Sequence[bytes], page_size: int = 10
 
 def _mark(db: Database, mounts: Mounts, files: Iterable[tuple[bytes, Row[Any]]], absent: Absent) -> None:
     """Mark those of some files that are gone, and count all that are not found in `absent`."""
-    missing = _split(mounts, [(path, row) for path, row in files if _lookup_error(path)], absent)
+    missing = _split(mounts, [(path, row) for path, row in files if _lookup_error(path, row.mtime_ns)], absent)
+    _mark_ids(db, missing)
 
+
+def _mark_ids(db: Database, missing: Sequence[int]) -> None:
     def mark() -> None:
         with db.writing() as connection:
             connection.execute(sa.update(File).where(File.id.in_(missing)).values(missing_since=now()))
 
     if missing:
         db.retry(mark)
+
+
+def _mark_objects(db: Database, files: Sequence[tuple[bytes, Row[Any]]], gone: LookUp | None, absent: Absent) -> None:
+    """Mark those of some objects of a bucket that are gone. If it cannot be asked, they may still exist."""
+    if not files or gone is None:
+        return
+    try:
+        gone_urls = gone([url for url, _ in files])
+    except ImageError as error:
+        absent.unreadable += len(files)
+        absent.error = absent.error or str(error)
+        return
+    missing = [row.id for url, row in files if url in gone_urls]
+    _mark_ids(db, missing)
+    absent.missing += len(missing)
 
 
 def _split(mounts: Mounts, not_found: Sequence[tuple[bytes, Row[Any]]], absent: Absent) -> list[int]:
@@ -134,7 +164,7 @@ def _split(mounts: Mounts, not_found: Sequence[tuple[bytes, Row[Any]]], absent: 
     missing: list[int] = []
     for folder, group in folders.items():
         before = mounts.of_nearest(folder)
-        errors = [(row, _lookup_error(path)) for path, row in group]
+        errors = [(row, _lookup_error(path, row.mtime_ns)) for path, row in group]
         changing = before is None or before != mounts.of_nearest(folder)  # something is mounted at this moment
         for row, error in errors:
             if error is None:
@@ -153,18 +183,39 @@ def _split(mounts: Mounts, not_found: Sequence[tuple[bytes, Row[Any]]], absent: 
     return missing
 
 
-def _lookup_error(path: bytes) -> OSError | None:
-    """Return the error of a look at a path: one of `_NOT_THERE` when nothing is there, None when something is."""
+def _lookup_error(path: bytes, mtime_ns: int) -> OSError | None:
+    """Return the error of a look at a path: one of `_NOT_THERE` when nothing is there, None when something is.
+
+    `mtime_ns` is what the store knows. The archive of a member is listed only if it was modified since.
+    """
     try:
-        os.lstat(path)
+        member = split_member(path)
+        if member is None or os.path.lexists(path):
+            os.lstat(path)
+        else:
+            _look_up_member(*member, mtime_ns)
     except OSError as error:  # no permission, or a dead server, for example
         return error
+    except ArchiveError:
+        return OSError(errno.EIO, os.strerror(errno.EIO))
     return None
+
+
+def _look_up_member(archive: bytes, name: bytes, mtime_ns: int) -> None:
+    """Raise OSError when an archive or its member is not there, ArchiveError when it cannot be listed."""
+    status = os.stat(archive)
+    if status.st_mtime_ns != mtime_ns and name not in _names_in(archive, (status.st_size, status.st_mtime_ns)):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
+@functools.lru_cache(maxsize=1)
+def _names_in(archive: bytes, _state: tuple[int, int]) -> frozenset[bytes]:
+    return frozenset(member.name for member in list_archive(archive, ArchiveLimits()))
 
 
 def _files_of(root: RootPath) -> sa.Select[Any]:
     """Return the query for the files of a root, with their mounts."""
-    columns: tuple[Any, ...] = (File.id, File.path_bytes, File.path_hash, File.missing_since)
+    columns: tuple[Any, ...] = (File.id, File.path_bytes, File.path_hash, File.missing_since, File.mtime_ns)
     query = sa.select(*columns, Mount.identity.label("mount")).select_from(File)
     return query.outerjoin(Mount, Mount.id == File.mount_id).where(File.root_id == root.id)
 

@@ -22,6 +22,7 @@ from captioning.values import Source
 from producer import export as exporting
 from producer import render, render_edits
 from producer.commands.shared import Json, Missing, app, counted, file_name, named_value, open_database, optional_job
+from producer.content import ContentReader
 from producer.export import Target, WriteOptions
 from producer.export.forms import OnExisting
 from producer.export.output import STANDARD_OUTPUT, refuse_to_replace, remember
@@ -126,7 +127,7 @@ def export(
     if exporting.FORMATS[name].target is Target.SIDECARS:
         _sidecars(db, request, None if beside else output)
     else:
-        _whole(db, request, progress)
+        _whole(db, settings, request, progress)
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class _Request:
     as_json: bool
 
 
-def _whole(db: Database, request: _Request, progress: Progress | None) -> None:
+def _whole(db: Database, settings: Settings, request: _Request, progress: Progress | None) -> None:
     """Write one file, or one folder."""
     form, output, text = exporting.FORMATS[request.name], request.output, request.text
     if request.as_json and output == STANDARD_OUTPUT:
@@ -155,8 +156,9 @@ def _whole(db: Database, request: _Request, progress: Progress | None) -> None:
         others = _Others(request.selection.model)
         rows = counted(others.count(captions.export_rows(db, request.selection)), "files exported", display)
         if form.folder is not None:
-            folder = form.folder(output, request.options)
-            number, left_out = folder.write(rows, text.apply), folder.left_out
+            with ContentReader(settings) as reader:
+                folder = form.folder(output, request.options, reader.readable)
+                number, left_out = folder.write(rows, text.apply), folder.left_out
         else:
             written = rows if form.fitting or text.is_plain else (replace(row, text=text.apply(row)) for row in rows)
             assert form.write is not None

@@ -24,13 +24,13 @@ from producer.dispatch import Dispatcher
 from producer.doctor import database_name
 from producer.dry_run import dry_run
 from producer.progress import ProgressDisplay, explained_interrupt, progress_display, wait_for_job
-from producer.sources import Filters, Sources, read_list, read_sources
+from producer.sources import Access, Filters, Sources, read_list, read_sources
 from producer.submit import SubmitRequest, Submitted
 
 
 @app.command(epilog="Example: producer submit ./images --exclude 'drafts/*'")
 def submit(
-    paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Folders and files.")] = None,
+    paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Folders, files, archives, URLs.")] = None,
     include: Annotated[list[str] | None, pattern(help="Take only matching files. Repeatable.")] = None,
     exclude: Annotated[list[str] | None, pattern(help="Skip matching files. Repeatable.")] = None,
     from_file: Annotated[str | None, file_name(help="Also take the paths in this file; -: standard input.")] = None,
@@ -51,6 +51,7 @@ def submit(
     skip_near_duplicates: Annotated[
         bool, typer.Option("--skip-near-duplicates", help="Resized and re-encoded copies share a caption.")
     ] = False,
+    archives: Annotated[bool, typer.Option("--archives", help="Also look into zip and tar files in folders.")] = False,
     follow_symlinks: Annotated[bool, typer.Option("--follow-symlinks", help="Follow links inside the folder.")] = False,
     list_skipped: Annotated[bool, typer.Option("--list-skipped", help="Name each path that is not taken.")] = False,
     wait: Wait = False,
@@ -77,7 +78,7 @@ def submit(
     report = render.SkipReport(listed=list_skipped, as_json=as_json)
     request = SubmitRequest(
         sources=_read_sources(settings, paths or [], listed, report, is_dry_run=only_count),
-        filters=Filters(tuple(include or ()), tuple(exclude or ()), follow_symlinks),
+        filters=Filters(tuple(include or ()), tuple(exclude or ()), follow_symlinks, archives),
         bundle=bundle,
         options=DecodeOptions(beam_size=beam_size, attention=attention),
         name=text_of(os.fsencode(name)),
@@ -89,6 +90,7 @@ def submit(
         skip_near_duplicates=skip_near_duplicates,
         limit=limit,
         report=report,
+        access=Access.of(settings),
     )
     if only_count:
         _dry_run(settings, request, as_json=as_json)
@@ -103,7 +105,7 @@ def submit(
         submitted = _register(db, settings, request, dispatcher, display)
         progress = _begin(db, settings, submitted, dispatcher, display, wait=wait or settings.embedded)
     _finish(db, settings, progress, started, began_at, submitted, as_json=as_json)
-    _exit_if_unusable(request)
+    _exit_if_unusable(request, submitted.refused)
 
 
 def _read_sources(
@@ -129,12 +131,12 @@ def _dry_run(settings: Settings, request: SubmitRequest, *, as_json: bool) -> No
     render.print_dry_run(result, as_json=as_json)
     if not result.scanned:
         raise UsageError(f"no images found. {submitting.hint_without_images(result.skipped)}")
-    _exit_if_unusable(request)
+    _exit_if_unusable(request, result.refused)
 
 
-def _exit_if_unusable(request: SubmitRequest) -> None:
-    """Exit with FAILED_SOME when paths that the person named cannot be used."""
-    if request.sources.skipped:
+def _exit_if_unusable(request: SubmitRequest, refused: int) -> None:
+    """Exit with FAILED_SOME when paths that the person named, or archives, cannot be used."""
+    if request.sources.skipped or refused:
         raise SystemExit(FAILED_SOME)
 
 

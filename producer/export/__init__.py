@@ -45,7 +45,7 @@ class Format:
     fitting: bool = True  # only captions that fit the present content; tables have the others too, with a mark
     write: Callable[[Iterable[FileRow], str, TextOf, WriteOptions], int] | None = None
     form: Callable[[WriteOptions], Form] | None = None  # of sidecars
-    folder: Callable[[str, WriteOptions], datasets.ImageExport] | None = None  # with the images
+    folder: Callable[[str, WriteOptions, datasets.ReadBytes], datasets.ImageExport] | None = None  # with the images
 
 
 FORMATS: dict[str, Format] = {
@@ -90,11 +90,11 @@ FORMATS: dict[str, Format] = {
     ),
     "webdataset": Format(
         "tar files with images and captions", target=Target.FOLDER,
-        folder=lambda output, options: datasets.Shards(output, options.shard_size),
+        folder=lambda output, options, read: datasets.Shards(output, read, options.shard_size),
     ),
     "training": Format(
         "a folder for `training train --data`, with captions of people", target=Target.FOLDER,
-        folder=lambda output, options: datasets.TrainingFolder(output),
+        folder=lambda output, options, read: datasets.TrainingFolder(output, read),
     ),
 }  # fmt: skip
 """Every format, by its name on the command line. The first one is the default."""

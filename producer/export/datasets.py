@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
+from captioning.archives import split_member
 from captioning.atomic import new_folder, remove_unfinished
 from captioning.errors import UsageError
 from captioning.store.captions import FileRow
@@ -41,6 +42,11 @@ def write_imagefolder(
     count = 0
     with open_text(output, announce) as file:
         for count, row in enumerate(rows, start=1):  # noqa: B007, returned after the loop
+            if split_member(row.path_bytes) is not None:
+                raise UsageError(
+                    f"{row.path} is in an archive, from which no imagefolder is read: choose images in folders with"
+                    " --where 'path:...', or export webdataset."
+                )
             inside = os.path.relpath(row.path, folder)
             if inside.startswith("../"):
                 raise UsageError(
@@ -87,15 +93,23 @@ def write_coco(rows: Iterable[FileRow], output: str, text_of: TextOf, *, announc
     return count
 
 
+ReadBytes = Callable[[bytes], bytes | None]
+"""Returns the content of a file, None if it cannot be read."""
+
+
 class ImageExport(ABC):
     """A folder that has the images themselves. Files that are not what was captioned any more are left out."""
 
     name: str  # of the format
     nothing = "no caption fits the options"  # why there may be nothing to write
 
-    def __init__(self, folder: str) -> None:
-        """Raises UsageError when the folder exists, because old files would stay in it."""
+    def __init__(self, folder: str, read: ReadBytes) -> None:
+        """`read` returns the content of a file, None if it cannot be read.
+
+        Raises UsageError when the folder exists, because old files would stay in it.
+        """
         self.folder = Path(folder)
+        self._read_bytes = read
         self.left_out: list[str] = []  # paths of files that have changed since, or cannot be read
         if folder == STANDARD_OUTPUT:
             raise UsageError(f"{self.name} writes a folder: name a new one with -o.")
@@ -121,10 +135,7 @@ class ImageExport(ABC):
 
     def _read(self, row: FileRow) -> bytes | None:
         """Return the bytes of a file if they are those that were captioned."""
-        try:
-            data = Path(os.fsdecode(row.path_bytes)).read_bytes()
-        except OSError:
-            data = b""
+        data = self._read_bytes(row.path_bytes) or b""
         if hashlib.sha256(data).hexdigest() == row.sha256:
             return data
         self.left_out.append(row.path)
@@ -141,9 +152,9 @@ class Shards(ImageExport):
 
     name = "webdataset"
 
-    def __init__(self, folder: str, size: int) -> None:
+    def __init__(self, folder: str, read: ReadBytes, size: int) -> None:
         """`size` is how many images a shard has."""
-        super().__init__(folder)
+        super().__init__(folder, read)
         self.size = size
 
     def _fill(self, folder: Path, images: Iterator[tuple[FileRow, bytes]], text_of: TextOf) -> int:

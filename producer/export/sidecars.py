@@ -12,8 +12,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from captioning.archives import split_member
 from captioning.errors import FileAway, FileLeft, UsageError
-from captioning.paths import text_of
+from captioning.paths import is_url, text_of
 from captioning.store import sidecars as stored
 from captioning.store.captions import FileRow
 from captioning.store.database import Database
@@ -155,6 +156,8 @@ class SidecarExport:
     def _plan(self, place: _Place, known: KnownSidecar | None, images: set[bytes]) -> _Write | None:
         """Decide what happens to a file; None: it stays as it is."""
         try:
+            if self.mirror is None:
+                _refuse_beside(place.row.path_bytes)
             if place.whole in images:
                 raise FileLeft("it is an image that is registered, not a sidecar")
             tree = self._tree(place.root)
@@ -295,6 +298,13 @@ def _restore(tree: Tree, known: KnownSidecar, done: Restored) -> None:
     elif present is not None:
         tree.remove(name, present)
         done.removed += 1
+
+
+def _refuse_beside(image: bytes) -> None:
+    """Raise FileLeft for an image beside which nothing can be written."""
+    where = "in an archive" if split_member(image) is not None else "in a bucket or on the web" if is_url(image) else ""
+    if where:
+        raise FileLeft(f"its image is {where}, where nothing is written: name a folder for a tree with -o")
 
 
 def _folder(path: bytes) -> bytes:

@@ -6,13 +6,19 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
+from captioning.archives import is_archive
 from captioning.mounts import Mounts
 from captioning.store.files import FoundFile
+from producer.sources.access import Access
+from producer.sources.archives import ArchiveWalk
+from producer.sources.buckets import BucketWalk
 from producer.sources.named import Sources
 from producer.sources.patterns import Filters, unmatched
 from producer.sources.report import SILENT, SourceReport
 from producer.sources.skips import Skips
 from producer.sources.walk import Walk, found_file, unreachable
+
+NO_ACCESS = Access()
 
 
 class ImageFinder:
@@ -21,13 +27,29 @@ class ImageFinder:
     `unmatched` has, after a complete search, a sentence for each pattern that matched nothing.
     """
 
-    def __init__(self, sources: Sources, filters: Filters, report: SourceReport = SILENT) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        filters: Filters,
+        report: SourceReport = SILENT,
+        access: Access = NO_ACCESS,
+    ) -> None:
         self._sources = sources
         self._filters = filters
         self._skips = Skips(report.skipped, sources.skipped)
+        self._matched: set[tuple[str, str]] = set()
+        self._archives = ArchiveWalk(filters, self._skips, self._matched, report, access.limits)
+        self._buckets = (
+            None if access.remote is None else BucketWalk(access.remote, filters, self._skips, self._matched, report)
+        )
         self._mounts = Mounts()
         self._folder: tuple[bytes, str | None] = (b"", None)  # of the last named file, with its mount
         self.unmatched: tuple[str, ...] = ()
+
+    @property
+    def refused(self) -> int:
+        """How many archives are damaged or larger than the limits, and folders of buckets cannot be listed."""
+        return self._archives.refused + (self._buckets.refused if self._buckets is not None else 0)
 
     @property
     def skipped(self) -> Counter[str]:
@@ -36,14 +58,26 @@ class ImageFinder:
 
     def __iter__(self) -> Iterator[FoundFile]:
         """Yield every image."""
-        matched: set[tuple[str, str]] = set()
         for folder in self._sources.folders:
-            for found in Walk(folder, self._filters, self._skips, matched):
-                yield replace(found, path=os.path.join(folder, found.path))
+            for found in Walk(folder, self._filters, self._skips, self._matched):
+                yield from self._found(replace(found, path=os.path.join(folder, found.path)))
         for path in self._sources.files:
             yield from self._named(path)
-        if self._sources.folders:  # named files are taken whatever the patterns
-            self.unmatched = tuple(unmatched(self._filters, matched))
+        for path in self._sources.archives:
+            yield from self._archives.images_in(path)
+        if self._buckets is not None:
+            for prefix in self._sources.prefixes:
+                yield from self._buckets.images_below(prefix)
+            yield from self._buckets.named(self._sources.urls)
+        if self._sources.walked:  # named files are taken whatever the patterns
+            self.unmatched = tuple(unmatched(self._filters, self._matched))
+
+    def _found(self, found: FoundFile) -> Iterator[FoundFile]:
+        """Yield an image that a walk found, or the images of an archive."""
+        if self._filters.archives and is_archive(found.path):
+            yield from self._archives.images_in(found.path)
+        else:
+            yield found
 
     def _named(self, path: bytes) -> Iterator[FoundFile]:
         """Yield a named file, whatever its extension, if it is still there."""

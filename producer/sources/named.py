@@ -7,12 +7,17 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 from urllib.parse import unquote_to_bytes
 
-from captioning.errors import PathsGone, UsageError
+from captioning.archives import archive_of, is_archive, member_path
+from captioning.errors import PathsGone, UrlRefused, UsageError
 from captioning.paths import absolute, is_below, text_of, unicode_forms
+from captioning.remote import checked_url, is_prefix
 from captioning.terminal import count
 from producer.sources import kinds
+from producer.sources.buckets import is_archive_elsewhere
+from producer.sources.globs import expand
 from producer.sources.report import SILENT, SourceReport
 from producer.sources.skips import Skips
 from producer.sources.walk import unreachable
@@ -21,24 +26,46 @@ _SHOWN_PROBLEMS = 3
 _GONE = "path that does not exist"
 _SHOWN_CHARACTERS = 300  # of a path in a message
 _WEB_ADDRESS = re.compile(rb"(?:https?|ftps?|sftp|s3|gs|smb|data|blob):(?://|image/)", re.IGNORECASE)
+_URL = re.compile(rb"(?:https?|s3|gs)://", re.IGNORECASE)
 _FILE_URL = re.compile(rb"file://(?:localhost)?(?=/)", re.IGNORECASE)
 _WINDOWS_PATH = re.compile(rb"([A-Za-z]):[\\/]")
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a person named: folders to walk and files to take, as absolute paths. `skipped` counts what is unusable."""
+    """What a person named: folders to walk, archives to look into and files to take, as absolute paths; and URLs.
+
+    `skipped` counts what is unusable.
+    """
 
     folders: tuple[bytes, ...]
     files: tuple[bytes, ...]
     skipped: Counter[str] = field(default_factory=Counter)
+    archives: tuple[bytes, ...] = ()
+    prefixes: tuple[bytes, ...] = ()  # URLs of buckets, and of folders in them
+    urls: tuple[bytes, ...] = ()  # of files
     gone: tuple[bytes, ...] = ()  # paths of a list at which there is nothing; the store may know files there
+
+    @property
+    def first(self) -> bytes:
+        """The first path."""
+        return self.all[0]
+
+    @property
+    def all(self) -> tuple[bytes, ...]:
+        """All paths and URLs."""
+        return (*self.folders, *self.files, *self.archives, *self.prefixes, *self.urls)
+
+    @property
+    def walked(self) -> tuple[bytes, ...]:
+        """The paths below which a search finds all files; others that the store knows there are looked up."""
+        return (*self.folders, *map(member_path, self.archives), *(url.rstrip(b"/") for url in self.prefixes))
 
 
 @dataclass(frozen=True)
 class _Usable:
     path: bytes  # absolute, without links
-    is_folder: bool
+    kind: Literal["folder", "file", "archive", "prefix", "url"]
 
 
 @dataclass(frozen=True)
@@ -57,14 +84,14 @@ def read_sources(
     Where paths do not exist, the error is a PathsGone.
     """
     locate = _Locator()
-    folders: dict[bytes, None] = {}
-    files: dict[bytes, None] = {}
+    usable: dict[str, dict[bytes, None]] = {kind: {} for kind in ("folder", "file", "archive", "prefix", "url")}
     skips, problems = Skips(report.skipped), list[str]()
     gone: list[bytes] = []
-    for path, is_listed in ((path, i) for i, group in enumerate((paths, listed or ())) for path in group):
+    expanded = (found for path in paths for found in expand(path, is_url=_URL.match(path) is not None))
+    for path, is_listed in ((path, i) for i, group in enumerate((expanded, listed or ())) for path in group):
         found = locate(path)
         if isinstance(found, _Usable):
-            (folders if found.is_folder else files)[found.path] = None
+            usable[found.kind][found.path] = None
             continue
         if found.category == _GONE:
             gone.append(absolute(path))
@@ -74,13 +101,16 @@ def read_sources(
         else:
             raise _refusal(f"{found.message}.", gone)
     unusable_paths = sum(skips.counts.values())
-    if not folders and not files:
+    if not any(usable.values()):
         raise _refusal(_nothing_left(problems, unusable_paths, listed is not None), gone)
     for problem in problems:
         report.warn(problem)
     if unusable_paths > len(problems):
         report.warn(f"and {count(unusable_paths - len(problems), 'more path')}; --list-skipped names all")
-    return Sources(tuple(_outermost(folders)), tuple(files), skips.counts, tuple(gone))
+    folders, *others = (tuple(found) for found in usable.values())
+    files, archives, prefixes, urls = others
+    prefixes = tuple(_outermost(prefixes))
+    return Sources(tuple(_outermost(folders)), files, skips.counts, archives, prefixes, urls, tuple(gone))
 
 
 def _refusal(message: str, gone: list[bytes]) -> UsageError:
@@ -117,6 +147,8 @@ class _Locator:
         name = _shortened(text_of(path))
         if not path:
             return _Unusable("path that is empty", "an empty path was given; the current folder is `.`")
+        if _URL.match(path.strip()):
+            return _judge_url(path)
         if b"\0" in path:
             return _Unusable("path with NUL", f"{name}: a path cannot contain NUL")
         try:
@@ -163,18 +195,33 @@ def _absent(path: bytes, name: str) -> _Unusable:
     """Return what to tell about a path at which there is nothing."""
     if _WEB_ADDRESS.match(path.strip()):
         return _Unusable("path with a web address", f"{name} is a web address: download the image first")
-    hint = "; patterns belong to --include" if re.search(rb"[*?]", path) else ""
+    archive = archive_of(path)
+    if archive is not None and os.path.isfile(archive):
+        return _Unusable("path of a member", f"{name} is in an archive: submit {text_of(archive)}, with --include")
+    hint = "; nothing matches this pattern" if re.search(rb"[*?]", path) else ""
     return _Unusable(_GONE, f"{name}: no such file or folder{hint}")
+
+
+def _judge_url(path: bytes) -> _Usable | _Unusable:
+    try:
+        url = checked_url(path)
+    except UrlRefused as error:
+        return _Unusable("path with a URL that is refused", str(error))
+    if is_archive_elsewhere(url):
+        return _Unusable("path of an archive elsewhere", f"{text_of(url)} is an archive: download it first")
+    return _Usable(url, "prefix" if is_prefix(url) else "url")
 
 
 def _judge(full: bytes, status: os.stat_result, name: str) -> _Usable | _Unusable:
     if stat.S_ISDIR(status.st_mode):
-        return _Usable(full, is_folder=True)
+        return _Usable(full, "folder")
     if not stat.S_ISREG(status.st_mode):
         return _Unusable("special file", f"{name} is not a regular file")
+    if is_archive(full):
+        return _Usable(full, "archive")
     if remedy := kinds.remedy_for(full):
         return _Unusable(kinds.category_of(full), f"{name} {remedy}")
-    return _Usable(full, is_folder=False)
+    return _Usable(full, "file")
 
 
 def _other_spellings(path: bytes) -> Iterator[bytes]:

@@ -28,6 +28,7 @@ class Filters:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     follow_symlinks: bool = False
+    archives: bool = False  # also look into archives in folders; those that a person names are looked into anyway
 
     def __post_init__(self) -> None:
         """Raise UsageError for a pattern that nobody can mean."""
@@ -95,6 +96,11 @@ def unmatched(filters: Filters, matched: set[tuple[str, str]]) -> Iterator[str]:
             hint = "; write / between folders" if "\\" in text else ""
             nothing = "no image" if option == "--include" else "no image and no folder"
             yield f"{option} {text_of(os.fsencode(text))[:_SHOWN_CHARACTERS]!r} matched {nothing}{hint}"
+
+
+def alternatives(text: str) -> list[str]:
+    """Return what a text with braces stands for: `*.{jpg,png}` is `*.jpg` and `*.png`. Raises UsageError."""
+    return _expand(text)[1:] or [text]
 
 
 def _expand(text: str) -> list[str]:

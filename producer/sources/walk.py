@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from itertools import islice
 
+from captioning.archives import is_archive
 from captioning.mounts import Mounts
 from captioning.paths import is_below
 from captioning.store.files import FoundFile
@@ -31,6 +32,7 @@ class Walk:
     ) -> None:
         self.folder = folder
         self._follow_symlinks = filters.follow_symlinks
+        self._archives = filters.archives
         self._selection = Selection(filters, folder, matched)
         self._skips = skips
         self._sort_block = sort_block
@@ -98,8 +100,13 @@ class Walk:
             return private.category_of(entry.path) or self._selection.category_of_folder(path)
         if not is_file:
             return "special file"
-        is_image = kinds.is_image(entry.name)
-        return self._selection.category_of_image(path) if is_image else kinds.category_of(entry.name, self._stills)
+        return self._categorize_file(entry.name, path)
+
+    def _categorize_file(self, name: bytes, path: bytes) -> str:
+        if self._archives and is_archive(name):
+            return "image"  # its members are
+        is_image = kinds.is_image(name)
+        return self._selection.category_of_image(path) if is_image else kinds.category_of(name, self._stills)
 
 
 def unreachable(what: str, error: OSError) -> str:

@@ -56,7 +56,9 @@ def test_a_submit_that_finds_nothing_lists_what_it_skipped_too(cli: CliRunner, f
 def test_a_folder_of_archives_gets_their_remedy(cli: CliRunner, tmp_path: Path) -> None:
     create(tmp_path, "in/a.zip")
     result = cli.producer("submit", str(tmp_path / "in"))
-    assert result.err == "producer: no images found (skipped: 1 .zip archive). Unpack archives first.\n"
+    assert result.err == "producer: no images found (skipped: 1 .zip archive). " + (
+        "To caption what is in zip and tar files, name them or add --archives; unpack others first.\n"
+    )
 
 
 @pytest.mark.parametrize("options", [("--dry-run",), ()])

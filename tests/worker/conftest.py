@@ -25,6 +25,7 @@ from captioning.store.leases import Claim, Provenance
 from captioning.values import Caption, DecodeOptions
 from tests.store.helpers import LSTM, StoreDriver
 from worker.adaptive_batch import AdaptiveBatch
+from worker.file_reader import FileReader
 from worker.model_cache import ModelCache
 from worker.pipeline import Pipeline, PipelineConfig, Resources
 from worker.runner import Runner
@@ -91,6 +92,7 @@ class LocalWorker:
     driver: StoreDriver
     decode_pool: LocalDecodePool
     captioner: LocalCaptioner
+    files: FileReader = field(default_factory=lambda: FileReader(read_settings(max_bytes=1_000_000)))
     sizes: list[int] = field(default_factory=list)  # for which decode pools were started
 
     def write(self, files: dict[str, bytes]) -> None:
@@ -115,10 +117,9 @@ class LocalWorker:
     def pipeline(
         self, claim: Claim, *, batch_size: int = 100, missing_grace_seconds: float = 300.0, **limits: Any
     ) -> Pipeline:
-        resources = Resources(self.db, self.captioner, self.decode_pool, AdaptiveBatch())  # type: ignore[arg-type]
+        resources = Resources(self.db, self.captioner, self.decode_pool, AdaptiveBatch(), self.files)  # type: ignore[arg-type]
         config = PipelineConfig(
             batch_size=batch_size,
-            max_bytes=1_000_000,
             missing_grace_seconds=missing_grace_seconds,
             lease_seconds=LEASE_SECONDS,
             backoff_seconds=BACKOFF_SECONDS,
@@ -133,7 +134,7 @@ class LocalWorker:
     def runner(self, **values: Any) -> Runner:
         runtime = Runtime("torch", "cpu", "fp32", "a test")
         models = ModelCache({LSTM.digest: LSTM}, runtime, self.folder, {LSTM.digest: self.captioner})  # type: ignore[dict-item]
-        return Runner(self.settings(**values), "w1", self.db, models, self.start_decode_pool)
+        return Runner(self.settings(**values), "w1", self.db, models, self.start_decode_pool, self.files)
 
     def process_all(self) -> None:
         """Process every chunk that can be claimed."""

@@ -1,0 +1,56 @@
+"""Reads the files of a chunk, wherever they are: in folders, in archives, in buckets or on the web."""
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from captioning.archives import limits_of, member_path, split_member
+from captioning.paths import is_url
+from captioning.remote import Download, RemoteStore
+from captioning.settings import Settings
+from captioning.store.leases import ClaimedItem
+from worker.archive_reader import ArchiveReader
+from worker.reader import FileBytes, is_visible, read_file
+from worker.remote_reader import RemoteReader
+
+Reads = Iterator[tuple[ClaimedItem, Callable[[], FileBytes]]]
+"""Each item of a chunk once, with a function that reads it. The function raises what `read_file` raises."""
+
+
+class FileReader:
+    """One per pool process. Not for several threads at once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._max_bytes = settings.max_bytes
+        self._connections = settings.remote_connections
+        self._archives = ArchiveReader(limits_of(settings))
+        self._remote = RemoteStore(settings)
+
+    @contextmanager
+    def reading(self, root: bytes, items: Sequence[ClaimedItem], on_progress: Callable[[], object]) -> Iterator[Reads]:
+        """Provide the items with functions that read them: in their order, or in that in which remote files arrive.
+
+        `on_progress` is called while a read takes long and advances.
+        """
+        if not is_url(root):
+            yield ((item, functools.partial(self._read, root, item, on_progress)) for item in items)
+            return
+        ahead = self._connections
+        with RemoteReader(self._remote, root, items, self._max_bytes, ahead, on_progress) as reader:
+            yield ((item, functools.partial(_content_of, download)) for item, download in reader)
+
+    def _read(self, root: bytes, item: ClaimedItem, on_progress: Callable[[], object]) -> FileBytes:
+        member = split_member(item.path)
+        if member is None or is_visible(root.rstrip(b"/") + b"/" + member_path(member[0])):
+            return read_file(root, item, self._max_bytes)  # a folder may be called `a.zip!`
+        return self._archives.read(root, *member, item, self._max_bytes, on_progress)
+
+    def close(self) -> None:
+        """Close what is kept open between chunks."""
+        self._archives.close()
+
+
+def _content_of(download: Download) -> FileBytes:
+    data = download.result()
+    return FileBytes(data, hashlib.sha256(data).hexdigest())
