@@ -12,6 +12,7 @@ from captioning.store import captions, details, jobs
 from captioning.store.captions import Selection, iso_time
 from producer import render, render_pages
 from producer.commands.shared import Json, Missing, app, named_value, open_database, optional_job
+from producer.content import ContentReader
 from producer.gallery import GalleryRequest, prepare_folder, write_gallery
 from producer.gallery.thumbnails import SMALL, Thumbnails
 from producer.progress import explained_interrupt, progress_display
@@ -55,9 +56,10 @@ def gallery(
         with (
             explained_interrupt("thumbnails are kept, and the same command continues"),
             progress_display() as display,
+            ContentReader(settings) as reader,
         ):
             rows = details.with_details(db, captions.export_rows(db, selection))
-            thumbnails = Thumbnails(output, pool, large, settings.max_bytes)
+            thumbnails = Thumbnails(output, pool, large, reader)
             done = write_gallery(request, rows, thumbnails, lambda n: display.update("images", n, total))
     except OSError as error:
         raise CaptioningError(

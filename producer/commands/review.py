@@ -12,6 +12,7 @@ from captioning.settings import Settings, read_settings
 from captioning.store.captions import Selection, count_rows
 from producer import render_pages
 from producer.commands.shared import app, open_database
+from producer.content import ContentReader
 from producer.review import Session, serve
 from producer.review.actions import Actions
 from producer.review.server import listen
@@ -38,7 +39,7 @@ def review(
         raise UsageError("no image fits --where." if where else "there is nothing to review: `producer submit FOLDER`.")
     session, sockets = _listen(settings, port)
     pool = open_pool(settings, _LARGE, keep_aspect=True)
-    actions = Actions(db, pool, _LARGE, settings.max_bytes, where)
+    actions = Actions(db, pool, _LARGE, ContentReader(settings), where)
 
     def on_ready() -> None:
         render_pages.print_review(session.link)

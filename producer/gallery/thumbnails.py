@@ -4,10 +4,9 @@ A thumbnail is named after the content of its image, so one that exists is never
 image: the file's bytes must have the SHA-256 that its caption was made for.
 """
 
+import errno
 import hashlib
 import io
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from captioning.decoding.pool import DecodePool
 from captioning.errors import ImageError
 from captioning.model.pixels import Pixels
 from captioning.store.captions import FileRow
+from producer.content import ContentReader
 
 SMALL = 320  # pixels of the longer side, in lists
 QUALITY = 80  # of the JPEGs
@@ -30,7 +30,7 @@ class Thumbnails:
     folder: Path
     pool: DecodePool
     large: int  # pixels of the longer side; 0: none
-    max_bytes: int  # of a file that is read
+    reader: ContentReader
 
     def make(self, file: FileRow) -> str:
         """Return the name of the thumbnail of a file, made if it does not exist; empty if it cannot be made."""
@@ -42,7 +42,7 @@ class Thumbnails:
         if not missing:
             return name
         try:
-            data = read_content(file, self.max_bytes)
+            data = read_content(self.reader, file)
             pixels = self.pool.decode(data, 0, lambda: None).pixels
         except (ImageError, OSError):  # the page shows the reason of the failure, or that there is no image
             return ""
@@ -66,13 +66,9 @@ def jpeg(pixels: Pixels, size: int) -> bytes:
     return out.getvalue()
 
 
-def read_content(file: FileRow, max_bytes: int) -> bytes:
-    """Read a file that still has the content which its row names. Raises OSError otherwise."""
-    descriptor = os.open(file.path_bytes, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("not a regular file")
-        data = stream.read(max_bytes + 1)
-    if len(data) > max_bytes or hashlib.sha256(data).hexdigest() != file.sha256:
-        raise OSError("the file has other content now")
+def read_content(reader: ContentReader, file: FileRow) -> bytes:
+    """Return the content of a file if it is still what its row names. Raises OSError otherwise, or ImageError."""
+    data = reader.read(file.path_bytes)
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise OSError(errno.ESTALE, "the file has other content now")
     return data

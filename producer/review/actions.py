@@ -12,6 +12,7 @@ from captioning.store import details, edits, history, jobs, statistics
 from captioning.store import review as queues
 from captioning.store.database import Database
 from captioning.store.details import DetailedFile
+from producer.content import ContentReader
 from producer.gallery.rows import FIELDS, Encoder
 from producer.gallery.rows import details as details_of
 from producer.gallery.thumbnails import SMALL, jpeg, read_content
@@ -27,7 +28,7 @@ class Actions:
     db: Database
     pool: DecodePool
     large: int  # pixels of the longer side
-    max_bytes: int  # of a file
+    reader: ContentReader
     where: str  # a query that all files of the review fulfil
     encoder: Encoder = field(default_factory=Encoder)
     _cache: "OrderedDict[tuple[str, str], bytes]" = field(default_factory=OrderedDict)
@@ -87,7 +88,7 @@ class Actions:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
-        data = read_content(file, self.max_bytes)
+        data = read_content(self.reader, file)
         (pixels,) = self.pool.map(lambda content: self.pool.decode(content, 0, lambda: None).pixels, [data])
         made = jpeg(pixels, SMALL if kind == "small" else self.large)
         with self._lock:

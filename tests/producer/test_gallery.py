@@ -21,6 +21,7 @@ from captioning.store.captions import export_rows
 from captioning.store.database import Database
 from captioning.store.details import DetailedFile
 from captioning.store.schema import Attention, Caption
+from producer.content import ContentReader
 from producer.gallery import GalleryRequest, prepare_folder, write_gallery
 from producer.gallery.thumbnails import Thumbnails
 from tests.journeys.cli_runner import CliRunner
@@ -155,7 +156,7 @@ def test_a_gallery_that_ends_half_way_leaves_the_older_one(
     folder = tmp_path / "gallery"
     prepare_folder(folder)
     pool = DecodePool(1, 320, Limits(), 60.0, options=Options(keep_aspect=True))
-    thumbnails = Thumbnails(folder, pool, 0, 10**8)
+    thumbnails = Thumbnails(folder, pool, 0, ContentReader(settings))
     request = GalleryRequest(folder, "captions", {}, "2026-01-01T00:00:00Z")
 
     def items() -> Iterator[DetailedFile]:
