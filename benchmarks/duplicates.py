@@ -185,7 +185,7 @@ def store(count: int, url: str) -> None:
     migrations.ensure_schema(db)
     with tempfile.TemporaryDirectory() as folder:
         made = ((f"{n // 1000:05d}/{n:09d}.jpg", f"{n:064x}", 100_000 + n, 1) for n in range(count))
-        fill(db, Path(folder), made)
+        count = fill(db, Path(folder), made)
     rng, started = np.random.default_rng(0), time.monotonic()
     with db.writing() as connection:
         connection.execute(sa.insert(Encoder).values(id=1, key="1:made-up"))
@@ -193,8 +193,8 @@ def store(count: int, url: str) -> None:
         rows = range(start + 1, min(start + 20_000, count) + 1)
         with db.writing() as connection:
             connection.execute(sa.insert(Features), [
-                {"image_id": n, "encoder_id": 1, "vector": rng.bytes(DIMENSIONS), "thumbnail": rng.bytes(THUMBNAIL_BYTES),
-                 "sketch": int(rng.integers(1 << SKETCH_BITS))} for n in rows
+                {"image_id": n, "encoder_id": 1, "vector": rng.bytes(DIMENSIONS),
+                 "thumbnail": rng.bytes(THUMBNAIL_BYTES), "sketch": int(rng.integers(1 << SKETCH_BITS))} for n in rows
             ])  # fmt: skip
     report("insert the features", started)
     for name, query in (

@@ -149,14 +149,37 @@ class Store:
         Raises UsageError for a path that the database does not know, and for an empty text.
         """
         from captioning.store.edits import checked_text, correct
-        from captioning.store.files import find_file
 
         if decorative == bool(text.strip()):
             raise UsageError("give either a text or decorative=True, for an image that needs no words.")
+        return correct(self._database, self._file_id(path), checked_text(text)).after.as_export()
+
+    def similar(self, path: str | os.PathLike[str], limit: int = 20) -> list[dict[str, Any]]:
+        """Return the files that are most like an image, as `producer similar --json` prints them.
+
+        Raises UsageError for a path that the database does not know, and for one that cannot be compared.
+        """
+        from captioning.store.similar import similar_files
+
+        found = similar_files(self._database, self._file_id(path), limit)
+        if found is None:
+            raise UsageError(f"{os.fspath(path)} has no features: `producer submit --force` computes them.")
+        return [file.as_json() for file in found]
+
+    def duplicates(self, *, job: int | None = None, strict: bool = False) -> list[list[dict[str, Any]]]:
+        """Return the clusters of copies and near-duplicates, as `producer duplicates --json` prints them."""
+        from captioning.store.similar import find_duplicates
+
+        clusters = find_duplicates(self._database, job=job, strict=strict).clusters
+        return [[file.as_json() for file in files] for files in clusters]
+
+    def _file_id(self, path: str | os.PathLike[str]) -> int:
+        from captioning.store.files import find_file
+
         for candidate in possible_paths(os.fsencode(path)):
             file_id = find_file(self._database, candidate)
             if file_id is not None:
-                return correct(self._database, file_id, checked_text(text)).after.as_export()
+                return file_id
         raise UsageError(f"{os.fspath(path)} is not registered: submit it first with `producer submit`.")
 
     def undo(self, change: int | None = None) -> "Undone":
