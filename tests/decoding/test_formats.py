@@ -1,11 +1,14 @@
 """Which formats a decode process decodes: all if it is confined, otherwise the basic ones, unless a person decides."""
 
+import struct
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from captioning.decoding import report
 from captioning.decoding.capability import capability_of
@@ -16,7 +19,7 @@ from captioning.errors import ImageError
 from captioning.model import formats
 from captioning.model.pixels import Limits
 from captioning.settings import read_settings
-from captioning.values import Reason
+from captioning.values import PERMANENT_REASONS, Reason
 from scripts.format_images import extra_bases
 
 UNCONFINED = "tests.decoding.unconfined_child"
@@ -89,3 +92,34 @@ def test_a_file_that_failed_before_its_format_was_installed_is_tried_again(
     assert now.exceeds(before, Reason.UNSUPPORTED)
     assert not before.exceeds(now, Reason.UNSUPPORTED)
     assert before.exceeds(replace(before, formats=tuple(sorted(formats.BASIC))), Reason.UNSUPPORTED)
+
+
+@st.composite
+def modified(draw: st.DrawFn) -> bytes:
+    """Return a file in an extra format with a few extreme numbers, or without its end."""
+    data = bytearray(draw(st.sampled_from([data for _, data in EXTRA.values()])))
+    for _ in range(draw(st.integers(1, 4))):
+        form = draw(st.sampled_from(("<B", "<H", ">H", "<I", ">I")))
+        value = draw(st.sampled_from((0, 1, 255, 32768, 65535, 2**31 - 1, 2**32 - 1))) % (
+            1 << 8 * struct.calcsize(form)
+        )
+        struct.pack_into(form, data, draw(st.integers(0, min(800, len(data) - 4))), value)
+    return bytes(data[: draw(st.integers(16, len(data))) if draw(st.booleans()) else len(data)])
+
+
+@pytest.fixture(scope="module")
+def small_pool() -> Iterator[DecodePool]:
+    with closing(DecodePool(1, 224, Limits(max_pixels=4_000_000), 60.0)) as pool:
+        yield pool
+
+
+@settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+@given(data=modified())
+def test_a_modified_file_gives_pixels_or_a_reason_and_kills_no_process(small_pool: DecodePool, data: bytes) -> None:
+    deaths: list[bytes] = []
+    try:
+        next(iter(small_pool.map(lambda one: small_pool.decode(one, 0, lambda: deaths.append(one)), [data])))
+    except ImageError as error:
+        assert error.reason in PERMANENT_REASONS
+        assert error.detail
+    assert deaths == []

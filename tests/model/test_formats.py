@@ -5,7 +5,8 @@ import struct
 import numpy as np
 import pylibjxl
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffTags
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from captioning.errors import ImageError
 from captioning.model import formats
@@ -280,6 +281,17 @@ def test_a_format_without_its_package_names_the_extra_to_install(monkeypatch: py
 def test_the_small_preview_of_a_raw_file_is_not_taken_for_a_tiff() -> None:
     without_raw = tuple(name for name in ALLOWED if name != "RAW")
     assert "DNG (RAW) needs" in refusal(EXTRA["DNG"][1], without_raw).detail
+
+
+def test_a_tiff_with_small_copies_and_the_name_of_a_camera_is_not_taken_for_raw() -> None:
+    tags = ImageFileDirectory_v2()
+    tags[271], tags[330] = "NIKON CORPORATION", 8
+    tags.tagtype[330] = TiffTags.LONG
+    data = saved(PHOTO, "TIFF", tiffinfo=tags)
+    kind = identify(data)
+    assert kind is not None
+    assert kind.name == "Nikon RAW (NEF)"
+    assert decoded(data)[1] == ImageInfo(160, 120, "TIFF")
 
 
 def test_a_photoshop_file_without_a_flat_image_says_how_to_save_it() -> None:
