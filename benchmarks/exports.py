@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -45,7 +46,7 @@ def fill(db: Database, root: Path, files: Iterator[tuple[str, str, int, int]]) -
         values = {"name": root.name, "path": str(root), "path_bytes": path, "path_hash": hash_of(path)}
         root_id = connection.execute(sa.insert(Root).values(values).returning(Root.id)).scalar_one()
     count = 0
-    while page := [file for file, _ in zip(files, range(_PAGE), strict=False)]:
+    while page := list(islice(files, _PAGE)):
         numbers = range(count + 1, count + len(page) + 1)
         with db.writing() as connection:
             connection.execute(sa.insert(Image), [

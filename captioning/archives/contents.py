@@ -12,6 +12,7 @@ from captioning.settings import Settings
 from captioning.values import Reason
 
 HARMLESS_BYTES = 100_000_000  # an archive that unpacks to less is no bomb, whatever its ratio
+_MAX_DETAIL = 200  # characters
 _DRIVE = b":"
 
 
@@ -85,6 +86,11 @@ class Archive(ABC):
     def close(self) -> None:
         """Close the file."""
         self.file.close()
+
+
+def damaged(what: str, error: Exception) -> ArchiveError:
+    """Return the error for an archive in which a library finds damage; its message may quote long names."""
+    return ArchiveError(Reason.UNREADABLE, f"{what} ({str(error)[:_MAX_DETAIL] or type(error).__name__})")
 
 
 def problem_of_name(name: bytes) -> str:

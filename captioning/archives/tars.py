@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from captioning.archives.contents import Archive, ArchiveLimits, Member, problem_of_name
+from captioning.archives.contents import Archive, ArchiveLimits, Member, damaged, problem_of_name
 from captioning.archives.zips import too_large
 from captioning.errors import ArchiveError, ImageError
 from captioning.values import Reason
@@ -72,6 +72,8 @@ class TarArchive(Archive):
             raise _damaged(error) from error
         self._tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header in memory
         self._count += info is not None
+        if info is not None and info.size < 0:  # the next header would be before this one, and so on without end
+            raise _damaged(tarfile.ReadError("a negative size"))
         if self._count > self.limits.members:
             raise self.limits.refuse_members()
         return info
@@ -93,7 +95,7 @@ def _damaged(error: Exception) -> Exception:
     """Return the error for a damaged archive, and an error of the disk as it is: it has a number."""
     if isinstance(error, OSError) and error.errno is not None:
         return error
-    return ArchiveError(Reason.UNREADABLE, f"no tar file, or a damaged one ({error or type(error).__name__})")
+    return damaged("no tar file, or a damaged one", error)
 
 
 def _name_of(info: tarfile.TarInfo) -> bytes:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from captioning.archives.contents import Archive, ArchiveLimits, Member, problem_of_name
+from captioning.archives.contents import Archive, ArchiveLimits, Member, damaged, problem_of_name
 from captioning.errors import ArchiveError, ImageError
 from captioning.values import Reason
 
@@ -24,7 +24,7 @@ class ZipArchive(Archive):
         try:
             self._zip = zipfile.ZipFile(_Bounded(file))
         except _DAMAGED as error:
-            raise _damaged(error) from error
+            raise damaged("no zip file, or a damaged one", error) from error
         infos = self._zip.infolist()
         if len(infos) > limits.members:
             raise limits.refuse_members()
@@ -56,7 +56,7 @@ class ZipArchive(Archive):
                     raise zipfile.BadZipFile("a member ends early")
                 return data
         except _DAMAGED as error:
-            raise ImageError(Reason.UNREADABLE, f"damaged in its archive: {error}") from error
+            raise damaged("damaged in its archive", error) from error
 
     def _problem(self, name: bytes, info: zipfile.ZipInfo) -> str:
         if problem := problem_of_name(name):
@@ -88,10 +88,6 @@ def too_large(size: int, max_bytes: int) -> ImageError:
 def _name_of(info: zipfile.ZipInfo) -> bytes:
     """Return a name as the bytes that are in the archive."""
     return info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8 else "cp437", "surrogatepass")
-
-
-def _damaged(error: Exception) -> ArchiveError:
-    return ArchiveError(Reason.UNREADABLE, f"no zip file, or a damaged one ({error})")
 
 
 class _Bounded(io.RawIOBase):

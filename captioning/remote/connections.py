@@ -43,6 +43,8 @@ def _s3(settings: Settings, guard: AddressGuard) -> Any:
     for name in ("config_file", "credentials_file"):
         session.set_config_variable(name, os.devnull)
     secret = secret_in(settings.s3_secret_key_file, "S3_SECRET_KEY_FILE")
+    if bool(settings.s3_access_key) != bool(secret):
+        raise UsageError("CAPTIONING_S3_ACCESS_KEY and CAPTIONING_S3_SECRET_KEY_FILE belong together: set both.")
     _trust(settings)  # raises now what would be an error of each file
     connector: dict[str, Any] = {}
     if not settings.s3_endpoint:  # an endpoint is named by who runs the worker, whatever its address

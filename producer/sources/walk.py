@@ -103,8 +103,8 @@ class Walk:
         return self._categorize_file(entry.name, path)
 
     def _categorize_file(self, name: bytes, path: bytes) -> str:
-        if self._archives and is_archive(name):
-            return "image"  # its members are
+        if self._archives and is_archive(name):  # patterns treat it as a folder of its members
+            return "image" if self._selection.category_of_folder(path) == "folder" else "filtered"
         is_image = kinds.is_image(name)
         return self._selection.category_of_image(path) if is_image else kinds.category_of(name, self._stills)
 

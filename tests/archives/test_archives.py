@@ -195,6 +195,14 @@ def test_a_header_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
     assert "header" in refusal(tmp_path / "a.tgz")
 
 
+def test_a_negative_size_is_damage_and_no_endless_loop(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("a.jpg")
+        info.pax_headers = {"size": "-1536"}
+        add(archive, info)
+    assert "damaged" in refusal(tmp_path / "a.tar")
+
+
 def test_a_directory_that_takes_all_memory_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with path.open("wb") as file:

@@ -64,6 +64,14 @@ def test_archives_in_folders_are_looked_into_on_request_only(tmp_path: Path) -> 
     assert find(tmp_path, archives=True)[0] == [*(f"{path}!/{name}" for name in IMAGES), f"{tmp_path}/b.jpg"]
 
 
+def test_an_archive_can_be_excluded_like_a_folder(tmp_path: Path) -> None:
+    write_archive(tmp_path / "backup.zip", FILES)
+    path = write_archive(tmp_path / "a.tar", FILES)
+    found, finder, _ = find(tmp_path, archives=True, exclude=("backup.zip",), include=("*.png",))
+    assert found == [f"{path}!/dogs/3.png"]
+    assert not finder.unmatched
+
+
 def test_patterns_apply_to_the_paths_of_members(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "a.tar", FILES)
     found, finder, _ = find(path, exclude=("dogs", "cats"))

@@ -138,7 +138,7 @@ def test_a_name_is_found_as_it_is_printed_and_in_a_list_of_an_old_windows_progra
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        (b"https://example.com/a.jpg", "is a web address: download the image first"),
+        (b"ftp://example.com/a.jpg", "is a web address: download the image first"),
         (b"none/*.jpg", "no such file or folder; nothing matches this pattern"),
         (b"x" * 9999, "xxx\\.\\.\\.: File name too long"),
     ],

@@ -113,6 +113,11 @@ def test_without_a_key_the_request_is_not_signed_whatever_the_user_has_configure
     assert b"THEIRS" not in request
 
 
+def test_a_key_without_its_secret_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="belong together"):
+        RemoteStore(read_settings(s3_access_key="key")).read(b"s3://photos/a.jpg", 1000)
+
+
 def test_a_secret_file_that_cannot_be_read_is_named_with_its_setting(tmp_path: Path) -> None:
     settings = read_settings(s3_access_key="key", s3_secret_key_file=tmp_path / "none")
     with pytest.raises(UsageError, match=r"CAPTIONING_S3_SECRET_KEY_FILE=.*none: No such file"):
