@@ -17,7 +17,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.exports import fill, measure, open_database
-from scripts.hostile_images import saved, scene
+from scripts.scenes import saved, scene
 
 RUNS = 3  # of the browser
 SEARCHES = ("dog", "dog beach", "number 49", '"two dogs" -man', "zzz")

@@ -31,8 +31,8 @@ from captioning.store.schema import Attention, Caption
 from captioning.values import DecodeOptions
 from producer.sources import Filters, read_sources
 from producer.submit import SubmitRequest, submit
-from scripts.hostile_images import saved, scene
 from scripts.sample_images import copy_samples
+from scripts.scenes import saved, scene
 from tests.journeys.cli_runner import CliRunner
 from tests.store.helpers import GRU, LSTM, StoreDriver, captioned
 
