@@ -2,7 +2,7 @@
 
 # ruff: noqa: F401, I001
 from captioning.cli import command_line
-from producer.commands import submit, jobs, captions, similar, gallery, review, export, edits, upkeep
+from producer.commands import submit, watch, jobs, captions, similar, gallery, review, export, edits, upkeep
 from producer.commands.shared import app, db_app
 
 app.add_typer(db_app, name="db")

@@ -60,6 +60,7 @@ class SubmitRequest:
     limit: int | None = None
     report: SourceReport = SILENT  # receives what is not taken
     access: Access = NO_ACCESS
+    watched_on: str = ""  # the day on which `producer watch` asks; it has one job a day
 
     def finder(self, report: SourceReport | None = None) -> ImageFinder:
         """Return a search for the images."""
@@ -99,6 +100,18 @@ def submit(
     images.
     """
     _refuse_empty(db, request)
+    return register(db, settings, request, on_commit, files_per_transaction)
+
+
+def register(
+    db: Database,
+    settings: Settings,
+    request: SubmitRequest,
+    on_commit: Callable[[Submitted], object],
+    files_per_transaction: int = FILES_PER_TRANSACTION,
+    take: Callable[[FoundFile], bool] = lambda _: True,
+) -> Submitted:
+    """Register a job's files, also if there are none, and close its registration. `take`: which of those found."""
     model_id = jobs.register_model(db, request.bundle, default=settings.model)
     for folder in _folders_in_roots(request.sources):
         files.ensure_root(db, folder)
@@ -108,7 +121,7 @@ def submit(
     policy = policy_of(db, settings, request, model_id)
     finder = request.finder()
     seen = FileIdSet()
-    found = islice(finder, request.limit)
+    found = filter(take, islice(finder, request.limit))
     for root, group in _by_root(files.roots(db), found, files_per_transaction):
         for registered in _register(db, job_id, root, group, policy, settings):
             for file_id in registered.file_ids:
@@ -298,10 +311,17 @@ def _job_request(request: SubmitRequest) -> jobs.JobRequest:
         request.retry_failed,
         *(["attention"] if request.options.attention else []),
         *(["skip_near_duplicates"] if request.skip_near_duplicates else []),  # keys of other jobs stay as they were
+        *(["watched", request.watched_on] if request.watched_on else []),
     ]
     name = request.name or _default_name(sources)
     return jobs.JobRequest(
-        digest_of([paths, terms]), name, request.options, request.priority, request.force, request.skip_near_duplicates
+        digest_of([paths, terms]),
+        name,
+        request.options,
+        request.priority,
+        request.force,
+        request.skip_near_duplicates,
+        reopens=bool(request.watched_on),
     )
 
 

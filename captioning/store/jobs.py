@@ -29,6 +29,7 @@ class JobRequest:
     priority: int = 0
     force: bool = False
     skip_near_duplicates: bool = False
+    reopens: bool = False  # a job with the key that is done goes on, with more files
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,17 @@ def register_model(db: Database, bundle: Bundle, *, default: str) -> int:
 
 
 def open_job(db: Database, request: JobRequest, model_id: int) -> tuple[int, bool]:
-    """Return the id of the unfinished job with the same key, or of a new job, and whether the job existed."""
+    """Return the id of the unfinished job with the same key, or of a new job, and whether the job existed.
+
+    A request that `reopens` also continues a job that is done, which becomes active again when it gets new items.
+    """
     with db.writing() as connection:
         # The lock makes a second submit of the same job wait, and then find the job.
         connection.execute(sa.select(Model.id).where(Model.id == model_id).with_for_update(key_share=True))
-        unfinished = sa.select(Job.id).where(Job.key == request.key, Job.state.in_(_UNFINISHED))
+        states = (*_UNFINISHED, JobState.DONE) if request.reopens else _UNFINISHED
+        known = sa.select(Job.id).where(Job.key == request.key, Job.state.in_(states))
         # A job with an interrupted walk comes first, because only another submit can complete it.
-        existing_id = connection.execute(unfinished.order_by(Job.registered, Job.id.desc())).scalars().first()
+        existing_id = connection.execute(known.order_by(Job.registered, Job.id.desc())).scalars().first()
         if existing_id is not None:
             connection.execute(sa.update(Job).where(Job.id == existing_id).values(priority=request.priority))
             return existing_id, True

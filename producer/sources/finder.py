@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from captioning.archives import is_archive
 from captioning.mounts import Mounts
+from captioning.paths import is_below
 from captioning.store.files import FoundFile
 from producer.sources.access import Access
 from producer.sources.archives import ArchiveWalk
@@ -59,7 +60,7 @@ class ImageFinder:
     def __iter__(self) -> Iterator[FoundFile]:
         """Yield every image."""
         for folder in self._sources.folders:
-            for found in Walk(folder, self._filters, self._skips, self._matched):
+            for found in Walk(folder, self._filters, self._skips, self._matched, only=self._only_below(folder)):
                 yield from self._found(replace(found, path=os.path.join(folder, found.path)))
         for path in self._sources.files:
             yield from self._named(path)
@@ -71,6 +72,12 @@ class ImageFinder:
             yield from self._buckets.named(self._sources.urls)
         if self._sources.walked:  # named files are taken whatever the patterns
             self.unmatched = tuple(unmatched(self._filters, self._matched))
+
+    def _only_below(self, folder: bytes) -> set[bytes] | None:
+        only = self._sources.only
+        if only is None or folder in only:
+            return None
+        return {os.path.relpath(path, folder) for path in only if is_below(path, folder)}
 
     def _found(self, found: FoundFile) -> Iterator[FoundFile]:
         """Yield an image that a walk found, or the images of an archive."""

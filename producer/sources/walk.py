@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 
 from captioning.archives import is_archive
@@ -24,11 +24,18 @@ _UNREACHABLE = {
 class Walk:
     """A walk through one folder. `skips` counts the entries that are not taken, `matched` collects the patterns used.
 
-    `sort_block`: names of one folder that are sorted at once, because ten million would take gigabytes.
+    `sort_block`: names of one folder that are sorted at once, because ten million would take gigabytes. `only`: paths
+    below the folder; nothing else is looked at but what is below them, and the folders above them.
     """
 
     def __init__(
-        self, folder: bytes, filters: Filters, skips: Skips, matched: set[tuple[str, str]], sort_block: int = 50_000
+        self,
+        folder: bytes,
+        filters: Filters,
+        skips: Skips,
+        matched: set[tuple[str, str]],
+        sort_block: int = 50_000,
+        only: Collection[bytes] | None = None,
     ) -> None:
         self.folder = folder
         self._follow_symlinks = filters.follow_symlinks
@@ -37,6 +44,8 @@ class Walk:
         self._skips = skips
         self._sort_block = sort_block
         self._mounts = Mounts()
+        self._only = only
+        self._above = {parent for path in only or () for parent in _parents(path)}
         self._stills: frozenset[bytes] = frozenset()  # of Live Photos, in the block of names at hand
 
     def __iter__(self) -> Iterator[FoundFile]:
@@ -50,6 +59,8 @@ class Walk:
             mount = self._mounts.of_nearest(os.path.join(self.folder, below))
             for entry in self._entries(os.path.join(self.folder, below)):
                 path = os.path.join(below, entry.name)
+                if not self._is_wanted(path):
+                    continue
                 category = self._categorize(entry, path, home)
                 if category == "folder":
                     if kinds.is_image(entry.name):
@@ -63,6 +74,11 @@ class Walk:
                 else:
                     self._skips.add(entry.path, category)
             pending.extend(reversed(folders))
+
+    def _is_wanted(self, path: bytes) -> bool:
+        if self._only is None or path in self._above or path in self._only:
+            return True
+        return any(parent in self._only for parent in _parents(path))
 
     def _entries(self, folder: bytes) -> Iterator[os.DirEntry[bytes]]:
         """Yield the entries of a folder, sorted by name within each block."""
@@ -107,6 +123,12 @@ class Walk:
             return "image" if self._selection.category_of_folder(path) == "folder" else "filtered"
         is_image = kinds.is_image(name)
         return self._selection.category_of_image(path) if is_image else kinds.category_of(name, self._stills)
+
+
+def _parents(path: bytes) -> Iterator[bytes]:
+    """Yield the folders above a relative path, the nearest first."""
+    while path := os.path.dirname(path):
+        yield path
 
 
 def unreachable(what: str, error: OSError) -> str:
