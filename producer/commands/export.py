@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from captioning.bundles import find_bundles, named
 from captioning.command_tree import UNLIMITED
 from captioning.errors import UsageError
 from captioning.settings import Settings, read_settings
@@ -21,7 +20,17 @@ from captioning.store.jobs import Progress
 from captioning.values import Source
 from producer import export as exporting
 from producer import render, render_edits
-from producer.commands.shared import Json, Missing, app, counted, file_name, named_value, open_database, optional_job
+from producer.commands.shared import (
+    Json,
+    Missing,
+    app,
+    check_model,
+    counted,
+    file_name,
+    named_value,
+    open_database,
+    optional_job,
+)
 from producer.content import ContentReader
 from producer.export import Target, WriteOptions
 from producer.export.forms import OnExisting
@@ -113,7 +122,7 @@ def export(
     if model is None and progress is not None:
         model = progress.model  # a job's export has the captions that the job made
     else:
-        _check_model(settings, model)
+        check_model(settings, model)
     text = TextOptions(prefix, suffix, template, max_words)
     options = WriteOptions(excel, caption_column, shard_size, xmp_name == "full", not text.is_plain)
     if name == "training" and source not in (None, Source.HUMAN):
@@ -204,13 +213,6 @@ def _why_nothing(db: Database, selection: Selection, number: int) -> str:
         if is_given
     ]  # fmt: skip
     return f"no image fits {', '.join(given)}" if given else "no image has a caption yet"
-
-
-def _check_model(settings: Settings, model: str | None) -> None:
-    if model is not None:
-        bundles = find_bundles(settings.bundle_folders)
-        if model not in bundles.outdated:  # its captions are as good as they were
-            named(model, bundles)
 
 
 def _check_options(name: str, output: str, *, beside: bool, on_existing: OnExisting, options: WriteOptions) -> None:

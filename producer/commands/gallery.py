@@ -11,7 +11,7 @@ from captioning.settings import read_settings
 from captioning.store import captions, details, jobs
 from captioning.store.captions import Selection, iso_time
 from producer import render, render_pages
-from producer.commands.shared import Json, Missing, app, named_value, open_database, optional_job
+from producer.commands.shared import Json, Missing, app, check_model, named_value, open_database, optional_job
 from producer.content import ContentReader
 from producer.gallery import GalleryRequest, prepare_folder, write_gallery
 from producer.gallery.thumbnails import SMALL, Thumbnails
@@ -42,6 +42,7 @@ def gallery(
     has are not read again.
     """
     settings = read_settings()
+    check_model(settings, model)
     db = open_database(settings)
     progress = jobs.progress(db, job)[0] if job is not None else None
     selection = Selection(job, model or (progress.model if progress else None), where=where, missing=missing)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 import migrations
+from captioning.bundles import find_bundles, named
 from captioning.command_tree import UNLIMITED, new_app
 from captioning.errors import UsageError
 from captioning.settings import Settings, read_settings
@@ -60,6 +61,14 @@ def open_database(settings: Settings | None = None, *, create: bool = False) -> 
     else:
         migrations.refuse_other(db)
     return db
+
+
+def check_model(settings: Settings, model: str | None) -> None:
+    """Raise UsageError for a model that is not there, unless its captions still are."""
+    if model is not None:
+        bundles = find_bundles(settings.bundle_folders)
+        if model not in bundles.outdated:  # its captions are as good as they were
+            named(model, bundles)
 
 
 def confirm(question: str, done: str) -> None:

@@ -20,6 +20,7 @@ from tests.journeys.cli_runner import CliResult, CliRunner
 
 APPS = {"producer": producer.cli.app, "worker": worker.cli.app, "training": training.cli.app}
 BLOCKING = {"--wait", "--watch"}  # with these a command may wait for a worker
+ENDLESS = {"review", "watch"}  # commands that run until somebody ends them
 NUMBERS = ("many", "", "1.5.2", "0x10", "1,2", "\udcff", "-", "1 2", "\n")
 CHOICES = ("nothing", "", "\udcff", "a\nb", "?" * 5000)
 ODD_NUMBERS = (
@@ -70,7 +71,9 @@ def leaves(words: tuple[str, ...], command: Any) -> Iterator[Leaf]:
 
 
 LEAVES = [leaf for program, app in APPS.items() for leaf in leaves((program,), command_tree(app))]
-OF_THE_PRODUCER = [leaf for leaf in LEAVES if leaf.words[0] == "producer" and not leaf.subcommands]
+OF_THE_PRODUCER = [
+    leaf for leaf in LEAVES if leaf.words[0] == "producer" and not leaf.subcommands and leaf.words[1] not in ENDLESS
+]
 
 
 def is_number(parameter: Any) -> bool:
