@@ -92,25 +92,24 @@ def rows(folder: Path, count: int) -> None:
     report(["producer", "import", "captions.jsonl", "--dry-run"], folder, count)
 
 
+def image_files(folder: Path, count: int, *, with_xmp: bool = False) -> Iterator[tuple[str, str, int, int]]:
+    """Write small images into nested folders and yield what `fill` takes; half have XMP if it is wanted."""
+    content = saved(scene(), "JPEG")
+    for n in range(count):
+        path = folder / f"{n // 1000:03d}" / f"{n:06d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = content + str(n).encode()
+        path.write_bytes(data)
+        if with_xmp and n % 2:
+            path.with_suffix(".xmp").write_bytes(XMP)
+        found = path.stat()
+        yield str(path.relative_to(folder)), hashlib.sha256(data).hexdigest(), found.st_size, found.st_mtime_ns
+
+
 def pages(folder: Path, count: int) -> None:
     """Measure the commands of the how-to pages, on image files in nested folders; half have XMP of another program."""
     db = open_database(folder)
-
-    content = saved(scene(), "JPEG")
-
-    def made() -> Iterator[tuple[str, str, int, int]]:
-        for n in range(count):
-            path = folder / "photos" / f"{n // 1000:03d}" / f"{n:06d}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            data = content + str(n).encode()
-            path.write_bytes(data)
-            if n % 2:
-                path.with_suffix(".xmp").write_bytes(XMP)
-            found = path.stat()
-            yield (str(path.relative_to(folder / "photos")), hashlib.sha256(data).hexdigest(), found.st_size,
-                   found.st_mtime_ns)  # fmt: skip
-
-    fill(db, folder / "photos", made())
+    fill(db, folder / "photos", image_files(folder / "photos", count, with_xmp=True))
     db.close()
     print(f"{count} images\n\n| command | seconds | images/s | peak, MB |\n|---|---|---|---|")
     for page in PAGES:

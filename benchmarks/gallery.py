@@ -7,17 +7,14 @@ Needs Chromium and `pip install -e '.[consumers]'`.
 """
 
 import argparse
-import hashlib
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from benchmarks.exports import fill, measure, open_database
-from scripts.scenes import saved, scene
+from benchmarks.exports import fill, image_files, measure, open_database
 
 RUNS = 3  # of the browser
 SEARCHES = ("dog", "dog beach", "number 49", '"two dogs" -man', "zzz")
@@ -47,19 +44,7 @@ SCROLL = """async () => {
 def make(folder: Path, count: int) -> None:
     """Write the images and their rows."""
     db = open_database(folder)
-    content = saved(scene(), "JPEG")
-
-    def made() -> Iterator[tuple[str, str, int, int]]:
-        for n in range(count):
-            path = folder / "photos" / f"{n // 1000:03d}" / f"{n:06d}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            data = content + str(n).encode()
-            path.write_bytes(data)
-            found = path.stat()
-            yield (str(path.relative_to(folder / "photos")), hashlib.sha256(data).hexdigest(), found.st_size,
-                   found.st_mtime_ns)  # fmt: skip
-
-    fill(db, folder / "photos", made())
+    fill(db, folder / "photos", image_files(folder / "photos", count))
     db.close()
 
 

@@ -134,7 +134,7 @@ def tiff_directory(entries: list[tuple[int, int, int, bytes | int]], start: int)
 
 
 def dng(preview: bytes, preview_size: tuple[int, int], *, orientation: int = 1, sensor: int = 64) -> bytes:
-    """Return a DNG whose first directory holds a JPEG preview and whose second the samples of a sensor."""
+    """Return a DNG: the first directory holds a JPEG preview, the second the samples of a sensor."""
     width, height = preview_size
     samples = np.full((sensor, sensor), 500, np.uint16).tobytes()
     start, model = 8, b"captionmill test\0"

@@ -50,7 +50,7 @@ def _damaged(error: Exception, *, cut: bool) -> ImageError:
 
 
 def is_cut(data: bytes) -> bool:
-    """Return whether a file is shorter than its own header says, in the formats whose headers say it."""
+    """Return whether a file is shorter than its own header says, in the formats that say it."""
     return containers.webp_is_cut(data) or boxes.is_cut(data) or tiff.is_cut(data)
 
 
@@ -68,7 +68,7 @@ def unidentified(data: bytes, allowed: Sequence[str]) -> ImageError:
 
 
 def _not_taken(kind: Kind, data: bytes) -> ImageError:
-    """Return the error for a file in a format whose decoder does not take it."""
+    """Return the error for a file that the decoder of its format does not take."""
     if is_cut(data):
         return ImageError(Reason.TRUNCATED, f"{kind.name}, cut short; {COPY}")
     if kind.format == "RAW":

@@ -40,7 +40,7 @@ class Statistics:
     bytes: int
     images: int  # different contents
     captioned: int
-    rejected: int  # those whose captions a person rejected; no other is there
+    rejected: int  # a person rejected their captions, and there is no other
     failed: int
     pending: int
     missing: int

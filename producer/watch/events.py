@@ -18,7 +18,7 @@ def why_polled(folders: Sequence[bytes]) -> str:
     for folder in folders:
         form = _type_of(os.fsdecode(folder))
         if form.startswith("fuse") or form in _NETWORK:
-            return f"{os.fsdecode(folder)} is on a file system ({form}) whose changes this machine may not notice"
+            return f"{os.fsdecode(folder)} is on a file system ({form}), and this machine may not notice its changes"
     return ""
 
 

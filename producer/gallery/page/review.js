@@ -1,4 +1,4 @@
-/* The review: the same page, whose rows come from the server that `producer review` has started. */
+/* The review: the same page, with rows from the server that `producer review` has started. */
 "use strict";
 
 const BLOCK = 100; // rows that are asked for at once
