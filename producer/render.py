@@ -248,6 +248,8 @@ def print_file(file: FileRow, captions: Sequence[CaptionDetails]) -> None:
     """Print one file with all captions of its image."""
     size = f"{file.width} x {file.height}" if file.width else ""
     print_text(" ".join(part for part in (file.path, size, file.status) if part))
+    if file.partner is not None:
+        print_text(f"shares the caption of {file.partner}")
     if file.image_changed:
         print_text("the image has changed since a person wrote its caption: `producer accept` if it still fits")
     if file.error:

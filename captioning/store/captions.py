@@ -13,6 +13,7 @@ from captioning.paths import possible_paths, text_of
 from captioning.store.conditions import matching
 from captioning.store.database import Database
 from captioning.store.files import at_or_below, roots
+from captioning.store.pairs import partner_path
 from captioning.store.preferred import fitting_caption_id, is_outdated, is_rejected, shown_caption_id
 from captioning.store.schema import Caption, File, Image, Item, Job, Model, Root
 from captioning.values import ItemState, Source
@@ -54,6 +55,7 @@ class FileRow:
     size: int = 0  # bytes, when the file was last seen
     mtime_ns: int = 0  # time of its last modification then
     caption_id: int | None = None
+    partner: str | None = None  # path of the image beside it whose caption it shares
 
     @property
     def caption_digest(self) -> str | None:
@@ -108,12 +110,13 @@ def select_file_rows(model: str | None, *, fitting: bool = False) -> sa.Select[A
         File.failed_reason,
         File.failed_detail,
         File.missing_since,
+        File.partner,
     )
     return (
         sa.select(*columns)
         .select_from(File)
         .join(Root, Root.id == File.root_id)
-        .outerjoin(Image, Image.id == File.image_id)
+        .outerjoin(Image, sa.and_(Image.id == File.image_id, File.partner.is_(None)))
         .outerjoin(Caption, Caption.id == (fitting_caption_id if fitting else shown_caption_id)(model))
         .outerjoin(Model, Model.id == Caption.model_id)
     )
@@ -145,6 +148,7 @@ def to_file_row(row: sa.Row[Any]) -> FileRow:
         size=row.size,
         mtime_ns=row.mtime_ns,
         caption_id=row.caption_id,
+        partner=None if row.partner is None else text_of(partner_path(path, row.partner)),
     )
 
 
@@ -175,6 +179,7 @@ class Selection:
     where: str = ""  # a query of captioning.store.query
     missing: bool = False  # also files that are gone
     fitting: bool = False  # only captions that fit the present content, see `select_file_rows`; no files without one
+    partners: bool = True  # also files that share the caption of an image beside them
 
 
 def export_rows(db: Database, selection: Selection = Selection()) -> Iterator[FileRow]:
@@ -200,6 +205,8 @@ def count_rows(db: Database, selection: Selection) -> int:
 
 def _conditions(db: Database, selection: Selection) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = [] if selection.missing else [File.missing_since.is_(None)]
+    if not selection.partners:
+        found.append(File.partner.is_(None))
     if selection.job is not None:
         found.append(sa.exists().where(Item.file_id == File.id, Item.job_id == selection.job).correlate(File))
     if selection.min_confidence is not None:
@@ -222,6 +229,7 @@ def samples(db: Database, job_id: int, count: int) -> list[FileRow]:
     """Return up to `count` captioned files of a job, spread evenly over its first ten thousand by id."""
     done = (ItemState.CAPTIONED, ItemState.REUSED)
     captioned = sa.select(Item.file_id).where(Item.job_id == job_id, Item.state.in_(done)).order_by(Item.file_id)
+    captioned = captioned.join(File, File.id == Item.file_id).where(File.partner.is_(None))
     of_job = sa.select(Model.name).join(Job, Job.model_id == Model.id).where(Job.id == job_id)
     with db.reading() as connection:
         model = connection.execute(of_job).scalar()

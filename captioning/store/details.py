@@ -156,7 +156,7 @@ def _source() -> sa.ScalarSelect[str]:
         .select_from(File)
         .join(Root, Root.id == File.root_id)
         .join(Image, Image.id == File.image_id)
-        .where(Image.sha256 == Caption.shared_from)
+        .where(Image.sha256 == Caption.shared_from, File.partner.is_(None))
         .order_by(File.missing_since.is_not(None), File.id)
         .limit(1)
         .correlate(Caption)

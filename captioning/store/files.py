@@ -11,6 +11,7 @@ from captioning.errors import StoreUnavailable, UsageError
 from captioning.paths import hash_of, is_below, text_of
 from captioning.store.chunks import enqueue, lock_job, requeue
 from captioning.store.database import Database, insert_or_ignore
+from captioning.store.pairs import Pairs, partner_path
 from captioning.store.preferred import keep_captions_of_people
 from captioning.store.schema import Capability, Caption, Chunk, File, Image, Item, Model, Mount, Root
 from captioning.values import ChunkState, DecodeCapability, ItemState, Source
@@ -30,6 +31,8 @@ class FoundFile:
     mount: str | None = None  # identity of the mount on which it lies (captioning.mounts); None: not known
     has_stored_content: bool | None = None  # whether its bytes are those that the store knows; None: not compared
     is_ordered: bool = False  # it is read fastest after the file that was found before it: a member of an archive
+    partner: bytes | None = None  # name of the image beside it whose caption it shares
+    has_pixels: bool = True  # it can be captioned without its partner
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,9 @@ def register(
         upserted = _upsert(connection, root_id, found, verify=policy.verify)
         registered = [f for f in found if f.path in upserted.ids]
         file_ids = tuple(upserted.ids[f.path] for f in registered)
-        sizes = dict(zip(file_ids, (f.size for f in registered), strict=True))
+        size_at = {f.path: f.size for f in registered}
+        near = (size_at.get(partner_path(f.path, f.partner), f.size) for f in registered)  # it reads that file
+        sizes = dict(zip(file_ids, near, strict=True))
         in_job = _matching(connection, sa.select(Item.file_id).where(Item.job_id == job_id), Item.file_id, file_ids)
         captioned = set() if policy.force else _captioned(connection, file_ids, policy)
         open_ids = [i for i in sizes if i not in in_job and i not in captioned]
@@ -179,12 +184,14 @@ def _upsert(connection: Connection, root_id: int, found: Sequence[FoundFile], *,
     """Insert new files and update changed ones, except those whose content must be compared first."""
     mount_ids = _mount_ids(connection, {f.mount for f in found if f.mount is not None})
     stored = _stored_files(connection, root_id, found)
+    pairs = Pairs.of(connection, root_id, found)
     unverified = [
         (f, row.sha256) for f in found if (row := stored.get(f.path)) is not None and _is_unverified(f, row, verify)
     ]
     left_out = {f.path for f, _ in unverified}
     found = [f for f in found if f.path not in left_out]
-    insert_or_ignore(connection, File, [_new_row(root_id, f, mount_ids) for f in found if f.path not in stored])
+    new = [_new_row(root_id, f, mount_ids) | {"partner": pairs.partner(f)} for f in found if f.path not in stored]
+    insert_or_ignore(connection, File, new)
     changed, refreshed = [], []
     for f in found:
         row = stored.get(f.path)
@@ -195,8 +202,13 @@ def _upsert(connection: Connection, root_id: int, found: Sequence[FoundFile], *,
             "ctime_ns": row.ctime_ns if f.ctime_ns is None else f.ctime_ns,
             "mount_id": row.mount_id if f.mount is None else mount_ids[f.mount],
         }
-        if has_changed(f, row):
-            changed.append(seen | {"size": f.size, "mtime_ns": f.mtime_ns, "image_id": None} | NO_FAILURE)
+        if has_changed(f, row) or pairs.has_changed(f, row):
+            pairs.note_change(f.path)
+            changed.append(
+                seen
+                | {"size": f.size, "mtime_ns": f.mtime_ns, "image_id": None, "partner": pairs.partner(f)}
+                | NO_FAILURE
+            )
         elif (seen["ctime_ns"], seen["mount_id"], None) != (row.ctime_ns, row.mount_id, row.missing_since):
             refreshed.append(seen)
     keep_captions_of_people(connection, [row["row"] for row in changed])
@@ -215,7 +227,7 @@ def _upsert(connection: Connection, root_id: int, found: Sequence[FoundFile], *,
 def _stored_files(connection: Connection, root_id: int, found: Sequence[FoundFile]) -> dict[bytes, Any]:
     """Return the rows of those files that have one, by path."""
     paths = {hash_of(f.path): f.path for f in found}
-    columns = (File.id, File.path_hash, File.size, File.mtime_ns, File.ctime_ns, File.mount_id)
+    columns = (File.id, File.path_hash, File.size, File.mtime_ns, File.ctime_ns, File.mount_id, File.partner)
     query = (
         sa.select(*columns, File.missing_since, File.image_id, Image.sha256)
         .outerjoin(Image, Image.id == File.image_id)
@@ -251,6 +263,8 @@ def has_changed(f: FoundFile, row: Any) -> bool:
 
 def _is_unverified(f: FoundFile, row: Any, verify: bool) -> bool:
     if f.has_stored_content is not None or row.image_id is None or (row.size, row.mtime_ns) != (f.size, f.mtime_ns):
+        return False
+    if row.partner is not None:  # the content is that of another file
         return False
     return verify or _has_new_ctime(f, row)
 

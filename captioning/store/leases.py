@@ -18,6 +18,7 @@ from captioning.store.chunks import complete_job_if_done, last_chunk_seq, lock_j
 from captioning.store.database import CLOCK_STEP_SECONDS, Database, insert_or_ignore, now
 from captioning.store.features import NewFeatures, drop_shared_captions, insert_features, share_captions
 from captioning.store.files import NO_FAILURE
+from captioning.store.pairs import partner_path
 from captioning.store.schema import Attention, Capability, Chunk, File, Image, Item, Job, Model, Root, is_open
 from captioning.store.schema import Caption as CaptionRow
 from captioning.values import (
@@ -44,7 +45,7 @@ class ClaimedItem:
 
     item_id: int
     file_id: int
-    path: bytes  # below the root
+    path: bytes  # below the root, of what is read: the file itself, or its partner
     size: int  # bytes
     mtime_ns: int
     attempts: int  # decode processes that died while they decoded it
@@ -190,14 +191,14 @@ def _load_claim(connection: Connection, row: Any) -> Claim:
         .join(Model, Model.id == Job.model_id)
         .where(Job.id == row.job_id)
     ).one()
-    columns = (Item.id, File.id, File.path_bytes, File.size, File.mtime_ns, Item.attempts)
+    columns = (File.path_bytes, File.partner, Item.id, File.id, File.size, File.mtime_ns, Item.attempts)
     rows = connection.execute(
         sa.select(*columns, File.missing_since.is_not(None), File.ctime_ns)
         .join(File, File.id == Item.file_id)
         .where(Item.chunk_id == row.id, Item.state == ItemState.PENDING)
         .order_by(Item.id)
     ).all()
-    items = [ClaimedItem(*item) for item in rows]
+    items = [_to_item(*item) for item in rows]
     if row.attempts >= SPLIT_ATTEMPTS and len(items) > 1:
         items, others = items[: len(items) // 2], items[len(items) // 2 :]
         ids = [item.item_id for item in others]
@@ -207,6 +208,10 @@ def _load_claim(connection: Connection, row: Any) -> Claim:
         row.id, row.job_id, row.root_id, row.fence, job.id, job.digest, options, job.force,
         row.deferrals, tuple(items), job.skip_near_duplicates,
     )  # fmt: skip
+
+
+def _to_item(path: bytes, partner: bytes | None, item_id: int, file_id: int, *rest: Any) -> ClaimedItem:
+    return ClaimedItem(item_id, file_id, partner_path(path, partner), *rest)
 
 
 def roots_with_work(db: Database) -> list[tuple[int, str, bytes]]:

@@ -129,7 +129,11 @@ def _newest(image_id: Any, model: str) -> sa.ScalarSelect[int]:
 
 def _difference(db: Database, overlap: float, row: Any) -> Difference:
     query = sa.select(Root.path_bytes, File.path_bytes.label("inside")).join(Root, Root.id == File.root_id)
-    query = query.where(File.image_id == row.image_id).order_by(File.missing_since.is_not(None), File.id).limit(1)
+    query = (
+        query.where(File.image_id == row.image_id)
+        .order_by(File.partner.is_not(None), File.missing_since.is_not(None), File.id)
+        .limit(1)
+    )
     with db.reading() as connection:
         found = connection.execute(query).one_or_none()
     path = "" if found is None else text_of(found.path_bytes.rstrip(b"/") + b"/" + found.inside)

@@ -34,7 +34,11 @@ def queue(db: Database, name: str, where: str = "", limit: int = LIMIT) -> list[
     """
     if name not in QUEUES:
         raise UsageError(f"there is no queue {name!r}: choose {', '.join(QUEUES)}.")
-    query = select_file_rows(None).with_only_columns(File.id).where(File.missing_since.is_(None), QUEUES[name])
+    query = (
+        select_file_rows(None)
+        .with_only_columns(File.id)
+        .where(File.missing_since.is_(None), File.partner.is_(None), QUEUES[name])
+    )
     if where:
         query = query.where(matching(db, where))
     unlike_first = sa.func.coalesce(Caption.unlike, sa.false()).desc()

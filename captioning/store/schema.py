@@ -161,7 +161,7 @@ class File(Base):
     size: Mapped[int] = mapped_column(BigInteger, comment="bytes")
     mtime_ns: Mapped[int] = mapped_column(BigInteger, comment="time of its last modification, nanoseconds since 1970")
     image_id: Mapped[int | None] = mapped_column(
-        ForeignKey("images.id"), index=True, comment="content at that size and time"
+        ForeignKey("images.id"), index=True, comment="content at that size and time, or that of its partner"
     )
     missing_since: Mapped[float | None] = mapped_column(
         Double, comment="when a walk did not find it any more; null: it is there"
@@ -173,6 +173,10 @@ class File(Base):
     failed_reason: Mapped[str | None] = mapped_column(Text, comment="why the last attempt failed, as the file is now")
     failed_detail: Mapped[str | None] = mapped_column(Text, comment="what the decoder reported")
     failed_capability_id: Mapped[int | None] = mapped_column(ForeignKey("capabilities.id"), comment="not tried again")
+    partner: Mapped[bytes | None] = mapped_column(
+        LargeBinary,
+        comment="name of the image beside it whose content and caption it shares",
+    )
 
 
 class Model(Base):
@@ -436,7 +440,7 @@ EXPORT_VIEW = Table(
     MetaData(),
     Column("path", Text, comment="of the file, absolute; bytes that are not UTF-8 are %XX"),
     Column("root", Text, comment="name of the root that it is below"),
-    Column("sha256", Text, comment="digest of the content; null: nobody has read it"),
+    Column("sha256", Text, comment="digest of the content; null: nobody has read it, or the file shares a caption"),
     Column("caption", Text, comment="the caption that the file shows; empty: the image is decorative"),
     Column("confidence", Double, comment="0 to 1, of captions by models"),
     Column("model", Text, comment="name of the model that made the caption"),

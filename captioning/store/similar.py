@@ -163,8 +163,12 @@ def _count_images(db: Database, job: int | None) -> int:
 
 
 def _held(job: int | None) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions for a file to have content and not to be missing, and to be in a job if it is given."""
-    conditions: list[sa.ColumnElement[bool]] = [File.image_id.is_not(None), File.missing_since.is_(None)]
+    """Return the conditions for a file to be there with content of its own, and to be in a job if it is given."""
+    conditions: list[sa.ColumnElement[bool]] = [
+        File.image_id.is_not(None),
+        File.partner.is_(None),
+        File.missing_since.is_(None),
+    ]
     if job is not None:
         conditions.append(sa.exists().where(Item.file_id == File.id, Item.job_id == job).correlate(File))
     return conditions

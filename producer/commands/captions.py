@@ -65,7 +65,8 @@ def show(
         else:
             render_edits.print_history(entries)
     elif as_json:
-        render.print_json(file.as_export() | {"captions": [asdict(caption) for caption in all_captions]})
+        partner = {} if file.partner is None else {"partner": file.partner}
+        render.print_json(file.as_export() | partner | {"captions": [asdict(caption) for caption in all_captions]})
     else:
         render.print_file(file, all_captions)
 

@@ -127,13 +127,14 @@ def export(
     options = WriteOptions(excel, caption_column, shard_size, xmp_name == "full", not text.is_plain)
     if name == "training" and source not in (None, Source.HUMAN):
         raise UsageError(f"--source {source} is not for training, which takes only what people wrote or accepted.")
+    chosen = exporting.FORMATS[name]
     selection = Selection(
         job, model, min_confidence, min_size, Source.HUMAN if name == "training" else source,
-        None if unlike is None else unlike == "yes", where, missing, exporting.FORMATS[name].fitting,
+        None if unlike is None else unlike == "yes", where, missing, chosen.fitting, chosen.has_partners,
     )  # fmt: skip
     _check_options(name, output, beside=beside, on_existing=on_existing, options=options)
     request = _Request(name, output, selection, text, options, on_existing, as_json)
-    if exporting.FORMATS[name].target is Target.SIDECARS:
+    if chosen.target is Target.SIDECARS:
         _sidecars(db, request, None if beside else output)
     else:
         _whole(db, settings, request, progress)

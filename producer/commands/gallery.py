@@ -45,7 +45,8 @@ def gallery(
     check_model(settings, model)
     db = open_database(settings)
     progress = jobs.progress(db, job)[0] if job is not None else None
-    selection = Selection(job, model or (progress.model if progress else None), where=where, missing=missing)
+    model = model or (progress.model if progress else None)
+    selection = Selection(job, model, where=where, missing=missing, partners=False)
     total = captions.count_rows(db, selection)
     prepare_folder(output)
     names = {each.job: each.name for each in jobs.progress(db)}

@@ -47,6 +47,11 @@ class Format:
     form: Callable[[WriteOptions], Form] | None = None  # of sidecars
     folder: Callable[[str, WriteOptions, datasets.ReadBytes], datasets.ImageExport] | None = None  # with the images
 
+    @property
+    def has_partners(self) -> bool:
+        """Whether files that share the caption of an image beside them are exported too; no reader could open them."""
+        return self.target is Target.SIDECARS or not self.fitting
+
 
 FORMATS: dict[str, Format] = {
     "jsonl": Format(

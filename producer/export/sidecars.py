@@ -106,7 +106,7 @@ class SidecarExport:
 
     def require_one_name_each(self, rows: Iterable[FileRow]) -> None:
         """Raise UsageError when two images would have one sidecar. Takes 8 bytes for each image."""
-        self._doubled = doubled(self._place(row).whole for row in rows)
+        self._doubled = doubled(self._place(row).whole for row in rows if not self._is_of_partner(row))
 
     def refuse_doubled(self, rows: Iterable[FileRow]) -> None:
         """Raise UsageError that names two images with one sidecar, if `require_one_name_each` found some."""
@@ -115,6 +115,8 @@ class SidecarExport:
         seen: dict[bytes, str] = {}
         for row in rows:
             whole = self._place(row).whole
+            if self._is_of_partner(row):
+                continue
             if hash_of_path(whole) not in self._doubled:
                 continue
             if whole in seen:
@@ -129,7 +131,7 @@ class SidecarExport:
         count = change_id = 0
         with ExitStack() as stack:
             stack.callback(self._close)
-            for page in _pages(self._place(row) for row in rows):
+            for page in _pages(self._place(row) for row in rows if not self._is_of_partner(row)):
                 known = stored.known_sidecars(self.db, [place.whole for place in page])
                 images = stored.registered(self.db, [place.whole for place in page])
                 writes = [write for place in page if (write := self._plan(place, known.get(place.whole), images))]
@@ -145,6 +147,13 @@ class SidecarExport:
                 count += len(page)
                 on_page(count)
         return self.done
+
+    def _is_of_partner(self, row: FileRow) -> bool:
+        """Return whether the sidecar of a file is that of the image whose caption it shares: IMG_1.xmp."""
+        if row.partner is None:
+            return False
+        name, partner = (path.rpartition("/")[2].encode() for path in (row.path, row.partner))
+        return self.form.name_of(name) == self.form.name_of(partner)
 
     def _place(self, row: FileRow) -> _Place:
         inside = row.path_bytes[len(row.root_bytes.rstrip(b"/")) + 1 :]

@@ -3,13 +3,14 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from captioning.archives import is_archive
 from captioning.mounts import Mounts
 from captioning.paths import is_below
 from captioning.store.files import FoundFile
+from producer.sources import kinds
 from producer.sources.access import Access
 from producer.sources.archives import ArchiveWalk
 from producer.sources.buckets import BucketWalk
@@ -62,8 +63,9 @@ class ImageFinder:
         for folder in self._sources.folders:
             for found in Walk(folder, self._filters, self._skips, self._matched, only=self._only_below(folder)):
                 yield from self._found(replace(found, path=os.path.join(folder, found.path)))
-        for path in self._sources.files:
-            yield from self._named(path)
+        images = kinds.partners_by_folder(self._sources.files)
+        for path, partner in sorted(self._with_partners(images), key=lambda pair: pair[1] is not None):
+            yield from self._named(path, partner)
         for path in self._sources.archives:
             yield from self._archives.images_in(path)
         if self._buckets is not None:
@@ -86,7 +88,13 @@ class ImageFinder:
         else:
             yield found
 
-    def _named(self, path: bytes) -> Iterator[FoundFile]:
+    def _with_partners(self, images: Mapping[bytes, Mapping[bytes, bytes]]) -> Iterator[tuple[bytes, bytes | None]]:
+        """Yield the named files, each with the name of its partner among them."""
+        for path in self._sources.files:
+            folder, name = os.path.split(path)
+            yield path, kinds.partner_of(name, images.get(folder, {}))
+
+    def _named(self, path: bytes, partner: bytes | None) -> Iterator[FoundFile]:
         """Yield a named file, whatever its extension, if it is still there."""
         try:
             status = os.stat(path)
@@ -94,7 +102,7 @@ class ImageFinder:
             self._skips.add(path, unreachable("image", error))
             return
         if stat.S_ISREG(status.st_mode):
-            yield found_file(path, status, self._mount_of(path))
+            yield replace(found_file(path, status, self._mount_of(path)), partner=partner)
         else:
             self._skips.add(path, "special file")
 

@@ -2,18 +2,22 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-IMAGES = frozenset(
+RAW = frozenset(
+    b"dng gpr raw"  # of several makers, then by maker: Canon, Nikon, Sony, Fujifilm, Olympus, Panasonic
+    b" cr2 cr3 crw nef nrw arw arq sr2 srf raf orf ori rw2 rwl"
+    b" pef ptx srw x3f x3i 3fr fff iiq cap eip mos mef mrw mdc erf bay kdc dcr dcs k25 kc2 rwz"
+    b" pxn drf sti cs1 ari".split()
+)
+"""Extensions of what a camera's sensor saw, before it is developed."""
+
+IMAGES = RAW | frozenset(
     b"jpg jpeg jpe jfif jfi jif pjpeg pjp jpg_large mpo jps insp"  # JPEG, also as web pages and stereo cameras save it
     b" png apng webp gif bmp dib"
     b" heic heif hif heics heifs avci avcs avif avifs"  # phones; Canon and Sony write .hif
     b" tif tiff jxl jp2 j2k j2c jpc jpf jpx jpm jph jxr wdp hdp"
-    b" psd psb xcf tga targa pcx ppm pgm pbm pnm pam exr hdr fpx pcd"  # image editors and scanners
-    b" dng gpr raw"  # RAW of several makers, then by maker: Canon, Nikon, Sony, Fujifilm, Olympus, Panasonic
-    b" cr2 cr3 crw nef nrw arw arq sr2 srf raf orf ori rw2 rwl"
-    b" pef ptx srw x3f x3i 3fr fff iiq cap eip mos mef mrw mdc erf bay kdc dcr dcs k25 kc2 rwz"
-    b" pxn drf sti cs1 ari".split()
+    b" psd psb xcf tga targa pcx ppm pgm pbm pnm pam exr hdr fpx pcd".split()  # image editors and scanners
 )
 """Extensions that cameras, phones, scanners and image editors give to a photograph, in upper or lower case.
 
@@ -41,7 +45,7 @@ _REMEDIES = {
     "document": "is a document: export its pages as PNG files first",
     "sidecar": "belongs to an image: submit the image itself",
 }
-_LIVE_STILLS = frozenset((b"heic", b"heif", b"jpg", b"jpeg"))
+_PARTNERS = (b"jpg", b"jpeg", b"jpe", b"jfif", b"heic", b"heif", b"hif")  # the first ones are the fastest to read
 _EXTENSION = re.compile(rb"(?=.*[a-z])[a-z0-9_+-]{1,12}")  # other endings are part of a name: IMG.20230101
 
 
@@ -54,19 +58,40 @@ def is_image(name: bytes) -> bool:
     return _extension(name) in IMAGES
 
 
-def stems_of_stills(names: Iterable[bytes]) -> frozenset[bytes]:
-    """Return the names, without extension, of those files of a folder that may be the still of a Live Photo."""
-    return frozenset(os.path.splitext(name)[0] for name in names if _extension(name) in _LIVE_STILLS)
+def partners(names: Iterable[bytes]) -> dict[bytes, bytes]:
+    """Return the images of a folder that may be the partner of another file, by their names without extension."""
+    images = [name for name in names if may_be_partner(name)]
+    images.sort(key=lambda name: (-_PARTNERS.index(_extension(name)), name))
+    return {os.path.splitext(name)[0]: name for name in images}
 
 
-def category_of(name: bytes, stills: frozenset[bytes] = frozenset()) -> str:
-    """Return the category under which a file that is not an image is counted: `.mov video`, `.txt file`.
+def may_be_partner(name: bytes) -> bool:
+    """Return whether a file of this name is an image that others of its name may share the caption of."""
+    return _extension(name) in _PARTNERS
 
-    `stills`: what `stems_of_stills` returns for its folder. A phone writes a Live Photo as a still and a .mov video.
-    """
+
+def partners_by_folder(paths: Iterable[bytes]) -> dict[bytes, dict[bytes, bytes]]:
+    """Return what `partners` returns for each folder of these files in which a file may have a partner."""
+    names: dict[bytes, list[bytes]] = {os.path.dirname(path): [] for path in paths if may_have_partner(path)}
+    for folder, name in map(os.path.split, paths if names else ()):
+        if folder in names:
+            names[folder].append(name)
+    return {folder: partners(of_folder) for folder, of_folder in names.items()}
+
+
+def may_have_partner(name: bytes) -> bool:
+    """Return whether a camera may have written a file as another form of an image: as RAW, or a Live Photo's video."""
+    return _extension(name) == b"mov" or _extension(name) in RAW
+
+
+def partner_of(name: bytes, images: Mapping[bytes, bytes]) -> bytes | None:
+    """Return the image whose caption a file shares, of those that `partners` returned for its folder; or None."""
+    return images.get(os.path.splitext(name)[0]) if may_have_partner(name) else None
+
+
+def category_of(name: bytes) -> str:
+    """Return the category under which a file that is not an image is counted: `.mov video`, `.txt file`."""
     extension = _extension(name)
-    if extension == b"mov" and os.path.splitext(name)[0] in stills:
-        return "Live Photo video"
     if not _EXTENSION.fullmatch(extension):
         return "other file"
     return f".{extension.decode()} {_KIND_OF.get(extension, 'file')}"

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from captioning.archives import is_archive
@@ -46,10 +47,12 @@ class Walk:
         self._mounts = Mounts()
         self._only = only
         self._above = {parent for path in only or () for parent in _parents(path)}
-        self._stills: frozenset[bytes] = frozenset()  # of Live Photos, in the block of names at hand
 
     def __iter__(self) -> Iterator[FoundFile]:
-        """Yield the images below the folder, sorted by name within each folder and block of `sort_block` names."""
+        """Yield the images below the folder, sorted by name within each folder and block of `sort_block` names.
+
+        Files that share the caption of an image of their block come after all images.
+        """
         home = os.path.realpath(self.folder)
         visited = {home}
         pending = [b""]
@@ -57,11 +60,11 @@ class Walk:
             below = pending.pop()
             folders = []
             mount = self._mounts.of_nearest(os.path.join(self.folder, below))
-            for entry in self._entries(os.path.join(self.folder, below)):
+            for entry, partner in self._entries(below):
                 path = os.path.join(below, entry.name)
-                if not self._is_wanted(path):
+                if not (self._is_wanted(path) or (partner and self._is_wanted(os.path.join(below, partner)))):
                     continue
-                category = self._categorize(entry, path, home)
+                category = self._categorize(entry, path, home, partner)
                 if category == "folder":
                     if kinds.is_image(entry.name):
                         self._skips.add(entry.path, "folder named like an image")
@@ -70,7 +73,8 @@ class Walk:
                         visited.update({real} if self._follow_symlinks else ())
                         folders.append(path)
                 elif category == "image":
-                    yield from self._found(entry.path, path, mount)
+                    for found in self._found(entry.path, path, mount):
+                        yield replace(found, partner=partner, has_pixels=kinds.is_image(entry.name))
                 else:
                     self._skips.add(entry.path, category)
             pending.extend(reversed(folders))
@@ -80,15 +84,26 @@ class Walk:
             return True
         return any(parent in self._only for parent in _parents(path))
 
-    def _entries(self, folder: bytes) -> Iterator[os.DirEntry[bytes]]:
-        """Yield the entries of a folder, sorted by name within each block."""
+    def _entries(self, below: bytes) -> Iterator[tuple[os.DirEntry[bytes], bytes | None]]:
+        """Yield the entries of a folder, with the name of their partner, sorted by name within each block."""
+        folder = os.path.join(self.folder, below)
         try:
             with os.scandir(folder) as entries:
                 while block := sorted(islice(entries, self._sort_block), key=lambda entry: entry.name):
-                    self._stills = kinds.stems_of_stills(entry.name for entry in block)
-                    yield from block
+                    images = self._partners(below, block)
+                    paired = [(entry, kinds.partner_of(entry.name, images)) for entry in block]
+                    yield from sorted(paired, key=lambda pair: pair[1] is not None)
         except OSError as error:
             self._skips.add(folder, unreachable("folder", error))
+
+    def _partners(self, below: bytes, block: Sequence[os.DirEntry[bytes]]) -> dict[bytes, bytes]:
+        """Return the images of a block that others may share the caption of: those that are taken."""
+        if not any(kinds.may_have_partner(entry.name) for entry in block):
+            return {}
+        names = (entry.name for entry in block if kinds.may_be_partner(entry.name) and not entry.is_symlink())
+        return kinds.partners(
+            name for name in names if self._selection.category_of_image(os.path.join(below, name)) == "image"
+        )
 
     def _found(self, full: bytes, path: bytes, mount: str | None) -> Iterator[FoundFile]:
         """Yield the image if it exists and may be looked up. `mount` is that of its folder."""
@@ -99,7 +114,7 @@ class Walk:
         else:
             yield found_file(path, status, self._mounts.of_file(full, mount))
 
-    def _categorize(self, entry: os.DirEntry[bytes], path: bytes, home: bytes) -> str:
+    def _categorize(self, entry: os.DirEntry[bytes], path: bytes, home: bytes, partner: bytes | None) -> str:
         """Return `folder`, `image`, or the category under which the entry is counted as skipped."""
         if entry.name.startswith(b"."):
             return "hidden"
@@ -116,13 +131,13 @@ class Walk:
             return private.category_of(entry.path) or self._selection.category_of_folder(path)
         if not is_file:
             return "special file"
-        return self._categorize_file(entry.name, path)
+        return self._categorize_file(entry.name, path, partner)
 
-    def _categorize_file(self, name: bytes, path: bytes) -> str:
+    def _categorize_file(self, name: bytes, path: bytes, partner: bytes | None) -> str:
         if self._archives and is_archive(name):  # patterns treat it as a folder of its members
             return "image" if self._selection.category_of_folder(path) == "folder" else "filtered"
-        is_image = kinds.is_image(name)
-        return self._selection.category_of_image(path) if is_image else kinds.category_of(name, self._stills)
+        is_image = partner is not None or kinds.is_image(name)
+        return self._selection.category_of_image(path) if is_image else kinds.category_of(name)
 
 
 def _parents(path: bytes) -> Iterator[bytes]:

@@ -97,7 +97,8 @@ def kill_again_and_again(
     check()
 
 
-ROUNDS = [3, pytest.param(50, marks=pytest.mark.slow)]
+ROUNDS = [2, pytest.param(50, marks=pytest.mark.slow)]
+SLOW_FILES = [pytest.param(f"captions.{form}", marks=pytest.mark.slow) for form in ("jsonl", "json", "parquet")]
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
@@ -105,10 +106,10 @@ ROUNDS = [3, pytest.param(50, marks=pytest.mark.slow)]
     ("form", "ending", "how", "mine"),
     [
         ("txt", ".txt", "append", MINE),
-        ("txt", ".txt", "prepend", MINE),
-        ("txt", ".txt", "overwrite", MINE),
+        pytest.param("txt", ".txt", "prepend", MINE, marks=pytest.mark.slow),
+        pytest.param("txt", ".txt", "overwrite", MINE, marks=pytest.mark.slow),
         ("xmp", ".xmp", "merge", XMP),
-        ("xmp", ".xmp", "overwrite", XMP),
+        pytest.param("xmp", ".xmp", "overwrite", XMP, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_export_leaves_what_was_there_or_what_it_writes_and_an_undo_puts_it_back(
@@ -144,7 +145,7 @@ def test_a_killed_export_leaves_what_was_there_or_what_it_writes_and_an_undo_put
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
-@pytest.mark.parametrize("name", ["captions.csv", "captions.jsonl", "captions.parquet", "captions.json", "metadata.hf"])
+@pytest.mark.parametrize("name", ["captions.csv", "metadata.hf", *SLOW_FILES])
 def test_a_killed_export_to_a_file_leaves_the_old_file_or_the_new_one(
     name: str, rounds: int, cli: CliRunner, tmp_path: Path
 ) -> None:
@@ -166,7 +167,7 @@ def test_a_killed_export_to_a_file_leaves_the_old_file_or_the_new_one(
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
-@pytest.mark.parametrize("form", ["webdataset", "training"])
+@pytest.mark.parametrize("form", ["webdataset", pytest.param("training", marks=pytest.mark.slow)])
 def test_a_killed_export_to_a_folder_leaves_a_whole_folder_or_none(
     form: str, rounds: int, cli: CliRunner, tmp_path: Path
 ) -> None:
@@ -232,8 +233,9 @@ def test_a_killed_correction_or_undo_is_made_or_not_and_its_history_says_which(
         kill_again_and_again(cli, 1, "correct", path, mine, check=check(captions_of(cli)[0], mine))
         assert captions_of(cli)[0] == mine
         kill_again_and_again(cli, 1, "accept", path, check=check(mine))
-    while captions_of(cli)[0] != first:  # each undo takes back one of them
-        kill_again_and_again(cli, 1, "undo", check=check(first, *(f"my words {n}" for n in range(rounds))))
+    some = check(first, *(f"my words {number}" for number in range(rounds)))
+    while captions_of(cli)[0] != first:  # each undo takes back one of them; the killed one may have been the last
+        kill_again_and_again(cli, 1, "undo", allowed=(0, 2), check=some)
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)

@@ -106,12 +106,18 @@ def test_files_that_are_not_images_are_counted_by_extension_and_kind(
     assert walk(tmp_path) == ([], counted)
 
 
-def test_the_video_of_a_live_photo_is_told_from_other_videos(tmp_path: Path) -> None:
-    create(tmp_path, "IMG_1.HEIC", "IMG_1.MOV", "b.JPG", "b.mov", "c.mov", "d.png", "d.mov", "e/IMG_1.mov")
-    found, skipped = walk(tmp_path)
-    assert found == ["IMG_1.HEIC", "b.JPG", "d.png"]
-    assert skipped == {"Live Photo video": 2, ".mov video": 3}
-    assert describe_skipped(skipped) == "3 .mov videos, 2 Live Photo videos"
+def test_raw_files_and_videos_of_live_photos_come_with_the_image_beside_them_and_after_it(tmp_path: Path) -> None:
+    create(tmp_path, "IMG_1.HEIC", "IMG_1.MOV", "b.JPG", "b.mov", "b.heic", "c.mov", "d.png", "d.mov", "e/IMG_1.mov")
+    create(tmp_path, "f.CR3", "f.jpeg", "g.nef")
+    skips = Skips(lambda path, category: None)
+    found = [
+        (f.path.decode(), f.partner and f.partner.decode()) for f in Walk(bytes(tmp_path), Filters(), skips, set())
+    ]
+    assert found == [
+        ("IMG_1.HEIC", None), ("b.JPG", None), ("b.heic", None), ("d.png", None), ("f.jpeg", None), ("g.nef", None),
+        ("IMG_1.MOV", "IMG_1.HEIC"), ("b.mov", "b.JPG"), ("f.CR3", "f.jpeg"),
+    ]  # fmt: skip
+    assert skips.counts == {".mov video": 3}
 
 
 def test_a_thousand_different_endings_do_not_fill_the_row_of_a_job() -> None:
