@@ -13,6 +13,7 @@ import tokenize
 import types
 from collections.abc import Iterable, Iterator, Sequence
 from inspect import cleandoc, getsource
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -38,7 +39,9 @@ TRAIN_CONFIG_INTRO = (
 WIDTH = 100  # columns, outside tables and code
 PROGRAMS = {"producer": producer.cli.app, "worker": worker.cli.app, "training": training.cli.app}
 COMPUTED_DEFAULTS = {"data_dir": "`captionmill` in the user's data folder (Linux: `~/.local/share`)"}
-TYPE_NAMES: dict[Any, str] = {str: "text", int: "integer", float: "number", Path: "path", bool: "`true`, `false`"}
+TYPE_NAMES: dict[Any, str] = {
+    str: "text", int: "integer", float: "number", Path: "path", bool: "`true`, `false`", IPv4Network: "network"
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str], folder: Path = FOLDER) -> int:
@@ -279,7 +282,7 @@ def _type_name(annotation: Any) -> str:
         return ", ".join(f"`{member.value}`" for member in annotation)
     if origin in (list, tuple):
         return _type_name(arguments[0]) + ("s" if origin is tuple else "")
-    return "`name=path,...`" if origin is dict else TYPE_NAMES.get(annotation, str(annotation))
+    return "`name=path,...`" if origin is dict else TYPE_NAMES[annotation]
 
 
 def _range(least: Any, above: Any, most: Any) -> str:
