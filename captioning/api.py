@@ -63,7 +63,9 @@ class Captioner:
         settings = read_settings()
         bundle = named(model or settings.model, find_bundles(settings.bundle_folders))
         self.model = bundle.name
-        self._captioner = load_captioner(bundle, choose_runtime("auto", device), settings.data_dir / "encoders")
+        self._captioner = load_captioner(
+            bundle, choose_runtime("auto", device, settings.precision), settings.data_dir / "encoders"
+        )
         self._options, self._batch_size = DecodeOptions(beam_size=beam_size), batch_size
         self._formats = decoded_formats(Confinement(), allow_unconfined=settings.allow_unconfined_formats)
 

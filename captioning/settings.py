@@ -161,6 +161,11 @@ class Settings(BaseSettings):
 
     # -- how this process runs --
     runtime: Literal["auto", "torch", "openvino"] = Field("auto", description="Library that computes the encoder.")
+    precision: Literal["auto", "int8", "bf16", "fp16", "fp32"] = Field(
+        "auto",
+        description="Arithmetic of the encoder. `auto`: on a CPU `int8` where the model has ranges for it, else the"
+        " faster one of `bf16` and `fp32`; on a GPU `bf16`, or `fp16` on older ones.",
+    )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     log: Literal["console", "json"] = Field(
         "console", description="Format of the worker's log on standard error: for people, or one JSON object per line."

@@ -140,7 +140,7 @@ def doctor() -> None:
     from worker.environment import available_bundles
 
     settings = read_settings()
-    chosen = choose_runtime(settings.runtime, settings.device)
+    chosen = choose_runtime(settings.runtime, settings.device, settings.precision)
     typer.echo(f"runtime   {chosen.name} on {chosen.device}, {chosen.precision}: {chosen.why}")
     bundles = available_bundles(settings)
     bundles.report_outdated()

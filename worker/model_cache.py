@@ -11,7 +11,7 @@ from captioning.bundles import Bundle
 from captioning.errors import BundleError
 from captioning.model.captioner import Captioner, GridEncoder
 from captioning.model.runtime import Runtime, load_captioner
-from captioning.values import DecodeOptions
+from captioning.values import DecodeOptions, digest_of
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +24,7 @@ class ModelCache:
     runtime: Runtime
     folder: Path  # of encoders that are converted for OpenVINO
     captioners: dict[str, Captioner] = field(default_factory=dict)
-    encoders: dict[str, GridEncoder] = field(default_factory=dict)  # by Bundle.encoder_key
+    encoders: dict[tuple[str, str], GridEncoder] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bundles: dict[str, Bundle], runtime: Runtime, folder: Path) -> "ModelCache":
@@ -42,8 +42,9 @@ class ModelCache:
     def _load(self, bundle: Bundle) -> Captioner:
         started = time.monotonic()
         bundle.verify()
-        captioner = load_captioner(bundle, self.runtime, self.folder, self.encoders.get(bundle.encoder_key))
-        self.encoders[bundle.encoder_key] = captioner.encode
+        of_encoder = bundle.encoder_key, digest_of(bundle.description.get("int8"))
+        captioner = load_captioner(bundle, self.runtime, self.folder, self.encoders.get(of_encoder))
+        self.encoders[of_encoder] = captioner.encode
         size = captioner.preprocessing.size
         blank = np.zeros((size, size, 3), np.uint8)
         captioner.caption([blank], DecodeOptions())  # the first run compiles and allocates
@@ -52,7 +53,7 @@ class ModelCache:
             model=bundle.name,
             runtime=self.runtime.name,
             device=self.runtime.device,
-            precision=self.runtime.precision,
+            precision=self.runtime.for_bundle(bundle).precision,
             seconds=round(time.monotonic() - started, 1),
         )
         return captioner

@@ -83,7 +83,8 @@ class Runner:
     def open(cls, settings: Settings) -> "Runner":
         """Load the default model, and release what an earlier pool process of this worker held."""
         bundles = available_bundles(settings)
-        models = ModelCache.of(bundles, choose_runtime(settings.runtime, settings.device), settings.model_cache)
+        runtime = choose_runtime(settings.runtime, settings.device, settings.precision)
+        models = ModelCache.of(bundles, runtime, settings.model_cache)
         models.captioner(named(settings.model, bundles).digest)
         count = settings.decode_processes or max(1, available_cores() - 1)
 
@@ -163,7 +164,7 @@ class Runner:
     def _pipeline(self, claim: Claim) -> Pipeline:
         """Return the pipeline for a chunk. Raises BundleError when its model cannot be loaded."""
         captioner = self.models.captioner(claim.model_digest)
-        runtime = self.models.runtime
+        runtime = self.models.runtime.for_bundle(self.models.bundles[claim.model_digest])
         config = PipelineConfig(
             batch_size=self.settings.batch_size,
             missing_grace_seconds=self.settings.missing_grace_seconds,

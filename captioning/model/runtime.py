@@ -4,9 +4,10 @@ The decoder always runs in torch. Captions of two runtimes may differ in a word,
 runtime.
 """
 
+import functools
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from captioning.model.captioner import Captioner, GridEncoder
 from captioning.model.demand import demand_of
 from captioning.model.encoder import PixelsToGrid, fold_batch_norm
 from captioning.model.gender import neutral_words
+from captioning.model.int8 import int8_graph
 from captioning.model.load_bundle import (
     absent_words,
     load_classifier,
@@ -28,8 +30,9 @@ from captioning.model.load_bundle import (
     load_presence,
     preprocessing_of,
 )
-from captioning.model.openvino_encoder import openvino_encoder, openvino_precision
-from captioning.model.precision import Precision, best_precision, torch_dtype
+from captioning.model.openvino_encoder import EncoderSource, openvino_encoder, openvino_precision
+from captioning.model.precision import EncoderPrecision, Precision, best_precision, torch_dtype
+from captioning.values import digest_of
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,17 @@ class Runtime:
 
     name: str  # torch or openvino
     device: str  # cpu, cuda:0...
-    precision: Precision
+    precision: EncoderPrecision
     why: str
 
+    def for_bundle(self, bundle: Bundle) -> "Runtime":
+        """Return the runtime of a bundle: int8 needs ranges in it, and without them floating point is used."""
+        lacks_ranges = self.precision == "int8" and "int8" not in bundle.description
+        return replace(self, precision=openvino_precision()) if lacks_ranges else self
 
-def choose_runtime(runtime: str = "auto", device: str = "auto") -> Runtime:
-    """Choose what computes the encoder. Raises UsageError when the runtime or device asked for is not available."""
+
+def choose_runtime(runtime: str = "auto", device: str = "auto", precision: str = "auto") -> Runtime:
+    """Choose what computes the encoder. Raises UsageError when what is asked for is not available."""
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(
             f"device {device}: torch {torch.__version__} finds no CUDA GPU on this machine."
@@ -55,19 +63,36 @@ def choose_runtime(runtime: str = "auto", device: str = "auto") -> Runtime:
         if runtime == "openvino":
             raise UsageError("OpenVINO runs only on the CPU: set CAPTIONING_RUNTIME (or `worker --runtime`) to auto.")
         device = device if ":" in device else f"{device}:0"
-        return Runtime(
-            "torch", device, best_precision(device), f"this GPU is used: {torch.cuda.get_device_name(device)}"
-        )
+        return _torch_runtime(device, precision, f"this GPU is used: {torch.cuda.get_device_name(device)}")
     has_openvino = importlib.util.find_spec("openvino") is not None
     if runtime == "openvino" and not has_openvino:
         raise UsageError(
             "OpenVINO is not installed: install it, or set CAPTIONING_RUNTIME (or `worker --runtime`) to auto."
         )
     if runtime == "torch" or not has_openvino:
-        why = "requested" if runtime == "torch" else "OpenVINO is not installed"
-        return Runtime("torch", "cpu", best_precision("cpu"), why)
+        return _torch_runtime("cpu", precision, "requested" if runtime == "torch" else "OpenVINO is not installed")
     why = "requested" if runtime == "openvino" else "no GPU, and OpenVINO is the fastest on a CPU"
-    return Runtime("openvino", "cpu", openvino_precision(), why)
+    return Runtime("openvino", "cpu", _checked(precision, ("int8", "bf16", "fp32"), "OpenVINO") or "int8", why)
+
+
+def _torch_runtime(device: str, precision: str, why: str) -> Runtime:
+    of_device: tuple[Precision, ...] = ("bf16", "fp32") if device == "cpu" else ("bf16", "fp16", "fp32")
+    wanted = _checked(precision, of_device, f"torch on {device}")
+    return Runtime("torch", device, wanted or best_precision(device), why)
+
+
+def _checked(precision: str, available: Sequence[EncoderPrecision], where: str) -> EncoderPrecision | None:
+    """Return the precision that is asked for, None for `auto`. Raises UsageError for one that is not available."""
+    if precision == "auto":
+        return None
+    found = next((one for one in available if one == precision), None)
+    if found is None:
+        *others, last = available
+        raise UsageError(
+            f"{where} does not compute the encoder in {precision}:"
+            f" set CAPTIONING_PRECISION to auto, {', '.join(others)} or {last}."
+        )
+    return found
 
 
 def load_captioner(
@@ -83,8 +108,7 @@ def load_captioner(
     likeness, presence = load_likeness(bundle), load_presence(bundle)
     preprocessing = preprocessing_of(bundle)
     if encode is None:
-        kept = cache / bundle.encoder_key if cache else None
-        encode = make_grid_encoder(lambda: load_encoder(bundle), preprocessing.size, choice, kept)
+        encode = make_grid_encoder(bundle, choice, cache)
     return Captioner(
         encode, decoder.to(choice.device), vocabulary, preprocessing, calibration_of(bundle.description),
         neutral_words(bundle, vocabulary), classifier and classifier.to(choice.device),
@@ -93,17 +117,20 @@ def load_captioner(
     )  # fmt: skip
 
 
-def make_grid_encoder(
-    load: Callable[[], PixelsToGrid], size: int, choice: Runtime, cache: Path | None = None
-) -> GridEncoder:
-    """Return the encoder as a function of uint8 pixels (B, size, size, 3).
+def make_grid_encoder(bundle: Bundle, choice: Runtime, cache: Path | None = None) -> GridEncoder:
+    """Return a bundle's encoder as a function of uint8 pixels (B, size, size, 3). Raises BundleError.
 
-    `cache` is the prefix of the folder in which OpenVINO's converted form of the network is stored. `load` is called
-    unless it is there.
+    `cache` is a folder in which OpenVINO's forms of encoders are kept from one process to the next.
     """
-    if choice.name == "openvino":
-        return openvino_encoder(load, size, choice.precision, cache)
-    return _torch(load(), choice)
+    load = functools.partial(load_encoder, bundle)
+    if choice.name != "openvino":
+        return _torch(load(), choice)
+    size, kept = preprocessing_of(bundle).size, cache / bundle.encoder_key if cache else None
+    precision = choice.for_bundle(bundle).precision
+    if precision != "int8":
+        return openvino_encoder(EncoderSource(load, size, precision), kept)
+    quantise, quantised = functools.partial(int8_graph, bundle=bundle), digest_of(bundle.description["int8"])
+    return openvino_encoder(EncoderSource(load, size, "fp32", quantise, quantised), kept)
 
 
 def optimize_for_inference(network: PixelsToGrid, device: str, precision: Precision) -> PixelsToGrid:
@@ -117,6 +144,7 @@ def optimize_for_inference(network: PixelsToGrid, device: str, precision: Precis
 
 
 def _torch(network: PixelsToGrid, choice: Runtime) -> GridEncoder:
+    assert choice.precision != "int8"  # which only OpenVINO computes
     network = optimize_for_inference(network, choice.device, choice.precision)
 
     def encode(pixels: Tensor) -> Tensor:

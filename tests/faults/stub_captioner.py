@@ -40,6 +40,9 @@ class StubRuntime:
     precision: str = "fp32"
     why: str = "a test"
 
+    def for_bundle(self, bundle: object) -> "StubRuntime":
+        return self
+
 
 class StubCaptioner:
     """Caption at a given speed, and count every image in a file."""

@@ -23,7 +23,7 @@ SIZE = Preprocessing().size
 
 
 def captions(bundle: Bundle, runtime: str, images: list[Pixels], cache: Path | None = None) -> list[Caption]:
-    captioner = load_captioner(bundle, choose_runtime(runtime, "cpu"), cache)
+    captioner = load_captioner(bundle, choose_runtime(runtime, "cpu", "fp32"), cache)
     return captioner.caption(images, DecodeOptions())
 
 
@@ -89,8 +89,7 @@ def test_runtimes_agree_on_the_grid(pixels: dict[str, Pixels], compiled: Path) -
     with torch.inference_mode():
         exact = load_encoder(bundle)(batch)
         for runtime in ("torch", "openvino"):
-            choice, cache = choose_runtime(runtime, "cpu"), compiled / bundle.encoder_key
-            found = make_grid_encoder(lambda: load_encoder(bundle), SIZE, choice, cache)(batch)
+            found = make_grid_encoder(bundle, choose_runtime(runtime, "cpu", "fp32"), compiled)(batch)
             cosine = torch.nn.functional.cosine_similarity(exact.flatten(1), found.flatten(1))
             assert float(cosine.min()) > 0.99
 

@@ -1,17 +1,42 @@
 """The precision is the fastest that the device has, and the same for all who ask."""
 
+import dataclasses
+import time
+
 import pytest
 import torch
 
+from captioning.bundles import find_bundles
+from captioning.errors import UsageError
 from captioning.model.openvino_encoder import openvino_precision
-from captioning.model.precision import best_precision, torch_dtype
+from captioning.model.precision import best_precision, faster, torch_dtype
 from captioning.model.runtime import choose_runtime
 
 
 def test_a_cpu_computes_in_bf16_or_fp32() -> None:
     assert best_precision("cpu") in ("bf16", "fp32")
     assert choose_runtime("torch", "cpu").precision == best_precision("cpu")
-    assert choose_runtime("openvino", "cpu").precision == openvino_precision()
+    assert openvino_precision() in ("bf16", "fp32")
+
+
+def test_openvino_computes_in_int8_what_has_ranges_for_it() -> None:
+    bundle, choice = find_bundles()["lstm"], choose_runtime("openvino", "cpu")
+    assert choice.for_bundle(bundle).precision == "int8"
+    without = dataclasses.replace(bundle, description={k: v for k, v in bundle.description.items() if k != "int8"})
+    assert choice.for_bundle(without).precision == openvino_precision()
+    assert choose_runtime("openvino", "cpu", "fp32").for_bundle(bundle).precision == "fp32"
+
+
+@pytest.mark.parametrize(("runtime", "precision"), [("torch", "int8"), ("torch", "fp16"), ("openvino", "fp16")])
+def test_a_precision_that_a_runtime_has_not_is_refused_with_those_that_it_has(runtime: str, precision: str) -> None:
+    with pytest.raises(UsageError, match=f"does not compute the encoder in {precision}: set CAPTIONING_PRECISION to"):
+        choose_runtime(runtime, "cpu", precision)
+
+
+def test_bf16_is_chosen_only_where_it_is_measured_to_be_faster() -> None:
+    assert faster(lambda: None, lambda: time.sleep(0.02)) == "fp32"
+    assert faster(lambda: time.sleep(0.02), lambda: None) == "bf16"
+    assert faster(lambda: time.sleep(0.02), lambda: time.sleep(0.02)) == "fp32"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -12,9 +12,6 @@ from torch import Tensor
 from captioning.bundles import Bundle
 from captioning.errors import UsageError
 from captioning.model.captioner import Captioner
-from captioning.model.int8 import int8_graph
-from captioning.model.load_bundle import load_encoder, preprocessing_of
-from captioning.model.openvino_encoder import compiled_encoder, converted_encoder
 from captioning.model.pixels import Pixels, open_image
 from captioning.model.runtime import choose_runtime, load_captioner
 from captioning.values import Caption, DecodeOptions
@@ -63,10 +60,7 @@ def int8_cider(
     bundle: Bundle, corpus: Corpus, sets: Sequence[DataSet], cache: Path, tick: Tick = lambda done, total: None
 ) -> float:
     """Return the CIDEr-D of a bundle on the val split of data sets, its encoder in int8. Raises BundleError."""
-    choice, preprocessing = choose_runtime("openvino", "cpu"), preprocessing_of(bundle)
-    graph = converted_encoder(lambda: load_encoder(bundle), preprocessing.size, cache / bundle.encoder_key)
-    encode = compiled_encoder(int8_graph(graph, bundle), choice.precision)
-    captioner = load_captioner(bundle, choice, encode=encode)
+    captioner = load_captioner(bundle, choose_runtime("openvino", "cpu", "int8"), cache)
     captions = caption_images(captioner, corpus.image_folder, corpus.val, DecodeOptions(), tick)
     return float(score_sets(_by_set(captions, sets, "val"), corpus.captions)["cider"])
 
