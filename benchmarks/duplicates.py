@@ -98,7 +98,7 @@ def quality(folders: list[Path], queries: int, others: int) -> None:
     paths = [found[i] for i in np.random.default_rng(0).permutation(len(found))[: queries + others]]
     settings = read_settings()
     bundle = named(settings.model, find_bundles(settings.bundle_folders))
-    captioner = load_captioner(bundle, choose_runtime(), settings.data_dir / "encoders")
+    captioner = load_captioner(bundle, choose_runtime(), settings.model_cache)
     originals = [(path, data) for path in paths if is_image(data := path.read_bytes())]
     print(f"{len(originals)} images, {min(queries, len(originals))} of them changed in {len(CHANGES)} ways", flush=True)
     base = features(captioner, (data for _, data in originals))
