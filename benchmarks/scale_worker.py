@@ -19,7 +19,7 @@ stub_captioner.install()
 TRANSPORT_OPTIONS["visibility_timeout"] = 60  # seconds
 
 import worker.runner  # noqa: E402, the stub must be installed first
-from captioning.store import leases  # noqa: E402
+from captioning.store import results  # noqa: E402
 
 worker.runner.DECODE_MODULE = "tests.faults.decode_child"
 
@@ -42,7 +42,7 @@ def record_durations(owner: Any, name: str, count_images: Callable[..., int]) ->
 
 
 record_durations(worker.runner.Runner, "claim", lambda claim, *_: 0 if claim is None else len(claim.items))
-record_durations(leases, "commit_batch", lambda _, _db, _claim, outcomes, *_rest: len(outcomes))
+record_durations(results, "commit_batch", lambda _, _db, _claim, outcomes, *_rest: len(outcomes))
 
 if __name__ == "__main__":
     from worker.cli import main

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from captioning.archives import Archive, ArchiveLimits, open_archive
 from captioning.errors import ImageError
-from captioning.store.leases import ClaimedItem
+from captioning.store.claims import ClaimedItem
 from captioning.values import Reason
 from worker.reader import FileBytes, use_file
 

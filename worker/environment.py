@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from captioning.bundles import Bundles, find_bundles, named
 from captioning.settings import Settings
-from captioning.store import leases
+from captioning.store import claims
 from captioning.store.database import Database
 from worker.reader import is_visible
 
@@ -40,7 +40,7 @@ class MountedRoot:
 def served_roots(db: Database, settings: Settings) -> dict[int, MountedRoot]:
     """Return the roots that have work and that this worker may serve, by id."""
     roots = {}
-    for root_id, name, path in leases.roots_with_work(db):
+    for root_id, name, path in claims.roots_with_work(db):
         if settings.roots and name not in settings.roots:
             continue
         roots[root_id] = MountedRoot(name, os.fsencode(settings.roots[name]) if name in settings.roots else path)

@@ -9,7 +9,7 @@ from captioning.archives import limits_of, member_path, split_member
 from captioning.paths import is_url
 from captioning.remote import Download, RemoteStore
 from captioning.settings import Settings
-from captioning.store.leases import ClaimedItem
+from captioning.store.claims import ClaimedItem
 from worker.archive_reader import ArchiveReader
 from worker.reader import FileBytes, is_visible, read_file
 from worker.remote_reader import RemoteReader

@@ -14,9 +14,10 @@ from captioning.decoding.pool import DecodedImage, DecodePool
 from captioning.errors import FileUnreachable, FolderUnavailable, ImageError
 from captioning.features import pack_thumbnail
 from captioning.model.captioner import Captioner
-from captioning.store import leases
+from captioning.store import leases, results
+from captioning.store.claims import Claim, ClaimedItem
 from captioning.store.database import Database
-from captioning.store.leases import Claim, ClaimedItem, Content, Outcome, Provenance
+from captioning.store.outcomes import Content, Outcome, Provenance
 from captioning.values import PERMANENT_REASONS, ItemState, Reason
 from worker.adaptive_batch import AdaptiveBatch
 from worker.file_reader import FileReader, Reads
@@ -214,7 +215,7 @@ class Pipeline:
         captioned: set[str] = set()
         if not self.claim.force:
             sha256s = [file.sha256 for _, file in files]
-            captioned = self.db.retry(lambda: leases.captioned_digests(self.db, self.claim, sha256s))
+            captioned = self.db.retry(lambda: results.captioned_digests(self.db, self.claim, sha256s))
         to_decode, repeated = [], []
         for item, file in files:
             if file.sha256 in captioned or file.sha256 in self._contents:
@@ -250,7 +251,7 @@ class Pipeline:
 
     def _commit(self, outcomes: list[Outcome]) -> None:
         provenance, seconds = self.config.provenance, self.config.lease_seconds
-        self.db.retry(lambda: leases.commit_batch(self.db, self.claim, outcomes, provenance, seconds))
+        self.db.retry(lambda: results.commit_batch(self.db, self.claim, outcomes, provenance, seconds))
         self._lease.note_renewal()
         self.counts.update(outcome.state for outcome in outcomes)
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from captioning.errors import FileUnreachable, ImageError, RootUnavailable, ServiceUnavailable
 from captioning.paths import is_below, is_url
 from captioning.remote import is_installed
-from captioning.store.leases import ClaimedItem
+from captioning.store.claims import ClaimedItem
 from captioning.values import Reason
 
 _OUT_OF_REACH = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH)

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from captioning.remote import Download, RemoteStore
-from captioning.store.leases import ClaimedItem
+from captioning.store.claims import ClaimedItem
 
 WAITING_BYTES = 128_000_000  # of files that are being fetched or wait for their turn, where their sizes are known
 _LOOK_SECONDS = 1.0  # between two looks whether anything has arrived

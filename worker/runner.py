@@ -17,9 +17,10 @@ from captioning.errors import CaptioningError, DeviceFailed, FolderUnavailable, 
 from captioning.features import VERSION as FEATURES_VERSION
 from captioning.model.runtime import choose_runtime
 from captioning.settings import Settings, read_settings
-from captioning.store import leases
+from captioning.store import claims, leases
+from captioning.store.claims import Claim
 from captioning.store.database import Database
-from captioning.store.leases import Claim, Provenance
+from captioning.store.outcomes import Provenance
 from captioning.values import ItemState
 from worker.adaptive_batch import AdaptiveBatch
 from worker.environment import MountedRoot, available_bundles, stop_requested, visible_roots, worker_name
@@ -116,7 +117,7 @@ class Runner:
 
         def transaction() -> Claim | None:
             self.roots = visible_roots(self.db, self.settings)
-            return leases.claim(self.db, self.name, list(self.models.bundles), list(self.roots), self.lease_seconds)
+            return claims.claim(self.db, self.name, list(self.models.bundles), list(self.roots), self.lease_seconds)
 
         return self.db.retry(transaction)
 
@@ -152,7 +153,7 @@ class Runner:
         """Return how many wake-up messages the queue should contain."""
         if self.stop_requested():
             return 0
-        return leases.count_claimable(self.db, list(self.models.bundles), list(self.roots), self.settings.queue_window)
+        return claims.count_claimable(self.db, list(self.models.bundles), list(self.roots), self.settings.queue_window)
 
     def close(self) -> None:
         """End the decode processes and close the connections."""

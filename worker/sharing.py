@@ -6,9 +6,9 @@ import numpy as np
 
 from captioning.features import THUMBNAIL_BYTES, probes, unpack_thumbnails
 from captioning.near_duplicates import same_image
+from captioning.store.claims import Claim
 from captioning.store.database import Database
 from captioning.store.features import captioned_thumbnails
-from captioning.store.leases import Claim
 
 
 class CaptionSharing:

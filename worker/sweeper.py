@@ -16,7 +16,7 @@ from captioning.decoding.capability import capability_of
 from captioning.errors import ServiceUnavailable
 from captioning.queue.transport import DroppedMessages
 from captioning.settings import Settings
-from captioning.store import leases, workers
+from captioning.store import claims, workers
 from captioning.store.database import Database
 from captioning.store.workers import WorkerInfo
 from captioning.terminal import printable
@@ -79,7 +79,7 @@ class Sweeper(threading.Thread):
 
         A worker that could claim none, because it does not see their root or lacks their model, takes no turn.
         """
-        claimable = leases.count_claimable(self.db, self.worker.models, roots, self.settings.queue_window)
+        claimable = claims.count_claimable(self.db, self.worker.models, roots, self.settings.queue_window)
         if claimable and workers.take_sweep_turn(self.db, self.settings.sweep_seconds):
             sent = self.wake(claimable)
             if sent:

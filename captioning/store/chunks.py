@@ -1,7 +1,8 @@
 """Chunks: how a job's items are grouped for workers, re-queued and counted.
 
 Every function here runs inside the caller's transaction. The caller holds the job's lock (`lock_job`) wherever chunks
-get numbers. Claiming and committing a chunk is the business of `captioning.store.leases`.
+get numbers. Claiming a chunk is the business of `captioning.store.claims`, committing its results that of
+`captioning.store.results`.
 """
 
 from collections.abc import Iterator, Sequence

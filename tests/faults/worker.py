@@ -15,8 +15,7 @@ import worker.runner  # noqa: E402, the stub must be installed and the timings s
 import worker.tasks  # noqa: E402
 from captioning.decoding.pool import DecodePool  # noqa: E402
 from captioning.queue import transport  # noqa: E402
-from captioning.store import leases  # noqa: E402
-from captioning.store.schema import Caption  # noqa: E402
+from captioning.store import claims, leases, results  # noqa: E402
 
 worker.runner.DECODE_MODULE = "tests.faults.decode_child"
 worker.runner.BACKOFF_SECONDS = float(os.environ.get("FAULTS_BACKOFF_SECONDS", worker.runner.BACKOFF_SECONDS))
@@ -24,10 +23,10 @@ worker.tasks.TASK_SECONDS = float(os.environ.get("FAULTS_TASK_SECONDS", worker.t
 worker.runner.TURN_SECONDS = float(os.environ.get("FAULTS_TURN_SECONDS", worker.runner.TURN_SECONDS))
 
 before(worker.runner.Runner, "claim", "before_claim")
-after(leases, "claim", "after_claim", when=lambda claim, *_: claim is not None)
+after(claims, "claim", "after_claim", when=lambda claim, *_: claim is not None)
 before(DecodePool, "decode", "before_decode")
-after(leases, "insert_or_ignore", "inside_commit", when=lambda _, _connection, table, _rows: table is Caption)
-after(leases, "commit_batch", "after_commit")
+after(results, "insert_captions", "inside_commit")
+after(results, "commit_batch", "after_commit")
 after(leases, "complete", "after_complete")
 # These two run in the parent process. `_deliver` is kombu's name: the product overrides it, and it is called after a
 # message was taken off the queue and before it is recorded as unacknowledged.

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from captioning.settings import Settings
-from captioning.store import captions, details, jobs, leases, workers
+from captioning.store import captions, claims, details, jobs, leases, results, workers
 from captioning.store.database import Database
-from captioning.store.leases import Content, Outcome
+from captioning.store.outcomes import Content, Outcome
 from captioning.store.workers import WorkerInfo
 from captioning.values import PERMANENT_REASONS, Caption, DecodeCapability, DecodeOptions, ImageInfo, ItemState, Reason
 from producer.sources import Filters, read_sources
@@ -42,15 +42,15 @@ class Library:
     def work(self, can: DecodeCapability = CAN, reason: Reason = Reason.TRUNCATED) -> None:
         """Caption all that is queued; contents that begin with a digit fail."""
         while True:
-            roots = [root_id for root_id, *_ in leases.roots_with_work(self.store)]
-            claim = leases.claim(self.store, "w", [LSTM.digest], roots, LEASE_SECONDS)
+            roots = [root_id for root_id, *_ in claims.roots_with_work(self.store)]
+            claim = claims.claim(self.store, "w", [LSTM.digest], roots, LEASE_SECONDS)
             if claim is None:
                 return
             outcomes = [self._outcome(item, reason) for item in claim.items]
-            leases.commit_batch(self.store, claim, outcomes, replace(PROVENANCE, capability=can), LEASE_SECONDS)
+            results.commit_batch(self.store, claim, outcomes, replace(PROVENANCE, capability=can), LEASE_SECONDS)
             leases.complete(self.store, claim)
 
-    def _outcome(self, item: leases.ClaimedItem, reason: Reason) -> Outcome:
+    def _outcome(self, item: claims.ClaimedItem, reason: Reason) -> Outcome:
         data = (self.folder / os.fsdecode(item.path)).read_bytes()
         if data[:1].isdigit():
             is_permanent = reason in PERMANENT_REASONS
@@ -125,13 +125,13 @@ def test_verify_finds_bytes_that_changed_without_a_trace(library: Library) -> No
 def test_a_change_while_a_worker_reads_leaves_no_caption_of_the_old_bytes(library: Library) -> None:
     path = library.write("a.jpg", "one dog")
     library.submit()
-    (root,) = (root_id for root_id, *_ in leases.roots_with_work(library.store))
-    claim = leases.claim(library.store, "w", [LSTM.digest], [root], LEASE_SECONDS)
+    (root,) = (root_id for root_id, *_ in claims.roots_with_work(library.store))
+    claim = claims.claim(library.store, "w", [LSTM.digest], [root], LEASE_SECONDS)
     assert claim is not None
     read_before = library._outcome(claim.items[0], Reason.TRUNCATED)
     rewrite_unnoticed(path, "two cat")
     library.submit()
-    leases.commit_batch(library.store, claim, [read_before], PROVENANCE, LEASE_SECONDS)
+    results.commit_batch(library.store, claim, [read_before], PROVENANCE, LEASE_SECONDS)
     assert library.caption("a.jpg") is None
     library.work()
     assert library.caption("a.jpg") == "two cat"

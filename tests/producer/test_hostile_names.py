@@ -20,7 +20,7 @@ from captioning.settings import read_settings
 from captioning.store import jobs, leases, workers
 from captioning.store.database import Database
 from captioning.store.files import FoundFile
-from captioning.store.leases import Outcome
+from captioning.store.outcomes import Outcome
 from captioning.store.workers import WorkerInfo
 from captioning.values import ItemState, Reason
 from tests.journeys.cli_runner import CliRunner

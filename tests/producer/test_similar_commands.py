@@ -12,9 +12,9 @@ from PIL import Image
 
 from captioning.features import DIMENSIONS, pack_thumbnail
 from captioning.settings import Settings
-from captioning.store import leases
+from captioning.store import leases, results
 from captioning.store.database import Database
-from captioning.store.leases import Provenance
+from captioning.store.outcomes import Provenance
 from captioning.values import DecodeOptions
 from producer.sources import Filters, read_sources
 from producer.submit import SubmitRequest, submit
@@ -62,7 +62,7 @@ def caption_all(settings: Settings, store: Database, images: Path, encoder: str)
         caption = replace(one.caption, vector=vector)
         outcomes.append(replace(one, content=content, caption=caption, thumbnail=pack_thumbnail(pixels)))
     provenance = Provenance("torch", "fp32", "test", encoder=encoder)
-    leases.commit_batch(store, claim, outcomes, provenance, LEASE_SECONDS)
+    results.commit_batch(store, claim, outcomes, provenance, LEASE_SECONDS)
     leases.complete(store, claim)
 
 

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 
 from captioning.bundles import find_bundles
 from captioning.paths import is_below
-from captioning.store import files, jobs, leases
+from captioning.store import claims, files, jobs, leases, results
+from captioning.store.claims import Claim, ClaimedItem
 from captioning.store.database import Database
 from captioning.store.files import FoundFile, Registered, ReusePolicy
-from captioning.store.leases import Claim, ClaimedItem, Content, Outcome, Provenance
+from captioning.store.outcomes import Content, Outcome, Provenance
 from captioning.values import Alternative, Caption, DecodeOptions, ImageInfo, ItemState, Reason
 
 PROVENANCE = Provenance("torch", "fp32", "test")
@@ -50,7 +51,7 @@ class StoreDriver:
         return job
 
     def try_claim(self, worker: str = "w1", lease_seconds: float = LEASE_SECONDS) -> Claim | None:
-        return leases.claim(self.db, worker, [LSTM.digest, GRU.digest], [self.root_id], lease_seconds)
+        return claims.claim(self.db, worker, [LSTM.digest, GRU.digest], [self.root_id], lease_seconds)
 
     def claim(self, worker: str = "w1", lease_seconds: float = LEASE_SECONDS) -> Claim:
         """Claim a chunk. Fail the test when there is none."""
@@ -64,7 +65,7 @@ class StoreDriver:
             yield claim
 
     def commit_batch(self, claim: Claim, outcomes: Sequence[Outcome]) -> None:
-        leases.commit_batch(self.db, claim, outcomes, PROVENANCE, LEASE_SECONDS)
+        results.commit_batch(self.db, claim, outcomes, PROVENANCE, LEASE_SECONDS)
 
     def process_chunk(self, claim: Claim, text: str = "a dog runs") -> None:
         """Caption every item of a chunk and complete it."""

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from captioning.store.files import FoundFile
-from captioning.store.leases import Outcome
+from captioning.store.outcomes import Outcome
 from captioning.values import PERMANENT_REASONS, ChunkState, DecodeOptions, ItemState, JobState, Reason
 
 CaptionKey = tuple[str, int, str]  # digest of the content, model id, digest of the options

@@ -9,7 +9,7 @@ from captioning.store import captions, details, edits, history, search
 from captioning.store.database import Database
 from captioning.store.edits import NewText
 from captioning.store.files import FoundFile, find_file
-from captioning.store.leases import Outcome
+from captioning.store.outcomes import Outcome
 from captioning.values import ImageInfo
 from tests.store.helpers import StoreDriver, captioned
 

@@ -9,10 +9,11 @@ import sqlalchemy as sa
 from captioning.errors import CaptioningError
 from captioning.features import DIMENSIONS, THUMBNAIL_BYTES, probes, unpack_thumbnails
 from captioning.near_duplicates import Kind
-from captioning.store import details, features, forget, jobs, leases, similar
+from captioning.store import details, features, forget, jobs, leases, results, similar
+from captioning.store.claims import Claim, ClaimedItem
 from captioning.store.database import Database
 from captioning.store.files import FoundFile, find_file
-from captioning.store.leases import Claim, ClaimedItem, Outcome
+from captioning.store.outcomes import Outcome
 from captioning.store.schema import Caption, Encoder, Features
 from captioning.values import ItemState
 from tests.store.helpers import LEASE_SECONDS, PROVENANCE, StoreDriver, captioned, sha256_of
@@ -42,7 +43,7 @@ def shared(item: ClaimedItem, source: ClaimedItem, seed: int) -> Outcome:
 
 
 def commit(driver: StoreDriver, claim: Claim, outcomes: list[Outcome]) -> None:
-    leases.commit_batch(driver.db, claim, outcomes, ENCODER, LEASE_SECONDS)
+    results.commit_batch(driver.db, claim, outcomes, ENCODER, LEASE_SECONDS)
 
 
 def count(db: Database, table: type) -> int:

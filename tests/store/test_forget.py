@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from captioning.errors import CaptioningError, LeaseLost, UsageError
-from captioning.store import captions, details, forget, jobs, leases
+from captioning.store import captions, claims, details, forget, jobs, leases
 from captioning.store.database import Database
 from captioning.store.files import FoundFile
-from captioning.store.leases import Content, Outcome
+from captioning.store.outcomes import Content, Outcome
 from captioning.values import ItemState, JobState, Source
 from tests.store.helpers import StoreDriver, captioned, sha256_of
 from tests.support.rows import row_counts
@@ -135,7 +135,7 @@ def test_a_job_with_nothing_left_to_do_is_done(db: Database) -> None:
     jobs.close_registration(db, job, 0, {})
     forget_path(db, "/photos")
     assert driver.progress(job).state == JobState.DONE
-    assert leases.count_claimable(db, [], None, 10) == 0
+    assert claims.count_claimable(db, [], None, 10) == 0
 
 
 def test_a_copy_is_not_reused_from_a_caption_that_is_forgotten_meanwhile(driver: StoreDriver) -> None:

@@ -9,10 +9,11 @@ import sqlalchemy as sa
 
 import migrations
 from captioning.errors import LeaseLost
-from captioning.store import jobs, leases, workers
+from captioning.store import claims, jobs, leases, results, workers
+from captioning.store.claims import Claim
 from captioning.store.database import Database, now
 from captioning.store.files import FoundFile
-from captioning.store.leases import Claim, Content, Outcome
+from captioning.store.outcomes import Content, Outcome
 from captioning.store.schema import Chunk, Job, Sweep
 from captioning.values import ChunkState, ItemState, JobState, Reason
 from tests.store.helpers import GRU, LSTM, StoreDriver, captioned, failed, sha256_of
@@ -72,12 +73,12 @@ def test_a_claimed_chunk_can_be_claimed_again_only_after_its_lease_expired(db: D
 def test_a_worker_claims_only_chunks_of_its_models_and_roots(db: Database) -> None:
     driver = StoreDriver(db)
     driver.submit(4)
-    assert leases.claim(db, "w", [GRU.digest], [driver.root_id], 60) is None
-    assert leases.claim(db, "w", [LSTM.digest], [driver.root_id + 1], 60) is None
-    assert leases.claim(db, "w", [LSTM.digest], [], 60) is None
-    assert leases.count_claimable(db, [LSTM.digest], [driver.root_id], 10) == 1
-    assert leases.claim(db, "w", [LSTM.digest], [driver.root_id], 60) is not None
-    assert leases.count_claimable(db, [LSTM.digest], [driver.root_id], 10) == 0
+    assert claims.claim(db, "w", [GRU.digest], [driver.root_id], 60) is None
+    assert claims.claim(db, "w", [LSTM.digest], [driver.root_id + 1], 60) is None
+    assert claims.claim(db, "w", [LSTM.digest], [], 60) is None
+    assert claims.count_claimable(db, [LSTM.digest], [driver.root_id], 10) == 1
+    assert claims.claim(db, "w", [LSTM.digest], [driver.root_id], 60) is not None
+    assert claims.count_claimable(db, [LSTM.digest], [driver.root_id], 10) == 0
 
 
 def test_jobs_of_high_priority_come_first_and_jobs_of_equal_priority_take_turns(db: Database) -> None:
@@ -125,16 +126,16 @@ def test_a_chunk_of_a_job_that_is_cancelled_during_the_claim_is_not_handed_out(p
             cancel_started.set()
             time.sleep(0.3)  # the claim continues meanwhile and waits for the lock on the job's row
 
-    claims: list[Claim | None] = []
+    claimed: list[Claim | None] = []
     roots = [driver.root_id]
-    claiming = threading.Thread(target=lambda: claims.append(leases.claim(claiming_db, "w", [LSTM.digest], roots, 60)))
+    claiming = threading.Thread(target=lambda: claimed.append(claims.claim(claiming_db, "w", [LSTM.digest], roots, 60)))
     claiming.start()
     chunk_updated.wait(30)
     jobs.cancel(cancelling_db, job)
     claiming.join()
     claiming_db.close()
     cancelling_db.close()
-    assert claims == [None]
+    assert claimed == [None]
     with db.reading() as connection:
         assert connection.execute(sa.select(Chunk.state)).scalars().all() == [ChunkState.PENDING]
     db.close()
@@ -226,7 +227,7 @@ def test_equal_content_is_stored_with_one_caption(db: Database) -> None:
     driver.commit_batch(first, [captioned(first.items[0], "a dog", sha256="f" * 64)])
     driver.commit_batch(second, [captioned(second.items[0], "a cat", sha256="f" * 64)])
     assert row_counts(db)["captions"] == row_counts(db)["images"] == 1
-    assert leases.captioned_digests(db, second, ["f" * 64, "e" * 64]) == {"f" * 64}
+    assert results.captioned_digests(db, second, ["f" * 64, "e" * 64]) == {"f" * 64}
 
 
 def test_a_caption_by_another_model_does_not_count(db: Database) -> None:
@@ -238,7 +239,7 @@ def test_a_caption_by_another_model_does_not_count(db: Database) -> None:
     driver.submit(1, "gru", model_id=gru)
     second = driver.claim()
     assert second.model_digest == GRU.digest
-    assert leases.captioned_digests(db, second, [sha256_of(first.items[0])]) == set()
+    assert results.captioned_digests(db, second, [sha256_of(first.items[0])]) == set()
 
 
 def test_a_repeated_commit_counts_once(db: Database) -> None:
@@ -292,8 +293,8 @@ def test_a_file_that_changed_after_the_claim_is_not_linked_to_its_old_content(db
 def test_a_job_is_done_after_its_last_chunk_whichever_worker_completes_it(db: Database) -> None:
     driver = StoreDriver(db)
     job = driver.submit(8, chunk_size=1)
-    claims = [driver.claim(f"w{i}") for i in range(8)]
-    threads = [threading.Thread(target=driver.process_chunk, args=(claim,)) for claim in claims]
+    claimed = [driver.claim(f"w{i}") for i in range(8)]
+    threads = [threading.Thread(target=driver.process_chunk, args=(claim,)) for claim in claimed]
     for thread in threads:
         thread.start()
     for thread in threads:

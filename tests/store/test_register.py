@@ -7,7 +7,7 @@ from captioning.mounts import Mounts
 from captioning.store import captions, files, jobs, leases
 from captioning.store.database import Database
 from captioning.store.files import FoundFile
-from captioning.store.leases import Content, Outcome
+from captioning.store.outcomes import Content, Outcome
 from captioning.values import ItemState, JobState
 from tests.store.helpers import GRU, LSTM, StoreDriver, captioned, failed
 from tests.support.rows import row_counts

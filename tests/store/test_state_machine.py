@@ -29,10 +29,11 @@ from hypothesis.stateful import (
 
 from captioning.errors import LeaseLost
 from captioning.mounts import Mounts
-from captioning.store import files, forget, jobs, leases
+from captioning.store import claims, files, forget, jobs, leases, results
+from captioning.store.claims import Claim, ClaimedItem
 from captioning.store.database import Database
 from captioning.store.files import FoundFile, ReusePolicy
-from captioning.store.leases import Claim, ClaimedItem, Content, Outcome
+from captioning.store.outcomes import Content, Outcome
 from captioning.store.presence import FileIdSet, mark_missing
 from captioning.store.schema import Base, Chunk, Job
 from captioning.values import Caption, ChunkState, DecodeOptions, ImageInfo, ItemState, JobState, Reason
@@ -249,7 +250,7 @@ class StoreMachine(RuleBasedStateMachine):
     def sweep(self, index: int, worker: int) -> None:
         """Count the claimable chunks, send the missing messages and deliver one of them."""
         _, models, roots = self.workers[worker]
-        counted = leases.count_claimable(self.db, list(models.values()), roots, MAX_MESSAGES)
+        counted = claims.count_claimable(self.db, list(models.values()), roots, MAX_MESSAGES)
         claimable = [len(self.model.claimable(models, roots, at)) for at in (self.at, clock(self.db))]
         assert min(claimable[0], MAX_MESSAGES) <= counted <= min(claimable[1], MAX_MESSAGES)  # a backoff may just end
         while len(self.messages) < counted:
@@ -268,7 +269,7 @@ class StoreMachine(RuleBasedStateMachine):
             self._process(held, batches)
 
     def _claim(self, worker: Worker) -> HeldChunk | None:
-        claim = leases.claim(self.db, worker.name, list(worker.models.values()), worker.roots, LEASE_SECONDS)
+        claim = claims.claim(self.db, worker.name, list(worker.models.values()), worker.roots, LEASE_SECONDS)
         expected = [
             next(iter(self.model.claimable(worker.models, worker.roots, at)), None) for at in (self.at, clock(self.db))
         ]
@@ -314,7 +315,7 @@ class StoreMachine(RuleBasedStateMachine):
             )
         sha256 = file.sha256
         key = held.chunk.job.caption_key(sha256)
-        has_caption = leases.captioned_digests(self.db, claim, [sha256]) == {sha256}
+        has_caption = results.captioned_digests(self.db, claim, [sha256]) == {sha256}
         assert has_caption == (key in self.model.captions)
         if sha256 in held.captioned or (has_caption and not claim.force):
             return Outcome(item, ItemState.REUSED, Content(sha256, file.size, None))
@@ -358,7 +359,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _commit(self, held: HeldChunk) -> None:
         batch = held.last_commit
-        if self._succeeds(held, lambda: leases.commit_batch(self.db, held.claim, batch, PROVENANCE, LEASE_SECONDS)):
+        if self._succeeds(held, lambda: results.commit_batch(self.db, held.claim, batch, PROVENANCE, LEASE_SECONDS)):
             self.model.commit_batch(held.chunk, batch, self.at + LEASE_SECONDS)
 
     @precondition(lambda self: self.held)

@@ -19,9 +19,10 @@ from captioning.model.pixels import Limits, Pixels, Preprocessing, open_image
 from captioning.model.runtime import Runtime
 from captioning.settings import Settings, read_settings
 from captioning.store import jobs, leases
+from captioning.store.claims import Claim
 from captioning.store.database import Database
 from captioning.store.files import FoundFile
-from captioning.store.leases import Claim, Provenance
+from captioning.store.outcomes import Provenance
 from captioning.values import Caption, DecodeOptions
 from tests.store.helpers import LSTM, StoreDriver
 from worker.adaptive_batch import AdaptiveBatch

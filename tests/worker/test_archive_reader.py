@@ -9,7 +9,7 @@ import pytest
 
 from captioning.errors import FileUnreachable, ImageError
 from captioning.settings import read_settings
-from captioning.store.leases import ClaimedItem
+from captioning.store.claims import ClaimedItem
 from captioning.values import Reason
 from tests.support.archives import write_archive, write_tar, write_zip
 from worker.file_reader import FileReader

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from captioning.errors import FileUnreachable, ImageError, RootUnavailable
-from captioning.store.leases import ClaimedItem
+from captioning.store.claims import ClaimedItem
 from captioning.values import Reason
 from worker.reader import is_visible, read_file
 

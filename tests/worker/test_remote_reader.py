@@ -12,7 +12,7 @@ import pytest
 
 from captioning.errors import ImageError
 from captioning.settings import Settings, read_settings
-from captioning.store.leases import ClaimedItem
+from captioning.store.claims import ClaimedItem
 from captioning.values import Reason
 from tests.support.web import WebServer, web_server
 from worker.file_reader import FileReader

@@ -1,0 +1,118 @@
+"""Results: a worker commits a batch of a chunk that it holds, in one transaction."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from captioning.errors import CaptioningError
+from captioning.store.claims import Claim, lease_columns
+from captioning.store.database import Database, insert_or_ignore, now
+from captioning.store.files import NO_FAILURE
+from captioning.store.leases import update_held
+from captioning.store.new_captions import insert_captions, insert_images
+from captioning.store.outcomes import Outcome, Provenance
+from captioning.store.schema import Capability, Chunk, File, Image, Item
+from captioning.store.schema import Caption as CaptionRow
+from captioning.values import DecodeCapability, ItemState, Source
+
+
+def captioned_digests(db: Database, claim: Claim, sha256s: Sequence[str]) -> set[str]:
+    """Return which of these contents have a caption by the claim's model and options."""
+    with db.reading() as connection:
+        return _captioned_digests(connection, claim, sha256s)
+
+
+def _captioned_digests(connection: Connection, claim: Claim, sha256s: Collection[str]) -> set[str]:
+    query = (
+        sa.select(Image.sha256)
+        .join(CaptionRow, CaptionRow.image_id == Image.id)
+        .where(
+            Image.sha256.in_(sha256s),
+            CaptionRow.source == Source.MACHINE,
+            CaptionRow.model_id == claim.model_id,
+            CaptionRow.options_digest == claim.options.digest,
+        )
+    )
+    return set(connection.execute(query).scalars())
+
+
+def commit_batch(
+    db: Database, claim: Claim, outcomes: Sequence[Outcome], provenance: Provenance, lease_seconds: float
+) -> None:
+    """Commit a batch in one transaction: captions, items, files and counts. Extends the lease. Raises LeaseLost.
+
+    Idempotent, because a caller that loses its connection during the commit cannot know how it ended: captions are
+    inserted or ignored, and items that are no longer pending in this chunk are skipped.
+    """
+    with db.writing() as connection:
+        update_held(connection, claim, lease_columns(lease_seconds))
+        image_ids = insert_images(connection, [o.content for o in outcomes if o.content is not None])
+        insert_captions(connection, claim, outcomes, image_ids, provenance)  # of re-queued items too: copies need them
+        ids = [o.item.item_id for o in outcomes]
+        pending = (Item.chunk_id == claim.chunk_id, Item.state == ItemState.PENDING)
+        query = sa.select(Item.id).where(Item.id.in_(ids), *pending)
+        open_ids = set(connection.execute(query).scalars())
+        outcomes = [o for o in outcomes if o.item.item_id in open_ids]
+        if not outcomes:
+            return
+        _require_captions(connection, claim, [o for o in outcomes if o.state == ItemState.REUSED])
+        n = {state: sum(o.state == state for o in outcomes) for state in ItemState}
+        counts = {
+            "attempts": 0,  # progress: these images did not kill the earlier workers
+            "deferrals": 0,
+            "last_error": None,
+            "captioned": Chunk.captioned + n[ItemState.CAPTIONED],
+            "reused": Chunk.reused + n[ItemState.REUSED],
+            "failed": Chunk.failed + n[ItemState.FAILED],
+            "model_runs": Chunk.model_runs + sum(o.caption is not None for o in outcomes),
+        }
+        update_held(connection, claim, counts)
+        _update_files(connection, outcomes, image_ids, provenance.capability)
+        at = connection.execute(sa.select(now())).scalar_one()
+        rows = [
+            {"row": o.item.item_id, "state": o.state, "reason": o.reason, "detail": o.detail, "finished_at": at}
+            for o in sorted(outcomes, key=lambda o: o.item.item_id)
+        ]
+        connection.execute(sa.update(Item).where(Item.id == sa.bindparam("row")), rows)
+
+
+def _require_captions(connection: Connection, claim: Claim, reused: Sequence[Outcome]) -> None:
+    """Raise CaptioningError when a caption that a batch reuses was removed meanwhile: its image is to be decoded."""
+    sha256s = {o.content.sha256 for o in reused if o.content is not None}
+    if sha256s and not sha256s <= _captioned_digests(connection, claim, sha256s):
+        raise CaptioningError("a caption was removed by `producer forget` while a copy of its image was captioned")
+
+
+def _update_files(
+    connection: Connection, outcomes: Sequence[Outcome], image_ids: dict[str, int], capability: DecodeCapability
+) -> None:
+    """Link files to their content, or note why they failed, except files that were registered with changes since."""
+    unchanged = (
+        File.id == sa.bindparam("row"),
+        File.size == sa.bindparam("size_read"),
+        File.mtime_ns == sa.bindparam("mtime_read"),
+        sa.func.coalesce(File.ctime_ns, 0) == sa.bindparam("ctime_read"),
+    )
+    succeeded: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    capability_id = _capability_id(connection, capability) if any(o.is_permanent for o in outcomes) else None
+    for o in sorted(outcomes, key=lambda o: o.item.file_id):
+        read: dict[str, Any] = {"row": o.item.file_id, "size_read": o.item.size, "mtime_read": o.item.mtime_ns}
+        read |= {"ctime_read": o.item.ctime_ns or 0}
+        if o.reason is not None:
+            reason = {"failed_reason": o.reason, "failed_detail": o.detail}
+            failed.append(read | reason | {"failed_capability_id": capability_id if o.is_permanent else None})
+        elif o.content is not None:
+            succeeded.append(read | {"image_id": image_ids[o.content.sha256]} | NO_FAILURE)
+    if succeeded:
+        connection.execute(sa.update(File).where(*unchanged), succeeded)
+    if failed:
+        connection.execute(sa.update(File).where(*unchanged), failed)
+
+
+def _capability_id(connection: Connection, capability: DecodeCapability) -> int:
+    insert_or_ignore(connection, Capability, [{"text": capability.to_text()}])
+    query = sa.select(Capability.id).where(Capability.text == capability.to_text())
+    return connection.execute(query).scalar_one()
