@@ -14,7 +14,7 @@ from captioning.store.database import Database, insert_or_ignore
 from captioning.store.pairs import Pairs, partner_path
 from captioning.store.preferred import keep_captions_of_people
 from captioning.store.schema import Capability, Caption, Chunk, File, Image, Item, Model, Mount, Root
-from captioning.values import ChunkState, DecodeCapability, ItemState, Source
+from captioning.values import ChunkState, DecodeCapability, ItemState, Reason, Source
 
 NO_FAILURE: dict[str, Any] = {"failed_reason": None, "failed_detail": None, "failed_capability_id": None}
 """Values of a file that has not failed as it is now."""
@@ -57,6 +57,7 @@ class Registered:
     known: int  # files that need no work
     failed_before: int = 0  # files that cannot be decoded, as an earlier job found
     unverified: tuple[tuple[FoundFile, str], ...] = ()  # files to be compared with the SHA-256 that the store knows
+    requeued: int = 0  # items of the job that are pending again
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def register(
         outdated = _outdated_items(connection, job_id, in_job, upserted.changed) if in_job else []
         requeue(connection, job_id, root_id, outdated, chunk_size)
         known = sum(i not in in_job for i in sizes) - len(open_ids)
-        return Registered(file_ids, len(todo), known, len(failed), tuple(upserted.unverified))
+        return Registered(file_ids, len(todo), known, len(failed), tuple(upserted.unverified), len(outdated))
 
 
 @dataclass(frozen=True)
@@ -310,15 +311,17 @@ def _outdated_items(connection: Connection, job_id: int, file_ids: Iterable[int]
     """Return the items of a job with a result, or a worker at work, for a file as it was before it changed.
 
     An item that is captioned though its file has no content was overtaken by a change that another submit recorded.
+    One that failed because its file was missing, or changed all the time, is tried again: the file is there now.
     Items that no worker has started need nothing: their file is read as it is by then.
     """
     query = sa.select(Item.id).join(File, File.id == Item.file_id).join(Chunk, Chunk.id == Item.chunk_id)
     query = query.where(Item.job_id == job_id)
     started = sa.or_(Item.state != ItemState.PENDING, Chunk.state == ChunkState.RUNNING)
     overtaken = sa.and_(Item.state.in_((ItemState.CAPTIONED, ItemState.REUSED)), File.image_id.is_(None))
+    found_again = sa.and_(Item.state == ItemState.FAILED, Item.reason.in_((Reason.MISSING, Reason.CHANGED)))
     return sorted(
         _matching(connection, query.where(started), File.id, changed)
-        | _matching(connection, query.where(overtaken), File.id, file_ids)
+        | _matching(connection, query.where(sa.or_(overtaken, found_again)), File.id, file_ids)
     )
 
 

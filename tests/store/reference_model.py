@@ -24,6 +24,7 @@ class SubmitRequest:
     model_id: int
     options: DecodeOptions = DEFAULT_OPTIONS
     force: bool = False
+    takes_done: bool = False  # an equal request also takes up a job that is done
 
 
 @dataclass(eq=False)
@@ -140,9 +141,13 @@ class ModelStore:
     # -- producers --
 
     def find_job(self, request: SubmitRequest) -> ModelJob | None:
-        """Return the job that a submit continues: one with an interrupted walk, otherwise the newest."""
-        equal = [job for job in self.jobs.values() if job.request == request and job.state in UNFINISHED]
-        return min(equal, key=lambda job: (job.registered, -job.id), default=None)
+        """Return the job that a submit continues: one with an interrupted walk, otherwise the newest.
+
+        A job that is done comes last.
+        """
+        states = (*UNFINISHED, JobState.DONE) if request.takes_done else UNFINISHED
+        equal = [job for job in self.jobs.values() if job.request == request and job.state in states]
+        return min(equal, key=lambda job: (job.registered, job.state == JobState.DONE, -job.id), default=None)
 
     def open_job(self, new_id: int, request: SubmitRequest, priority: int) -> ModelJob:
         job = self.find_job(request) or self.jobs.setdefault(new_id, ModelJob(new_id, request, priority))
@@ -172,6 +177,7 @@ class ModelStore:
             for item in items
             if (item.file in changed and (item.state != ItemState.PENDING or item in running))
             or (item.state in (ItemState.CAPTIONED, ItemState.REUSED) and item.file.sha256 is None)
+            or item.reason == Reason.MISSING
         ]
 
     def _requeue(self, job: ModelJob, root: int, items: Collection[ModelItem], chunk_size: int) -> None:

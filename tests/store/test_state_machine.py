@@ -54,7 +54,7 @@ BAD_CONTENTS = {6: Reason.TRUNCATED, 7: Reason.UNREADABLE}  # contents that cann
 NAMES = [b"a.jpg", b"b.jpg", b"c.jpg", b"d/e.jpg", b"f\xff.png"]
 CONTENTS = st.integers(0, 7)
 PLACES = st.tuples(st.integers(0, 1), st.sampled_from(NAMES))  # root and name
-REQUESTS = st.integers(0, 4)
+REQUESTS = st.integers(0, 5)
 WORKERS = st.integers(0, 2)
 CHUNK_SIZES = st.integers(1, 4)
 HELD_SECONDS = st.sampled_from([0.0, 0.0, 60.0])  # how long a worker held its chunk
@@ -130,6 +130,7 @@ class StoreMachine(RuleBasedStateMachine):
             SubmitRequest((scans,), gru),
             SubmitRequest((photos,), lstm, DecodeOptions(beam_size=1)),
             SubmitRequest((photos, scans), lstm, force=True),
+            SubmitRequest((photos, scans), lstm, takes_done=True),
         ]
         self.workers = [
             Worker("all-round", digests, [photos, scans]),
@@ -217,7 +218,8 @@ class StoreMachine(RuleBasedStateMachine):
     def _open_job(self, request: SubmitRequest, priority: int) -> ModelJob:
         existing = self.model.find_job(request)
         job_request = jobs.JobRequest(repr(request), "job", request.options, priority, request.force)
-        job_id, continued = jobs.open_job(self.db, job_request, request.model_id)
+        done_within_seconds = 1e6 if request.takes_done else 0.0
+        job_id, continued = jobs.open_job(self.db, job_request, request.model_id, done_within_seconds)
         assert continued == (existing is not None)
         assert job_id == existing.id if existing else job_id not in self.model.jobs
         return self.model.open_job(job_id, request, priority)
