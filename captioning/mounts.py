@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from captioning.paths import is_below
+
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
@@ -144,6 +146,14 @@ def _by_longest_path(path: bytes) -> str | None:
             identity = _identity(os.fsencode(mount.device), mount.fstype.encode(), b"/", _escaped(point))
             best = max(best, (len(point), identity)) if best else (len(point), identity)
     return best[1] if best else None
+
+
+def mounts_of(folder: bytes) -> frozenset[tuple[bytes, str, str]]:
+    """Return mount point, device and type of the file systems of a folder and of what is mounted below it."""
+    mounts = [(os.fsencode(m.mountpoint), m.device, m.fstype) for m in psutil.disk_partitions(all=True)]
+    own = max((point for point, *_ in mounts if is_below(folder, point)), key=len, default=b"/")
+    by_point = {mount[0]: mount for mount in mounts}  # the last of several at one point hides the others
+    return frozenset(mount for point, mount in by_point.items() if point == own or is_below(point, folder))
 
 
 def mount_point_of(identity: str) -> str:

@@ -1,5 +1,7 @@
 """Bring a job's work to workers: through the configured broker, or through an embedded broker and worker."""
 
+from collections.abc import Callable
+
 from captioning.errors import BrokerRefused, CaptioningError, ServiceUnavailable
 from captioning.settings import Settings
 from captioning.store import jobs, workers
@@ -33,8 +35,8 @@ class Dispatcher:
         if self._embedded is not None:
             self._embedded.start()
 
-    def wake_workers(self) -> None:
-        """Send wake-up messages. When the broker is down, print a warning: a worker's sweeper finds the work later.
+    def wake_workers(self, warn: Callable[[str], object] = print_warning) -> None:
+        """Send wake-up messages. When the broker is down, `warn`: a worker's sweeper finds the work later.
 
         Raises BrokerRefused when no worker could use the broker either.
         """
@@ -51,7 +53,7 @@ class Dispatcher:
         except BrokerRefused:
             raise
         except ServiceUnavailable as error:
-            print_warning(f"{error} The work is queued and starts when a worker finds it.")
+            warn(f"{error} The work is queued and starts when a worker finds it.")
 
     def ensure_running(self) -> None:
         """Keep the embedded worker running, if there is one. Raises CaptioningError when it cannot run."""

@@ -60,7 +60,6 @@ class SubmitRequest:
     limit: int | None = None
     report: SourceReport = SILENT  # receives what is not taken
     access: Access = NO_ACCESS
-    watched_on: str = ""  # the day on which `producer watch` asks; it has one job a day
 
     def finder(self, report: SourceReport | None = None) -> ImageFinder:
         """Return a search for the images."""
@@ -73,11 +72,13 @@ class Submitted:
 
     job: int
     continued: bool
+    model_id: int
     known: int = 0
     other_options: int = 0  # of the known files: those whose captions were made with other options than asked for
     queued: int = 0
     failed_before: int = 0  # files that cannot be decoded, as an earlier job found
-    skipped: Counter[str] | None = None
+    work: int = 0  # items that are pending because of this submit
+    skipped: Counter[str] = field(default_factory=Counter)
     absent: Absent = field(default_factory=Absent)
     first_path: bytes = b""  # of those that the person named
     refused: int = 0  # archives that are damaged or larger than the limits
@@ -100,30 +101,46 @@ def submit(
     images.
     """
     _refuse_empty(db, request)
-    return register(db, settings, request, on_commit, files_per_transaction)
+    submitted = open_submit(db, settings, request)
+    finder = request.finder()
+    found = islice(finder, request.limit)
+    seen = register(db, settings, request, submitted, found, on_commit, files_per_transaction)
+    submitted.absent = mark_gone(db, request.sources.gone, request.sources.walked, seen, request.access.remote)
+    submitted.skipped, submitted.refused = finder.skipped, finder.refused
+    warn_of_patterns(request, finder)
+    close(db, submitted)
+    return submitted
+
+
+def open_submit(
+    db: Database, settings: Settings, request: SubmitRequest, done_within_seconds: float = 0.0
+) -> Submitted:
+    """Make sure that the model, the roots and the job have rows.
+
+    With `done_within_seconds` it is the job of a watch, which is continued for so long, also when it is done.
+    """
+    model_id = jobs.register_model(db, request.bundle, default=settings.model)
+    for folder in _folders_in_roots(request.sources):
+        files.ensure_root(db, folder)
+    job_request = _job_request(request, is_watched=done_within_seconds > 0)
+    job, continued = jobs.open_job(db, job_request, model_id, done_within_seconds)
+    return Submitted(job, continued, model_id, first_path=request.sources.first)
 
 
 def register(
     db: Database,
     settings: Settings,
     request: SubmitRequest,
+    submitted: Submitted,
+    found: Iterable[FoundFile],
     on_commit: Callable[[Submitted], object],
     files_per_transaction: int = FILES_PER_TRANSACTION,
-    take: Callable[[FoundFile], bool] = lambda _: True,
-) -> Submitted:
-    """Register a job's files, also if there are none, and close its registration. `take`: which of those found."""
-    model_id = jobs.register_model(db, request.bundle, default=settings.model)
-    for folder in _folders_in_roots(request.sources):
-        files.ensure_root(db, folder)
-    job_id, continued = jobs.open_job(db, _job_request(request), model_id)
-    submitted = Submitted(job_id, continued)
-    submitted.first_path = request.sources.first
-    policy = policy_of(db, settings, request, model_id)
-    finder = request.finder()
+) -> FileIdSet:
+    """Register files in a job, count them in `submitted`, and return their ids."""
+    policy = policy_of(db, settings, request, submitted.model_id)
     seen = FileIdSet()
-    found = filter(take, islice(finder, request.limit))
     for root, group in _by_root(files.roots(db), found, files_per_transaction):
-        for registered in _register(db, job_id, root, group, policy, settings):
+        for registered in _register(db, submitted.job, root, group, policy, settings):
             for file_id in registered.file_ids:
                 seen.add(file_id)
             submitted.known += registered.known
@@ -131,15 +148,15 @@ def register(
                 submitted.other_options += count_other_options(db, registered.file_ids, policy, request.options.digest)
             submitted.failed_before += registered.failed_before
             submitted.queued += len(registered.file_ids) - registered.known - registered.failed_before
+            submitted.work += registered.new + registered.requeued
             on_commit(submitted)
-    submitted.absent = mark_gone(db, request.sources.gone, request.sources.walked, seen, request.access.remote)
-    submitted.skipped, submitted.refused = finder.skipped, finder.refused
-    warn_of_patterns(request, finder)
-    close = functools.partial(
-        jobs.close_registration, db, job_id, submitted.known, dict(submitted.skipped), submitted.failed_before
-    )
-    db.retry(close)
-    return submitted
+    return seen
+
+
+def close(db: Database, submitted: Submitted) -> None:
+    """Record that the search for a job's files is complete."""
+    skipped = dict(submitted.skipped)
+    db.retry(lambda: jobs.close_registration(db, submitted.job, submitted.known, skipped, submitted.failed_before))
 
 
 def policy_of(db: Database, settings: Settings, request: SubmitRequest, model_id: int) -> ReusePolicy:
@@ -294,7 +311,7 @@ def _by_root(
     yield from groups.items()
 
 
-def _job_request(request: SubmitRequest) -> jobs.JobRequest:
+def _job_request(request: SubmitRequest, *, is_watched: bool = False) -> jobs.JobRequest:
     """Return the job to open. Two submits with the same paths, filters, model and options have the same key."""
     sources = request.sources
     later = [sources.archives, sources.prefixes, sources.urls]
@@ -311,7 +328,7 @@ def _job_request(request: SubmitRequest) -> jobs.JobRequest:
         request.retry_failed,
         *(["attention"] if request.options.attention else []),
         *(["skip_near_duplicates"] if request.skip_near_duplicates else []),  # keys of other jobs stay as they were
-        *(["watched", request.watched_on] if request.watched_on else []),
+        *(["watched"] if is_watched else []),
     ]
     name = request.name or _default_name(sources)
     return jobs.JobRequest(
@@ -321,7 +338,6 @@ def _job_request(request: SubmitRequest) -> jobs.JobRequest:
         request.priority,
         request.force,
         request.skip_near_duplicates,
-        reopens=bool(request.watched_on),
     )
 
 

@@ -29,7 +29,6 @@ class JobRequest:
     priority: int = 0
     force: bool = False
     skip_near_duplicates: bool = False
-    reopens: bool = False  # a job with the key that is done goes on, with more files
 
 
 @dataclass(frozen=True)
@@ -81,18 +80,22 @@ def register_model(db: Database, bundle: Bundle, *, default: str) -> int:
         return connection.execute(sa.select(Model.id).where(Model.digest == bundle.digest)).scalar_one()
 
 
-def open_job(db: Database, request: JobRequest, model_id: int) -> tuple[int, bool]:
+def open_job(db: Database, request: JobRequest, model_id: int, done_within_seconds: float = 0.0) -> tuple[int, bool]:
     """Return the id of the unfinished job with the same key, or of a new job, and whether the job existed.
 
-    A request that `reopens` also continues a job that is done, which becomes active again when it gets new items.
+    With `done_within_seconds`, a job that is done is continued too if it was created so recently. It becomes active
+    again with its first new item.
     """
     with db.writing() as connection:
         # The lock makes a second submit of the same job wait, and then find the job.
         connection.execute(sa.select(Model.id).where(Model.id == model_id).with_for_update(key_share=True))
-        states = (*_UNFINISHED, JobState.DONE) if request.reopens else _UNFINISHED
-        known = sa.select(Job.id).where(Job.key == request.key, Job.state.in_(states))
+        unfinished = Job.state.in_(_UNFINISHED)
+        recent = sa.and_(Job.state == JobState.DONE, Job.created_at > now() - done_within_seconds)
+        continued = sa.or_(unfinished, recent) if done_within_seconds else unfinished
         # A job with an interrupted walk comes first, because only another submit can complete it.
-        existing_id = connection.execute(known.order_by(Job.registered, Job.id.desc())).scalars().first()
+        order = (Job.registered, Job.state == JobState.DONE, Job.id.desc())
+        same = sa.select(Job.id).where(Job.key == request.key, continued).order_by(*order)
+        existing_id = connection.execute(same).scalars().first()
         if existing_id is not None:
             connection.execute(sa.update(Job).where(Job.id == existing_id).values(priority=request.priority))
             return existing_id, True

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -32,6 +32,14 @@ db_app = new_app(help="Create, upgrade or check the tables of the database.")
 pattern, file_name, named_value = (
     functools.partial(typer.Option, metavar=metavar) for metavar in ("PATTERN", "FILE", "NAME")
 )
+# What to caption, and how.
+Include = Annotated[list[str] | None, pattern(help="Take only matching files. Repeatable.")]
+Exclude = Annotated[list[str] | None, pattern(help="Skip matching files. Repeatable.")]
+JobName = Annotated[str, named_value(help="A name for the job. Default: the name of the first path.")]
+ModelName = Annotated[str | None, named_value(help="The model that captions, as `producer models` names it.")]
+BeamSize = Annotated[int, typer.Option(min=1, max=20, help="Hypotheses in the beam search; 1: greedy search.")]
+Priority = Annotated[Literal["normal", "high"], typer.Option(help="high: before all normal jobs.")]
+Archives = Annotated[bool, typer.Option("--archives", help="Also look into zip and tar files in folders.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Limit = Annotated[int, typer.Option(min=1, max=UNLIMITED, help="Show at most this many.")]
 Wait = Annotated[

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -19,7 +19,21 @@ from captioning.values import DecodeOptions, JobState
 from producer import render
 from producer import submit as submitting
 from producer.advice import next_commands
-from producer.commands.shared import FAILED_SOME, Json, Wait, app, file_name, named_value, open_database, pattern
+from producer.commands.shared import (
+    FAILED_SOME,
+    Archives,
+    BeamSize,
+    Exclude,
+    Include,
+    JobName,
+    Json,
+    ModelName,
+    Priority,
+    Wait,
+    app,
+    file_name,
+    open_database,
+)
 from producer.dispatch import Dispatcher
 from producer.doctor import database_name
 from producer.dry_run import dry_run
@@ -31,19 +45,19 @@ from producer.submit import SubmitRequest, Submitted
 @app.command(epilog="Example: producer submit ./images --exclude 'drafts/*'")
 def submit(
     paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Folders, files, archives, URLs.")] = None,
-    include: Annotated[list[str] | None, pattern(help="Take only matching files. Repeatable.")] = None,
-    exclude: Annotated[list[str] | None, pattern(help="Skip matching files. Repeatable.")] = None,
+    include: Include = None,
+    exclude: Exclude = None,
     from_file: Annotated[str | None, file_name(help="Also take the paths in this file; -: standard input.")] = None,
     null: Annotated[bool, typer.Option("-0", help="The file separates paths by NUL, like find -print0.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, max=UNLIMITED, help="Take at most this many images.")] = None,
     only_count: Annotated[bool, typer.Option("--dry-run", help="Only count; write nothing.")] = False,
-    name: Annotated[str, named_value(help="A name for the job. Default: the name of the first path.")] = "",
-    model: Annotated[str | None, named_value(help="The model that captions, as `producer models` names it.")] = None,
-    beam_size: Annotated[int, typer.Option(min=1, max=20, help="Hypotheses in the beam search; 1: greedy search.")] = 3,
+    name: JobName = "",
+    model: ModelName = None,
+    beam_size: BeamSize = 3,
     attention: Annotated[
         bool, typer.Option("--attention", help="Keep where the model looks for each word, for `producer gallery`.")
     ] = False,
-    priority: Annotated[Literal["normal", "high"], typer.Option(help="high: before all normal jobs.")] = "normal",
+    priority: Priority = "normal",
     stale: Annotated[bool, typer.Option("--stale", help="Redo captions by older versions of the model.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Redo all captions.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try files again that failed before.")] = False,
@@ -51,7 +65,7 @@ def submit(
     skip_near_duplicates: Annotated[
         bool, typer.Option("--skip-near-duplicates", help="Resized and re-encoded copies share a caption.")
     ] = False,
-    archives: Annotated[bool, typer.Option("--archives", help="Also look into zip and tar files in folders.")] = False,
+    archives: Archives = False,
     follow_symlinks: Annotated[bool, typer.Option("--follow-symlinks", help="Follow links inside the folder.")] = False,
     list_skipped: Annotated[bool, typer.Option("--list-skipped", help="Name each path that is not taken.")] = False,
     wait: Wait = False,

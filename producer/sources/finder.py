@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from captioning.archives import is_archive
 from captioning.mounts import Mounts
-from captioning.paths import is_below
 from captioning.store.files import FoundFile
 from producer.sources import kinds
 from producer.sources.access import Access
@@ -19,6 +18,7 @@ from producer.sources.patterns import Filters, unmatched
 from producer.sources.report import SILENT, SourceReport
 from producer.sources.skips import Skips
 from producer.sources.walk import Walk, found_file, unreachable
+from producer.sources.wanted import EVERYTHING, Wanted
 
 NO_ACCESS = Access()
 
@@ -61,7 +61,8 @@ class ImageFinder:
     def __iter__(self) -> Iterator[FoundFile]:
         """Yield every image."""
         for folder in self._sources.folders:
-            for found in Walk(folder, self._filters, self._skips, self._matched, only=self._only_below(folder)):
+            wanted = EVERYTHING if self._sources.only is None else Wanted.below(folder, self._sources.only)
+            for found in Walk(folder, self._filters, self._skips, self._matched, wanted=wanted):
                 yield from self._found(replace(found, path=os.path.join(folder, found.path)))
         images = kinds.partners_by_folder(self._sources.files)
         for path, partner in sorted(self._with_partners(images), key=lambda pair: pair[1] is not None):
@@ -74,12 +75,6 @@ class ImageFinder:
             yield from self._buckets.named(self._sources.urls)
         if self._sources.walked:  # named files are taken whatever the patterns
             self.unmatched = tuple(unmatched(self._filters, self._matched))
-
-    def _only_below(self, folder: bytes) -> set[bytes] | None:
-        only = self._sources.only
-        if only is None or folder in only:
-            return None
-        return {os.path.relpath(path, folder) for path in only if is_below(path, folder)}
 
     def _found(self, found: FoundFile) -> Iterator[FoundFile]:
         """Yield an image that a walk found, or the images of an archive."""

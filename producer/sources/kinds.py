@@ -84,6 +84,11 @@ def may_have_partner(name: bytes) -> bool:
     return _extension(name) == b"mov" or _extension(name) in RAW
 
 
+def stem_in_pair(name: bytes) -> bytes | None:
+    """Return the name without extension of a file that may share a caption with others of this name, else None."""
+    return os.path.splitext(name)[0] if may_have_partner(name) or may_be_partner(name) else None
+
+
 def partner_of(name: bytes, images: Mapping[bytes, bytes]) -> bytes | None:
     """Return the image whose caption a file shares, of those that `partners` returned for its folder; or None."""
     return images.get(os.path.splitext(name)[0]) if may_have_partner(name) else None

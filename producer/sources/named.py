@@ -45,7 +45,7 @@ class Sources:
     prefixes: tuple[bytes, ...] = ()  # URLs of buckets, and of folders in them
     urls: tuple[bytes, ...] = ()  # of files
     gone: tuple[bytes, ...] = ()  # paths of a list at which there is nothing; the store may know files there
-    only: frozenset[bytes] | None = None  # paths in the folders, beside which nothing of these is looked at
+    only: frozenset[bytes] | None = None  # paths: of the folders, only what is at or below them is looked at
 
     @property
     def first(self) -> bytes:
@@ -60,8 +60,6 @@ class Sources:
     @property
     def walked(self) -> tuple[bytes, ...]:
         """The paths below which a search finds all files; others that the store knows there are looked up."""
-        if self.only is not None:
-            return ()
         return (*self.folders, *map(member_path, self.archives), *(url.rstrip(b"/") for url in self.prefixes))
 
 

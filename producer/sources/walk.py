@@ -13,6 +13,7 @@ from captioning.store.files import FoundFile
 from producer.sources import kinds, private
 from producer.sources.patterns import Filters, Selection
 from producer.sources.skips import Skips
+from producer.sources.wanted import EVERYTHING, Wanted
 
 _UNREACHABLE = {
     errno.EACCES: "without permission",
@@ -25,8 +26,8 @@ _UNREACHABLE = {
 class Walk:
     """A walk through one folder. `skips` counts the entries that are not taken, `matched` collects the patterns used.
 
-    `sort_block`: names of one folder that are sorted at once, because ten million would take gigabytes. `only`: paths
-    below the folder; nothing else is looked at but what is below them, and the folders above them.
+    `sort_block`: names of one folder that are sorted at once, because ten million would take gigabytes. `wanted`: what
+    is looked at; everything by default.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Walk:
         skips: Skips,
         matched: set[tuple[str, str]],
         sort_block: int = 50_000,
-        only: Collection[bytes] | None = None,
+        wanted: Wanted = EVERYTHING,
     ) -> None:
         self.folder = folder
         self._follow_symlinks = filters.follow_symlinks
@@ -45,8 +46,7 @@ class Walk:
         self._skips = skips
         self._sort_block = sort_block
         self._mounts = Mounts()
-        self._only = only
-        self._above = {parent for path in only or () for parent in _parents(path)}
+        self._wanted = wanted
 
     def __iter__(self) -> Iterator[FoundFile]:
         """Yield the images below the folder, sorted by name within each folder and block of `sort_block` names.
@@ -60,10 +60,8 @@ class Walk:
             below = pending.pop()
             folders = []
             mount = self._mounts.of_nearest(os.path.join(self.folder, below))
-            for entry, partner in self._entries(below):
+            for entry, partner in self._entries(below, self._wanted.names_in(below)):
                 path = os.path.join(below, entry.name)
-                if not (self._is_wanted(path) or (partner and self._is_wanted(os.path.join(below, partner)))):
-                    continue
                 category = self._categorize(entry, path, home, partner)
                 if category == "folder":
                     if kinds.is_image(entry.name):
@@ -79,20 +77,25 @@ class Walk:
                     self._skips.add(entry.path, category)
             pending.extend(reversed(folders))
 
-    def _is_wanted(self, path: bytes) -> bool:
-        if self._only is None or path in self._above or path in self._only:
-            return True
-        return any(parent in self._only for parent in _parents(path))
+    def _entries(
+        self, below: bytes, names: Collection[bytes] | None
+    ) -> Iterator[tuple[os.DirEntry[bytes], bytes | None]]:
+        """Yield the entries of a folder with the names of their partners, sorted by name within each block.
 
-    def _entries(self, below: bytes) -> Iterator[tuple[os.DirEntry[bytes], bytes | None]]:
-        """Yield the entries of a folder, with the name of their partner, sorted by name within each block."""
+        `names`: only those with these names, and files that share the caption of one of these.
+        """
+        if names is not None and not names:
+            return
         folder = os.path.join(self.folder, below)
         try:
-            with os.scandir(folder) as entries:
+            with os.scandir(folder) as listed:
+                entries = listed if names is None else _with_partners(listed, names)
                 while block := sorted(islice(entries, self._sort_block), key=lambda entry: entry.name):
                     images = self._partners(below, block)
                     paired = [(entry, kinds.partner_of(entry.name, images)) for entry in block]
-                    yield from sorted(paired, key=lambda pair: pair[1] is not None)
+                    for entry, partner in sorted(paired, key=lambda pair: pair[1] is not None):
+                        if names is None or entry.name in names or partner in names:
+                            yield entry, partner
         except OSError as error:
             self._skips.add(folder, unreachable("folder", error))
 
@@ -140,10 +143,10 @@ class Walk:
         return self._selection.category_of_image(path) if is_image else kinds.category_of(name)
 
 
-def _parents(path: bytes) -> Iterator[bytes]:
-    """Yield the folders above a relative path, the nearest first."""
-    while path := os.path.dirname(path):
-        yield path
+def _with_partners(entries: Iterable[os.DirEntry[bytes]], names: Collection[bytes]) -> Iterator[os.DirEntry[bytes]]:
+    """Return the entries with some names, and those that may share a caption with one of them."""
+    stems = {stem for name in names if (stem := kinds.stem_in_pair(name)) is not None}
+    return (entry for entry in entries if entry.name in names or kinds.stem_in_pair(entry.name) in stems)
 
 
 def unreachable(what: str, error: OSError) -> str:

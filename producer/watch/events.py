@@ -1,65 +1,98 @@
-"""Where changes come from: the kernel tells them for local disks; for others, folders are walked again and again."""
+"""Changes as the system reports them, and why it cannot."""
 
-import errno
 import os
-from collections.abc import Iterator, Sequence
-from threading import Event
+from typing import TYPE_CHECKING
 
-import psutil
+from captioning.mounts import mounts_of
 
-TICK_SECONDS = 0.5  # between two looks for changes
-_NETWORK = ("nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "afs", "9p", "ceph", "glusterfs", "lustre", "afpfs",
-            "webdav", "davfs", "virtiofs", "vboxsf", "prl_fs")  # fmt: skip
+if TYPE_CHECKING:
+    from watchfiles._rust_notify import RustNotify
+
+_MANY = 10_000  # changes at once, after which the kernel may have dropped others
+_BURST_MS, _STEP_MS = 200, 50  # how long an answer collects events, and the pause after which it is complete
+_NETWORK = ("nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "afpfs", "webdav", "davfs", "ncpfs", "9p", "afs",
+            "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "orangefs", "ocfs2", "gfs2", "virtiofs", "vboxsf",
+            "vmhgfs", "prl_fs", "drvfs")  # fmt: skip
 """Types of file systems on which another machine may change files, which this kernel does not notice."""
 
 
-def why_polled(folders: Sequence[bytes]) -> str:
-    """Return why the kernel cannot tell all changes in some folders; empty if it can."""
-    for folder in folders:
-        form = _type_of(os.fsdecode(folder))
-        if form.startswith("fuse") or form in _NETWORK:
-            return f"{os.fsdecode(folder)} is on a file system ({form}), and this machine may not notice its changes"
-    return ""
+class Reports:
+    """What the system reports about a folder and all below it. Raises OSError with the reason when it cannot."""
+
+    def __init__(self, folder: bytes) -> None:
+        self._folder = folder
+        self._watcher = _open(folder)
+
+    def read(self, seconds: float) -> set[bytes] | None:
+        """Wait for changes; return their paths. None: some are not reported, so open the reports again, and walk."""
+        try:
+            reported = self._watcher.watch(_BURST_MS, _STEP_MS, max(1, int(1000 * seconds)), None)
+        except RuntimeError:  # a name that is not UTF-8, for example
+            return None
+        if reported == "signal":
+            raise KeyboardInterrupt
+        paths = {os.fsencode(path) for _, path in reported} if isinstance(reported, set) else set()
+        return paths if len(paths) < _MANY and self._covers(paths) else None
+
+    def _covers(self, paths: set[bytes]) -> bool:
+        """Return whether one more folder could be watched, if there are folders among the paths.
+
+        Where the kernel's limit is reached, what happens in new folders is not reported, and nor is that.
+        """
+        try:
+            if any(map(os.path.isdir, paths)):
+                _open(self._folder, recursive=False).close()
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._watcher.close()
 
 
-def _type_of(folder: str) -> str:
-    """Return the type of the file system of a folder; empty if it is not known."""
-    mounts = [m for m in psutil.disk_partitions(all=True) if _is_in(folder, m.mountpoint)]
-    return max(mounts, key=lambda m: len(m.mountpoint)).fstype if mounts else ""
+def _open(folder: bytes, *, recursive: bool = True) -> "RustNotify":
+    """Begin to watch. Raises OSError with the reason when that is not possible."""
+    from watchfiles._rust_notify import RustNotify  # it takes a moment
 
-
-def _is_in(folder: str, mount_point: str) -> bool:
-    return folder == mount_point or folder.startswith(mount_point.rstrip("/") + "/")
-
-
-def kernel_changes(folders: Sequence[bytes], stopped: Event) -> Iterator[set[bytes]]:
-    """Yield the paths that have changed, every TICK_SECONDS; an empty set when none has.
-
-    Raises OSError when a folder is gone, or the kernel watches no more folders for this user.
-    """
-    from watchfiles import watch
-
-    names = [os.fsdecode(folder) for folder in folders]
-    tick = int(1000 * TICK_SECONDS)
-    changes = watch(
-        *names,
-        watch_filter=None,
-        stop_event=stopped,
-        debounce=tick,
-        rust_timeout=tick,
-        yield_on_timeout=True,
-        raise_interrupt=False,
-        force_polling=False,
-        ignore_permission_denied=True,
-    )
     try:
-        for changed in changes:
-            yield {os.fsencode(path) for _, path in changed}
-    except RuntimeError as error:  # what is no error of a file, such as a limit of the kernel
-        raise OSError(errno.ENOSPC, str(error)) from error
+        # ignore_permission_denied would also ignore that there are too many folders
+        return RustNotify(
+            [os.fsdecode(folder)],
+            debug=False,
+            force_polling=False,
+            poll_delay_ms=0,
+            recursive=recursive,
+            ignore_permission_denied=False,
+        )
+    except (OSError, RuntimeError, UnicodeError) as error:
+        raise OSError(0, _explained(error)) from error
 
 
-def no_changes(stopped: Event) -> Iterator[set[bytes]]:
-    """Yield an empty set every TICK_SECONDS: the folders are polled."""
-    while not stopped.wait(TICK_SECONDS):
-        yield set()
+def _explained(error: Exception) -> str:
+    if "watch limit" in str(error):
+        return (
+            "it has more folders than this user may watch;"
+            " `sysctl fs.inotify.max_user_watches=1048576` raises the limit, then start this again"
+        )
+    if "os error 24" in str(error):
+        return (
+            "this user has too many watches; `sysctl fs.inotify.max_user_instances=1024` raises the limit,"
+            " then start this again"
+        )
+    if isinstance(error, UnicodeError):
+        return "its name is not UTF-8"
+    if isinstance(error, PermissionError):
+        return "a folder in it may not be read"
+    return f"its changes cannot be watched ({error})"
+
+
+def why_unreported(folder: bytes) -> str:
+    """Return why the system does not report all changes in a folder, as far as mounts tell; empty if it does."""
+    kinds = sorted({kind for _, _, kind in mounts_of(folder) if is_network(kind)})
+    return f"it is on, or contains, a file system ({kinds[0]}) that other machines may change" if kinds else ""
+
+
+def is_network(kind: str) -> bool:
+    """Return whether other machines, or programs, change files of such a file system without a report here."""
+    return kind.lower() in _NETWORK or kind == "fuse" or kind.startswith("fuse.")

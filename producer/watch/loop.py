@@ -7,34 +7,27 @@ loses nothing.
 import os
 import stat
 import time
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field, replace
-from threading import Event
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
-from captioning.archives import is_archive
-from captioning.errors import StoreUnavailable
-from captioning.paths import text_of
+from captioning.archives import is_archive, member_path, split_member
+from captioning.paths import is_below
 from captioning.settings import Settings
 from captioning.store import jobs
 from captioning.store.database import Database
 from captioning.store.files import FoundFile
+from captioning.store.presence import Absent, FileIdSet, mark_files_missing, mark_missing
+from producer import submit as submitting
 from producer.dispatch import Dispatcher
-from producer.sources import Sources, kinds
-from producer.submit import SubmitRequest, register
-from producer.watch.events import kernel_changes, no_changes, why_polled
+from producer.sources import kinds
+from producer.submit import SubmitRequest, Submitted
+from producer.watch.folder import Timing, WatchedFolder
+from producer.watch.notices import Notices
 from producer.watch.settle import Settling
 
-YOUNG_SECONDS = 60.0  # a file that a walk finds waits like a changed one if its time is so near, also in the future
-WALKS_SHARE = 10.0  # a walk is not begun before this many times the duration of the last one has passed
-
-
-@dataclass(frozen=True)
-class WatchOptions:
-    """How folders are watched."""
-
-    settle_seconds: float  # for which a file stays the same before it is taken
-    poll_seconds: float | None  # between walks; None: changes come from the kernel
-    rescan_seconds: float  # between walks that look for what was missed
+TICK_SECONDS = 0.5  # for which all folders together are asked for changes, when there are none
+YOUNG_SECONDS = 60.0  # a file that a walk finds waits like a changed one if its time is not so long ago
+JOB_SECONDS = 86_400.0  # for which files go into the same job, by the database's clock
 
 
 @dataclass(frozen=True)
@@ -42,118 +35,129 @@ class Batch:
     """What was registered at once."""
 
     job: int
-    queued: int  # images of the day's job that wait for a worker
-    captioned: int  # images of the day's job that have a caption
-    failed: int  # of the day's job
+    queued: int  # images that need work
     gone: int  # files that are not there any more
 
 
-@dataclass
 class Watch:
-    """A watch of folders. `report` is called with each batch, `notice` with what a person should know."""
+    """Keeps the database in step with the folders of a request. `report` is called with each batch."""
 
-    db: Database
-    settings: Settings
-    request: SubmitRequest
-    options: WatchOptions
-    dispatcher: Dispatcher
-    report: Callable[[Batch], object]
-    notice: Callable[[str], object]
-    stopped: Event = field(default_factory=Event)
-
-    def __post_init__(self) -> None:
-        self._settling = Settling(self.options.settle_seconds, look, time.monotonic)
-        self._last_notice = ""
-        self._roots: dict[bytes, Hashable] = {}  # what the folders are, while changes are followed
-        self._next_walk = 0.0
-        self._to_register: set[bytes] = set()  # whole paths that the database could not take yet
-
-    @property
-    def folders(self) -> tuple[bytes, ...]:
-        return self.request.sources.folders
+    def __init__(
+        self,
+        db: Database,
+        settings: Settings,
+        request: SubmitRequest,
+        timing: Timing,
+        dispatcher: Dispatcher,
+        report: Callable[[Batch], object],
+        notices: Notices,
+    ) -> None:
+        self._db, self._settings, self._request = db, settings, request
+        self._dispatcher, self._report, self._notices = dispatcher, report, notices
+        wait_seconds = TICK_SECONDS / len(request.sources.folders)
+        self._folders = [WatchedFolder(path, timing, wait_seconds, notices) for path in request.sources.folders]
+        self._walked: dict[bytes, Submitted] = {}  # by folder: the last walk
+        self._settling = Settling(timing.settle, look, time.monotonic)
+        self._settled: set[bytes] = set()  # paths that are to be registered
+        self._with_files: set[bytes] = set()  # folders in which files were found, and those above them
+        self._has_work = False  # once there was work, the embedded worker stays
 
     def run(self) -> None:
-        """Watch until `stopped` is set."""
-        while not self.stopped.is_set():
-            if any(not os.path.isdir(folder) for folder in self.folders):
-                missing = next(folder for folder in self.folders if not os.path.isdir(folder))
-                self._notice(f"{text_of(missing)} is gone or not mounted; waiting for it")
-                self.stopped.wait(2.0)
-                continue
-            self._roots = self._identify()
-            self._next_walk = 0.0
-            try:
-                self._follow(self._changes())
-            except OSError as error:  # a folder has gone, or there are too many for the kernel
-                if all(os.path.isdir(folder) for folder in self.folders):
-                    self._poll_instead(f"the kernel does not watch these folders ({error.strerror or error})")
+        """Watch until an exception ends it: KeyboardInterrupt, or CaptioningError when workers cannot run."""
+        while True:
+            self._notices.when_database_answers(self._step)
 
-    def _changes(self) -> Iterator[set[bytes]]:
-        why = "" if self.options.poll_seconds is not None else why_polled(self.folders)
-        if why:
-            self._poll_instead(why)
-        return no_changes(self.stopped) if self.options.poll_seconds else kernel_changes(self.folders, self.stopped)
+    def _step(self) -> None:
+        """Wait a moment for changes, then register what has settled. What the database does not take is kept."""
+        for folder in self._folders:
+            self._settling.touch(path for path in folder.changes() if may_matter(path))
+        self._settled.update(self._settling.take())
+        for folder in self._folders:
+            if folder.is_walk_due:
+                self._walk(folder)
+        present = [folder.path for folder in self._folders if folder.is_present]
+        # a folder that is away, or another one, is walked when it is back
+        paths = {path for path in self._settled if any(is_below(path, folder) and path != folder for folder in present)}
+        if paths:
+            self._register_some(paths)
+        self._settled.clear()
+        if self._has_work:
+            self._dispatcher.ensure_running()
 
-    def _poll_instead(self, why: str) -> None:
-        self.options = replace(self.options, poll_seconds=60.0)
-        self._notice(f"{why}: they are walked every minute (--poll)")
-
-    def _follow(self, changes: Iterator[set[bytes]]) -> None:
-        """Register what changes, until a folder is another one: a disk was mounted, for example."""
-        for changed in changes:
-            if self.stopped.is_set() or self._identify() != self._roots:
-                return
-            self._settling.touch(path for path in changed if may_matter(path))
-            self._to_register.update(self._settling.take())
-            try:
-                if time.monotonic() >= self._next_walk:
-                    self._walk()
-                elif self._to_register:
-                    self._register_changes()
-                self.dispatcher.ensure_running()
-                self._last_notice = ""
-            except StoreUnavailable as error:  # what was found waits here
-                self._notice(f"{error} Waiting for it.")
-
-    def _identify(self) -> dict[bytes, Hashable]:
-        return {folder: identity(folder) for folder in self.folders}
-
-    def _walk(self) -> None:
+    def _walk(self, folder: WatchedFolder) -> None:
+        """Do what `submit` does: register what is new or changed in a folder, and mark what is gone."""
         started = time.monotonic()
-        self._register(self.request.sources, self._is_whole)
+        folder.begin_walk()
+        finder = replace(self._request, sources=replace(self._request.sources, folders=(folder.path,))).finder()
+        submitted = self._open()
+        seen = self._register(submitted, finder)
+        absent = mark_missing(self._db, [folder.path], seen)
+        submitted.skipped = finder.skipped
+        self._walked[folder.path] = submitted
+        self._close(submitted.job)
         seconds = time.monotonic() - started
-        wanted = self.options.poll_seconds or self.options.rescan_seconds
-        self._next_walk = time.monotonic() + max(wanted, WALKS_SHARE * seconds)
+        self._finish(submitted, absent)
+        folder.end_walk(seconds)
 
-    def _is_whole(self, found: FoundFile) -> bool:
-        """Return whether a file that a walk found can be taken; let it wait if somebody may still be writing it."""
-        if found.path in self._to_register or abs(time.time() - found.mtime_ns / 1e9) > YOUNG_SECONDS:
-            return True
-        self._settling.touch([found.path])
-        return False
+    def _register_some(self, paths: Collection[bytes]) -> None:
+        """Register what is at some paths and below them, and mark what is gone of it."""
+        submitted = self._open()
+        finder = replace(self._request, sources=replace(self._request.sources, only=frozenset(paths))).finder()
+        seen = self._register(submitted, finder)
+        absent = self._mark_gone(paths, seen)
+        if not submitted.continued:
+            self._close(submitted.job)
+        self._finish(submitted, absent)
 
-    def _register_changes(self) -> None:
-        paths = frozenset(self._to_register)
-        gone = tuple(path for path in paths if not os.path.lexists(path))
-        sources = Sources(self.folders, (), gone=gone, only=paths.difference(gone))
-        self._register(sources, self._is_whole)
-        self._to_register -= paths
+    def _open(self) -> Submitted:
+        return submitting.open_submit(self._db, self._settings, self._request, JOB_SECONDS)
 
-    def _register(self, sources: Sources, take: Callable[[FoundFile], bool]) -> None:
-        day = time.strftime("%Y-%m-%d")
-        request = replace(self.request, sources=sources, watched_on=day)
-        done = register(self.db, self.settings, request, lambda _: None, take=take)
-        progress = jobs.progress(self.db, done.job)[0]
-        queued = progress.total - progress.done
-        if queued:
-            self.dispatcher.wake_workers()
-        captioned = progress.captioned + progress.reused
-        self.report(Batch(done.job, queued, captioned, progress.failed, done.absent.missing))
+    def _register(self, submitted: Submitted, found: Iterable[FoundFile]) -> FileIdSet:
+        def on_commit(submitted: Submitted) -> None:
+            if submitted.work:
+                self._dispatcher.start_early()
 
-    def _notice(self, text: str) -> None:
-        if text != self._last_notice:
-            self.notice(text)
-        self._last_notice = text
+        return submitting.register(self._db, self._settings, self._request, submitted, self._whole(found), on_commit)
+
+    def _whole(self, found: Iterable[FoundFile]) -> Iterator[FoundFile]:
+        """Yield the files that have settled, or were not modified lately. The others wait."""
+        for file in found:
+            self._remember_folders(file.path)
+            member = split_member(file.path)
+            path = file.path if member is None else member[0]
+            if path in self._settled or time.time() - file.mtime_ns / 1e9 > YOUNG_SECONDS:
+                yield file
+            else:
+                self._settling.add(path)
+
+    def _remember_folders(self, path: bytes) -> None:
+        while (path := os.path.dirname(path)) not in self._with_files and path != b"/":
+            self._with_files.add(path)
+
+    def _mark_gone(self, paths: Collection[bytes], seen: FileIdSet) -> Absent:
+        """Mark what is gone of some paths, and below those of them that had files. Other paths cost no query."""
+        absent, _ = mark_files_missing(self._db, sorted(path for path in paths if not os.path.lexists(path)))
+        folders = {*paths, *(member_path(path) for path in paths if is_archive(path))} & self._with_files
+        return absent + mark_missing(self._db, sorted(folders), seen)
+
+    def _close(self, job: int) -> None:
+        """Record what the last walks of all folders have found."""
+        total = Submitted(job, continued=True, model_id=0)
+        for walked in self._walked.values():
+            total.known += walked.known
+            total.failed_before += walked.failed_before
+            total.skipped += walked.skipped
+        submitting.close(self._db, total)
+
+    def _finish(self, submitted: Submitted, absent: Absent) -> None:
+        """Wake workers if the job has work, and tell the person."""
+        if submitted.work or not jobs.progress(self._db, submitted.job)[0].is_finished:
+            self._has_work = True
+            self._dispatcher.wake_workers(lambda line: self._notices.begin("broker", line))
+        for line in submitting.describe_absent(replace(absent, missing=0)):
+            self._notices.begin("unreachable", line)
+        if submitted.work or absent.missing:
+            self._report(Batch(submitted.job, submitted.work, absent.missing))
 
 
 def may_matter(path: bytes) -> bool:
@@ -172,13 +176,4 @@ def look(path: bytes) -> Hashable:
         found = os.stat(path)
     except OSError:
         return None
-    return ("folder",) if stat.S_ISDIR(found.st_mode) else (found.st_size, found.st_mtime_ns, found.st_ino)
-
-
-def identity(folder: bytes) -> Hashable:
-    """Return what tells a folder from another one at the same path; None if there is none."""
-    try:
-        found = os.stat(folder)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+    return found.st_ino if stat.S_ISDIR(found.st_mode) else (found.st_size, found.st_mtime_ns, found.st_ino)

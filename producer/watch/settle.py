@@ -18,7 +18,9 @@ class Settling:
     seconds: float
     look: Look
     clock: Callable[[], float]  # monotonic, seconds
-    _waiting: dict[bytes, tuple[Hashable, float]] = field(default_factory=dict)  # what it was, and when
+    _waiting: dict[bytes, tuple[Hashable, float]] = field(
+        default_factory=dict
+    )  # what it was, and when; the oldest first
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -26,19 +28,26 @@ class Settling:
     def touch(self, paths: Iterable[bytes]) -> None:
         """Let paths wait, from now on, because they have changed."""
         for path in paths:
+            self._waiting.pop(path, None)  # so that the first one waits for the longest time
             self._waiting[path] = (self.look(path), self.clock())
+
+    def add(self, path: bytes) -> None:
+        """Let a path wait, unless it does already: to find it again is no change."""
+        if path not in self._waiting:
+            self.touch([path])
 
     def take(self) -> list[bytes]:
         """Return the paths that have stayed the same for long enough; they do not wait any more."""
         now = self.clock()
         settled = []
-        for path, (before, since) in list(self._waiting.items()):
+        while self._waiting:
+            path, (before, since) = next(iter(self._waiting.items()))
             if now - since < self.seconds:
-                continue
+                break
+            del self._waiting[path]
             found = self.look(path)
             if found == before:
                 settled.append(path)
-                del self._waiting[path]
             else:
                 self._waiting[path] = (found, now)
         return settled

@@ -1,156 +1,222 @@
-"""A watched folder that is never quiet, and a watch that is killed: in the end the database says what the disk says."""
+"""`producer watch` beside busy folders: killed, cut off from its database, and with its folder taken away."""
 
-import random
+import os
+import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from hashlib import sha256
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from captioning.store.captions import Selection, export_rows
-from tests.faults.stub_captioner import expected_caption
-from tests.faults.world import PROJECT, World, png
+from captioning.store import jobs
+from tests.faults.watched import BusyFolder, wait_until_equal, watching
+from tests.faults.world import World, make_images, png
+from tests.support.mount_namespace import mount_namespace
 from tests.support.polling import wait_until
 
-pytestmark = pytest.mark.stores("sqlite")
-PART = 40  # bytes that a slow writer writes at once
+pytestmark = pytest.mark.processes
+how = pytest.mark.parametrize("options", [(), ("--poll", "1")], ids=["reported", "polled"])
 
 
-@contextmanager
-def watching(world: World, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `producer watch` on the images, and kill it at the end."""
-    command = [sys.executable, "-m", "tests.faults.producer", "watch", str(world.images), "--settle", "0.5", *options]
-    with (world.folder / "watch.log").open("ab") as log:
-        process = subprocess.Popen(command, env=world.environment(), cwd=PROJECT, stdout=log, stderr=log)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+@pytest.fixture
+def busy(world: World) -> BusyFolder:
+    """The folder of the world, with five good images only."""
+    shutil.rmtree(world.images)
+    make_images(world.images, good=5, copies=0, bad=0)
+    return BusyFolder(world.images, seed=1)
 
 
-class Disk:
-    """Somebody who writes, renames, replaces and deletes images."""
-
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder = folder
-        self.chance = random.Random(seed)
-        self.number = 0
-
-    @property
-    def files(self) -> list[Path]:
-        return sorted(self.folder.rglob("*.png"))
-
-    def act(self) -> None:
-        """Do one of the things that people and programs do to a folder."""
-        kinds = [self.write, self.write, self.write_slowly, self.replace, self.rename, self.rename_folder, self.delete]
-        self.chance.choice(kinds if self.files else [self.write])()
-
-    def new(self) -> tuple[Path, bytes]:
-        self.number += 1
-        folder = self.folder / self.chance.choice(["", "a", "b/c", f"new-{self.number}"])
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{self.number:05d}.png", png(100_000 + self.number)
-
-    def write(self) -> None:
-        path, data = self.new()
-        path.write_bytes(data)
-
-    def write_slowly(self) -> None:
-        path, data = self.new()
-        with path.open("wb") as file:
-            for start in range(0, len(data), PART):
-                file.write(data[start : start + PART])
-                file.flush()
-                time.sleep(0.01)
-
-    def replace(self) -> None:
-        self.number += 1
-        temporary = self.folder / ".unfinished"
-        temporary.write_bytes(png(200_000 + self.number))
-        temporary.replace(self.chance.choice(self.files))
-
-    def rename(self) -> None:
-        self.number += 1
-        path = self.chance.choice(self.files)
-        path.rename(path.with_name(f"renamed-{self.number}.png"))
-
-    def rename_folder(self) -> None:
-        self.number += 1
-        folders = [path for path in self.folder.iterdir() if path.is_dir() and path.name != "a"]
-        if folders:
-            self.chance.choice(folders).rename(self.folder / f"moved-{self.number}")
-
-    def delete(self) -> None:
-        self.chance.choice(self.files).unlink()
-
-
-def on_disk(folder: Path) -> dict[str, str]:
-    """Return the caption that each good image must have."""
-    return {str(path): expected_caption(sha256(path.read_bytes()).hexdigest()) for path in folder.rglob("*.png")
-            if not path.name.startswith("cut-")}  # fmt: skip
-
-
-def in_database(world: World) -> dict[str, str | None]:
-    rows = export_rows(world.db, Selection())
-    return {row.path: row.caption for row in rows if not Path(row.path).name.startswith("cut-")}
-
-
-def agree(world: World) -> bool:
-    return in_database(world) == on_disk(world.images)
-
-
-def wait_until_they_agree(world: World, seconds: float) -> None:
-    try:
-        wait_until(lambda: agree(world), seconds, "the database to say what the disk says")
-    except AssertionError:
-        stored, real = in_database(world), on_disk(world.images)
-        differing = {
-            path: (stored.get(path), real.get(path)) for path in stored | real if stored.get(path) != real.get(path)
-        }
-        raise AssertionError(f"{len(differing)} files differ, for example {list(differing.items())[:3]}") from None
-
-
-@pytest.mark.parametrize(
-    ("actions", "kills"), [(60, 1), pytest.param(1000, 5, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
-)
-@pytest.mark.parametrize("options", [(), ("--poll", "1")], ids=["kernel", "polling"])
-def test_after_any_changes_and_kills_the_database_says_what_the_disk_says(
-    world: World, options: tuple[str, ...], actions: int, kills: int
+@how
+@pytest.mark.stores("sqlite")
+def test_a_watch_that_is_killed_once_ends_with_what_is_on_disk(
+    world: World, busy: BusyFolder, options: tuple[str, ...]
 ) -> None:
     world.start_worker()
-    disk = Disk(world.images, seed=actions)
-    for part in range(kills + 1):
-        with watching(world, *options):
-            started_at = time.monotonic()
-            for _ in range(actions // (kills + 1)):
-                disk.act()
-                time.sleep(disk.chance.uniform(0, 0.05))
-            if part == kills:
-                wait_until_they_agree(world, 60 + actions / 10)
-            else:
-                time.sleep(disk.chance.uniform(0, 2.0))
-            assert time.monotonic() > started_at
-        disk.act()  # while nobody watches
-    with watching(world, *options):
-        wait_until_they_agree(world, 60 + actions / 10)
+    with watching(world, *options) as watch:
+        watch.wait_for("watching")
+        for _ in range(30):
+            busy.change_something()
+        watch.kill()
+        for _ in range(10):
+            busy.change_something()
+        watch.start()
+        for _ in range(20):
+            busy.change_something()
+        wait_until_equal(world, 60)
+        assert len(jobs.progress(world.db)) == 1, "one job a day"
+        assert watch.stop(signal.SIGTERM) == 0
+        assert not watch.has_printed("Traceback")
 
 
-def test_a_folder_that_goes_away_is_waited_for_and_its_images_stay(world: World) -> None:
+@how
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.stores("sqlite", "postgresql")
+def test_a_thousand_files_a_thousand_changes_and_five_kills(
+    world: World, busy: BusyFolder, options: tuple[str, ...]
+) -> None:
     world.start_worker()
-    with watching(world) as process:
-        wait_until_they_agree(world, 60)
-        before = in_database(world)
-        world.images.rename(world.folder / "away")
-        wait_until(lambda: "waiting for it" in (world.folder / "watch.log").read_text(), 30, "the message")
-        assert in_database(world) == before
-        (world.folder / "away").rename(world.images)
-        (world.images / "later.png").write_bytes(png(7))
-        wait_until_they_agree(world, 60)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+    with watching(world, *options) as watch:
+        writers = busy.fill(writers=8, files=125, pause=0.1)
+        for _ in range(5):
+            for number in range(200):
+                if number == 180:
+                    watch.kill()
+                with suppress(FileNotFoundError):  # a writer's folder was renamed between two steps
+                    busy.change_something()
+            watch.start()
+        for writer in writers:
+            writer.join()
+        began = time.monotonic()
+        wait_until_equal(world, 300)
+        print(f"{len(busy.files())} files, equal after {time.monotonic() - began:.1f} s")
+        assert not watch.has_printed("Traceback")
+
+
+@pytest.mark.stores("sqlite")
+def test_a_file_from_the_future_is_captioned_where_a_watch_polls(world: World, busy: BusyFolder) -> None:
+    world.start_worker()
+    with watching(world, "--poll", "1"):
+        (world.images / "future.png").write_bytes(png(700))  # by a camera with a wrong clock
+        os.utime(world.images / "future.png", (4e9, 4e9))
+        wait_until_equal(world, 60)
+
+
+@pytest.mark.stores("sqlite")
+def test_a_folder_that_goes_away_is_waited_for_and_its_images_stay(world: World, busy: BusyFolder) -> None:
+    world.start_worker()
+    away = world.folder / "away"
+    with watching(world) as watch:
+        wait_until_equal(world, 60)
+        world.images.rename(away)
+        watch.wait_for("is gone or not mounted. Waiting for it.")
+        (away / "new.png").write_bytes(png(700))
+        assert world.scalar("SELECT count(*) FROM files WHERE missing_since IS NOT NULL") == 0
+        away.rename(world.images)
+        wait_until_equal(world, 60)
+        (world.images / "later.png").write_bytes(png(800))
+        wait_until_equal(world, 60)
+        assert watch.log.read_text().count("gone or not mounted") == 1
+
+
+@pytest.mark.stores("sqlite")
+def test_a_disk_that_is_mounted_in_a_folder_is_watched_and_its_images_stay_when_it_goes(
+    world: World, busy: BusyFolder
+) -> None:
+    with mount_namespace() as namespace:
+        world.prefix = namespace.prefix
+        world.start_worker()
+        disk = world.images / "disk"
+        with watching(world) as watch:
+            wait_until_equal(world, 60)
+            namespace.mount_tmpfs(disk)
+            write = ["sh", "-c", 'cp "$1" "$2"', "sh", world.images / "0001.png"]
+            namespace.run(*write, disk / "first.png")
+            wait_until(lambda: count_present(world) == 6, 60, "the file of the disk")
+            namespace.run(*write, disk / "second.png")
+            wait_until(lambda: count_present(world) == 7, 60, "a later file of the disk")
+            namespace.unmount(disk)
+            watch.wait_for("is not mounted there now")
+            assert count_present(world) == 7
+
+
+def count_present(world: World) -> int:
+    return int(world.scalar("SELECT count(*) FROM files WHERE missing_since IS NULL"))
+
+
+@pytest.mark.stores("sqlite")
+def test_a_folder_that_is_away_does_not_keep_another_one_from_being_watched(
+    world: World, busy: BusyFolder, tmp_path: Path
+) -> None:
+    world.start_worker()
+    with watching(world, str(tmp_path)) as watch:
+        wait_until_equal(world, 60)
+        tmp_path.rename(tmp_path.with_name("away"))
+        watch.wait_for("is gone or not mounted")
+        (world.images / "later.png").write_bytes(png(800))
+        wait_until_equal(world, 60)
+
+
+@pytest.mark.stores("postgresql")
+def test_a_database_that_is_away_is_waited_for(world: World, busy: BusyFolder) -> None:
+    assert world.postgres is not None
+    world.postgres.stop()
+    with watching(world) as watch:
+        watch.wait_for("Waiting for it")
+        world.postgres.start()
+        world.start_worker()
+        wait_until_equal(world, 90)
+        world.postgres.stop()
+        (world.images / "new.png").write_bytes(png(700))
+        (world.images / "0001.png").unlink()
+        wait_until(lambda: watch.log.read_text().count("Waiting for it") == 2, 30, "the second message")
+        world.postgres.start()
+        wait_until_equal(world, 90)
+        assert watch.log.read_text().count("Waiting for it") == 2
+
+
+@pytest.mark.stores("sqlite")
+def test_names_that_are_not_utf8_are_captioned_too(world: World, busy: BusyFolder) -> None:
+    world.start_worker()
+    odd = os.fsencode(world.images) + b"/\xe9t\xe9"
+    with watching(world) as watch:
+        wait_until_equal(world, 60)
+        os.mkdir(odd)  # noqa: PTH102, pathlib has no bytes
+        shutil.copy(world.images / "0001.png", odd + b"/\xff.png")
+        wait_until(lambda: count_present(world) == 6, 30, "the file")
+        (world.images / "later.png").write_bytes(png(800))
+        wait_until(lambda: count_present(world) == 7, 30, "a later file")
+        assert not watch.has_printed("walked every minute")
+
+
+@pytest.mark.stores("sqlite")
+def test_a_folder_that_takes_the_place_of_another_one_leaves_nothing_of_it(world: World, busy: BusyFolder) -> None:
+    world.start_worker()
+    for name in ("old", "new"):
+        (world.images / name).mkdir()
+        (world.images / name / f"{name}.png").write_bytes(png(len(name) + 700 + ord(name[0])))
+    with watching(world):
+        wait_until_equal(world, 60)
+        (world.images / "old").rename(world.folder / "away")
+        (world.images / "new").rename(world.images / "old")
+        wait_until_equal(world, 30)
+
+
+@pytest.mark.stores("sqlite")
+def test_an_archive_that_arrives_is_captioned_and_its_lost_members_are_marked(world: World, busy: BusyFolder) -> None:
+    world.start_worker()
+    pack(world.images / "pack.zip", "a.png", "b.png")
+    with watching(world, "--archives"):
+        wait_until(lambda: count_present(world) == 7, 30, "the members")
+        pack(world.images / "pack.zip", "a.png")
+        wait_until(lambda: count_present(world) == 6, 30, "a member to be marked")
+
+
+def pack(archive: Path, *names: str) -> None:
+    with zipfile.ZipFile(archive, "w") as file:
+        for number, name in enumerate(names):
+            file.writestr(name, png(700 + number))
+
+
+@pytest.mark.slow  # the first walk of a folder that is polled comes after a minute
+@pytest.mark.stores("sqlite")
+def test_a_user_who_may_watch_few_folders_is_told_how_to_raise_the_limit_and_new_folders_are_polled(
+    world: World, busy: BusyFolder
+) -> None:
+    limit = 'echo 3 > /proc/sys/user/max_inotify_watches && exec "$@"'
+    world.prefix = ["unshare", "--user", "--map-root-user", "sh", "-c", limit, "sh"]
+    if subprocess.run([*world.prefix, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not create a user namespace")
+    world.start_worker(prefix=[])
+    with watching(world) as watch:
+        wait_until_equal(world, 60)
+        assert not watch.has_printed("walked every minute")
+        for number in range(6):
+            (world.images / f"new-{number}" / "deep").mkdir(parents=True)
+        watch.wait_for("sysctl fs.inotify.max_user_watches=")
+        for number in range(6):
+            (world.images / f"new-{number}" / "deep" / "a.png").write_bytes(png(800 + number))
+        wait_until_equal(world, 100)
