@@ -8,7 +8,7 @@ from captioning.mounts import mounts_of
 if TYPE_CHECKING:
     from watchfiles._rust_notify import RustNotify
 
-_MANY = 10_000  # changes at once, after which the kernel may have dropped others
+MANY = 10_000  # changes at once, after which the kernel may have dropped others
 _BURST_MS, _STEP_MS = 200, 50  # how long an answer collects events, and the pause after which it is complete
 _NETWORK = ("nfs", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "afpfs", "webdav", "davfs", "ncpfs", "9p", "afs",
             "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "orangefs", "ocfs2", "gfs2", "virtiofs", "vboxsf",
@@ -32,7 +32,7 @@ class Reports:
         if reported == "signal":
             raise KeyboardInterrupt
         paths = {os.fsencode(path) for _, path in reported} if isinstance(reported, set) else set()
-        return paths if len(paths) < _MANY and self._covers(paths) else None
+        return paths if self._covers(paths) else None
 
     def _covers(self, paths: set[bytes]) -> bool:
         """Return whether one more folder could be watched, if there are folders among the paths.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from captioning.mounts import mounts_of
 from captioning.paths import text_of
-from producer.watch.events import Reports, why_unreported
+from producer.watch.events import MANY, Reports, why_unreported
 from producer.watch.notices import Notices
 
 POLL_SECONDS = 60.0  # between two walks of a folder whose changes are not reported
@@ -55,6 +55,7 @@ class WatchedFolder:
         paths = self._reports.read(self._wait_seconds)
         if paths is None:
             self._close()
+        if paths is None or len(paths) >= MANY:
             self._next_walk = self._not_before
         return paths or set()
 
@@ -76,10 +77,8 @@ class WatchedFolder:
             return
         self._close()
         self._poll = self._timing.poll
-        if self._identity is None:
-            self._notices.begin(self.path, f"{text_of(self.path)} is gone or not mounted. Waiting for it.")
-        else:
-            self._notices.end(self.path)
+        line = "" if self.is_present else f"{text_of(self.path)} is gone or not mounted. Waiting for it."
+        self._notices.update((self.path, "gone"), line)
         self._next_walk = self._not_before if before is not None else 0.0
 
     def _open(self) -> None:
@@ -91,7 +90,8 @@ class WatchedFolder:
                 why = error.strerror or str(error)
         if why:
             self._poll = POLL_SECONDS
-            self._notices.begin((self.path, why), f"{text_of(self.path)} is walked every minute: {why}.")
+        line = f"{text_of(self.path)} is walked every minute: {why}." if why else ""
+        self._notices.update((self.path, "polled"), line)
 
     def _close(self) -> None:
         if self._reports is not None:

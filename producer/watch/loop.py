@@ -96,6 +96,8 @@ class Watch:
         self._walked[folder.path] = submitted
         self._close(submitted.job)
         seconds = time.monotonic() - started
+        unreachable = " ".join(submitting.describe_absent(replace(absent, missing=0)))
+        self._notices.update((folder.path, "unreachable"), unreachable)
         self._finish(submitted, absent)
         folder.end_walk(seconds)
 
@@ -153,9 +155,9 @@ class Watch:
         """Wake workers if the job has work, and tell the person."""
         if submitted.work or not jobs.progress(self._db, submitted.job)[0].is_finished:
             self._has_work = True
-            self._dispatcher.wake_workers(lambda line: self._notices.begin("broker", line))
-        for line in submitting.describe_absent(replace(absent, missing=0)):
-            self._notices.begin("unreachable", line)
+            warnings: list[str] = []
+            self._dispatcher.wake_workers(warnings.append)
+            self._notices.update("broker", "".join(warnings))
         if submitted.work or absent.missing:
             self._report(Batch(submitted.job, submitted.work, absent.missing))
 

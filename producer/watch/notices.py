@@ -11,21 +11,19 @@ RETRY_SECONDS = 2.0  # between two attempts while the database does not answer
 
 
 class Notices:
-    """The conditions that last. `show` gets a line for each one when it begins."""
+    """The conditions that last. `show` receives a line for each one when it begins."""
 
     def __init__(self, show: Callable[[str], object]) -> None:
         self._show = show
         self._lasting: set[Hashable] = set()
 
-    def begin(self, condition: Hashable, line: str) -> None:
-        """Show a line about a condition, unless it lasts already."""
-        if condition not in self._lasting:
+    def update(self, condition: Hashable, line: str) -> None:
+        """Show a line about a condition, unless it lasts already. An empty line means that it is over."""
+        if not line:
+            self._lasting.discard(condition)
+        elif condition not in self._lasting:
             self._lasting.add(condition)
             self._show(line)
-
-    def end(self, condition: Hashable) -> None:
-        """Record that a condition is over."""
-        self._lasting.discard(condition)
 
     def when_database_answers(self, action: Callable[[], T]) -> T:
         """Return what an action returns; repeat it as long as the database does not answer. Raises StoreRefused."""
@@ -35,8 +33,8 @@ class Notices:
             except StoreRefused:
                 raise
             except StoreUnavailable as error:  # the reason changes while a server stops: the first one is shown
-                self.begin("database", f"{error} Waiting for it.")
+                self.update("database", f"{error} Waiting for it.")
                 time.sleep(RETRY_SECONDS)
             else:
-                self.end("database")
+                self.update("database", "")
                 return result

@@ -42,20 +42,36 @@ def test_a_change_that_nobody_announced_makes_a_path_wait_again() -> None:
     assert model.wait(2) == [b"a"]
 
 
-@given(st.lists(st.tuples(st.sampled_from([b"a", b"b"]), st.booleans(), st.floats(0, 3))))
-def test_whatever_happens_each_changed_path_is_taken_in_the_end_and_only_when_it_was_quiet(
+def test_a_path_that_is_only_found_again_does_not_wait_longer() -> None:
+    model = Model()
+    model.change(b"a")
+    assert model.wait(1.5) == []
+    model.settling.add(b"a")
+    assert model.wait(0.5) == [b"a"]
+
+
+def test_one_path_does_not_delay_another() -> None:
+    model = Model()
+    model.change(b"a")
+    model.change(b"b")
+    model.wait(1)
+    model.change(b"a")
+    assert model.wait(1) == [b"b"]
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"a", b"b"]), st.booleans(), st.integers(0, 12).map(lambda n: n / 4))))
+def test_each_changed_path_is_taken_once_and_only_when_nothing_was_noticed_for_long_enough(
     steps: list[tuple[bytes, bool, float]],
 ) -> None:
-    model, changed_at, taken = Model(), {b"a": -SECONDS, b"b": -SECONDS}, set[bytes]()
+    model, noticed_at = Model(), dict[bytes, float]()
     for path, is_noticed, seconds in steps:
-        model.change(path, is_noticed=is_noticed or path not in changed_at)
-        changed_at[path] = model.now
-        taken.discard(path) if is_noticed else None
-        for found in model.wait(seconds):
-            assert model.now - changed_at[found] >= 0
-            taken.add(found)
-    noticed = {path for path, is_noticed, _ in steps if is_noticed}
-    for _ in range(3):
-        taken.update(model.wait(SECONDS))
-    assert noticed <= taken
+        model.change(path, is_noticed=is_noticed)
+        if is_noticed:
+            noticed_at[path] = model.now
+        for taken in model.wait(seconds):
+            assert model.now - noticed_at.pop(taken) >= SECONDS
+    for _ in range(2):  # a change that was not noticed makes a path wait once more
+        for taken in model.wait(SECONDS):
+            del noticed_at[taken]
+    assert not noticed_at
     assert len(model.settling) == 0
