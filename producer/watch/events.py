@@ -53,7 +53,8 @@ class Reports:
 
 def _open(folder: bytes, *, recursive: bool = True) -> "RustNotify":
     """Begin to watch. Raises OSError with the reason when that is not possible."""
-    from watchfiles._rust_notify import RustNotify  # it takes a moment
+    # watchfiles documents this class. Its `watch` tells no errors apart, and ends at a name that is not UTF-8.
+    from watchfiles._rust_notify import RustNotify
 
     try:
         # ignore_permission_denied would also ignore that there are too many folders

@@ -43,6 +43,11 @@ class WatchedFolder:
         return self._identity is not None
 
     @property
+    def is_the_same(self) -> bool:
+        """Whether it is still there as it was then, so that what is not found in it is gone."""
+        return identify(self.path) == self._identity
+
+    @property
     def is_walk_due(self) -> bool:
         return self.is_present and time.monotonic() >= self._next_walk
 

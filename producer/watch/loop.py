@@ -91,7 +91,7 @@ class Watch:
         finder = replace(self._request, sources=replace(self._request.sources, folders=(folder.path,))).finder()
         submitted = self._open()
         seen = self._register(submitted, finder)
-        absent = mark_missing(self._db, [folder.path], seen)
+        absent = mark_missing(self._db, [folder.path], seen) if folder.is_the_same else Absent()
         submitted.skipped = finder.skipped
         self._walked[folder.path] = submitted
         self._close(submitted.job)
