@@ -164,7 +164,7 @@ class Watch:
 
 def may_matter(path: bytes) -> bool:
     """Return whether a changed path may be an image, an archive, a folder, or one of them that is gone."""
-    if kinds.is_image(path) or is_archive(path):
+    if kinds.is_image(path) or kinds.may_have_partner(path) or is_archive(path):
         return True
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)

@@ -8,6 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from producer.sources import Filters, ImageFinder, Sources
+from producer.sources.skips import Skips
+from producer.sources.walk import Walk
+from producer.sources.wanted import Wanted
 from tests.producer.folders import create
 
 TREE = [
@@ -61,3 +64,10 @@ def test_the_rules_are_those_of_a_walk_of_everything(tree: Path, wanted: list[st
         path for path in everything if any(path == one or not one or path.startswith(f"{one}/") for one in wanted)
     ]
     assert found(tree, wanted, exclude=("drafts",)) == expected
+
+
+def test_files_that_share_a_caption_come_with_the_one_that_is_looked_at(tmp_path: Path) -> None:
+    create(tmp_path, "1.CR3", "1.jpg", "2.heic", "2.mov", "3.nef", "3.jpg")
+    skips, wanted = Skips(lambda path, category: None), Wanted([b"1.jpg", b"3.nef"])
+    found = [(file.path, file.partner) for file in Walk(bytes(tmp_path), Filters(), skips, set(), wanted=wanted)]
+    assert found == [(b"1.jpg", None), (b"1.CR3", b"1.jpg"), (b"3.nef", b"3.jpg")]
