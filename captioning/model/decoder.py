@@ -164,9 +164,13 @@ class CaptionDecoder(nn.Module, ABC):
 
     def step(self, words: Tensor, state: State, memory: Memory) -> tuple[Tensor, State]:
         """Read one word per row (R,) -> log-probabilities of the next word (R, V), in nats, and the new state."""
+        vector, state = self.read_word(words, state, memory)
+        return F.log_softmax(self.logits(vector).float(), -1), state
+
+    def read_word(self, words: Tensor, state: State, memory: Memory) -> tuple[Tensor, State]:
+        """Read one word per row (R,) -> the input of `logits` (R, E), and the new state."""
         output, state = self.advance(self.embedding(words).unsqueeze(1), state, memory)
-        logits = self.logits(self._word_vector(output, memory)).squeeze(1)  # (R, V)
-        return F.log_softmax(logits.float(), -1), state
+        return self._word_vector(output, memory).squeeze(1), state
 
     def read(self, features: Tensor, words: Tensor, concepts: Concepts | None = None) -> Tensor:
         """Teacher forcing without the last layer: (B, N, F) and (R, T) -> (R, T, E), the input of `logits`."""
@@ -335,8 +339,8 @@ def _recur(rnn: nn.LSTM | nn.GRU, inputs: Tensor, state: State) -> tuple[Tensor,
         dtype = torch.get_autocast_dtype("cpu")
         with torch.autocast("cpu", enabled=False):
             return _recur_in(dtype, rnn, inputs.to(dtype), tuple(s.to(dtype) for s in state))
-    hidden, after = rnn(inputs, state if isinstance(rnn, nn.LSTM) else state[0])
-    return hidden, after if isinstance(rnn, nn.LSTM) else (after,)
+    hidden, after = rnn(inputs, state if len(state) == 2 else state[0])
+    return hidden, after if isinstance(after, tuple) else (after,)
 
 
 def _recur_in(dtype: torch.dtype, rnn: nn.LSTM | nn.GRU, inputs: Tensor, state: State) -> tuple[Tensor, State]:
