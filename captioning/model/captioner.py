@@ -13,17 +13,17 @@ from torch.nn.utils.rnn import pad_sequence
 from captioning.calibration import EVIDENCE, Calibration, is_unlike
 from captioning.errors import DeviceFailed, DeviceOutOfMemory, ServiceUnavailable
 from captioning.features import pack_vectors
-from captioning.model.beam import BeamResult, State, Step, beam_search
+from captioning.model.beam import BeamResult
 from captioning.model.concept_names import ConceptNames
 from captioning.model.concepts import ConceptClassifier, Concepts
-from captioning.model.constrained import constrained_search
-from captioning.model.decoder import CaptionDecoder, Memory
+from captioning.model.decoder import CaptionDecoder
 from captioning.model.demand import Demand
 from captioning.model.gender import NeutralWords
 from captioning.model.likeness import Likeness
 from captioning.model.pixels import Pixels, Preprocessing
 from captioning.model.presence import AbsentWords, Presence, least_present
-from captioning.model.repeats import said_once
+from captioning.model.search.captions import CaptionSearch
+from captioning.model.search.layers import SearchPrecision
 from captioning.model.vocabulary import PAD, START, Vocabulary
 from captioning.values import Alternative, Caption, DecodeOptions
 from captioning.word_groups import THINGS
@@ -61,6 +61,7 @@ class Captioner:
     likeness: Likeness | None = None  # to the training images
     presence: Presence | None = None  # of people and dogs
     absent: AbsentWords | None = None  # words that captions must not have
+    search_precision: SearchPrecision = "fp32"  # of the decoder's layers
 
     def caption(self, images: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
         """Return one caption per image, in order. Each image is (S, S, 3) uint8, as `open_image` returns it.
@@ -88,15 +89,12 @@ class Captioner:
             concepts = self.classifier.concepts(probabilities)
         present = None if self.presence is None else self.presence(features)
         excluded = None if self.absent is None or present is None else self.absent.of(present)
-        memory, state = self.decoder.start(features, concepts)
-        found = _hypotheses(beam_search(self._step(memory, excluded), state, options, self._once), self.vocabulary)
+        search = self._search.begin(features, concepts, excluded, options)
+        found = _hypotheses(search.best(), self.vocabulary)
         if self.demand is not None and probabilities is not None:
             rows, phrases = self.demand.missing(probabilities, [best.text for best, *_ in found])
             if rows:
-                of_rows = tuple(part[rows] for part in memory)
-                state = tuple(part[:, rows] for part in state)
-                step = self._step(of_rows, None if excluded is None else excluded[rows])
-                again = constrained_search(step, state, phrases.to(features.device), options, self._once)
+                again = search.with_phrases(rows, phrases)
                 scores = again.scores[:, 0].tolist()
                 for row, score, hypotheses in zip(rows, scores, _hypotheses(again, self.vocabulary), strict=True):
                     found[row] = hypotheses if score > float("-inf") else found[row]
@@ -153,22 +151,8 @@ class Captioner:
         return None if self.classifier is None else ConceptNames(self.classifier)
 
     @cached_property
-    def _once(self) -> Tensor:
-        return said_once(self.vocabulary).to(next(self.decoder.parameters()).device)
-
-    def _step(self, memory: Memory, excluded: Tensor | None) -> Step:
-        """Return what searches call. `excluded` (B, V) are words that an image's caption must not have."""
-
-        def step(words: Tensor, state: State) -> tuple[Tensor, State]:
-            logp, state = self.decoder.step(words, state, memory)
-            if self.neutral is not None:
-                logp = self.neutral.apply(logp)
-            if excluded is not None:
-                of_images = logp.view(len(excluded), -1, logp.size(-1))
-                logp = of_images.masked_fill(excluded.unsqueeze(1), float("-inf")).view_as(logp)
-            return logp, state
-
-        return step
+    def _search(self) -> CaptionSearch:
+        return CaptionSearch.of(self.decoder, self.vocabulary, self.neutral, self.search_precision)
 
 
 def device_error(failure: RuntimeError) -> ServiceUnavailable | None:

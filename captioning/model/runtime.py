@@ -32,6 +32,7 @@ from captioning.model.load_bundle import (
 )
 from captioning.model.openvino_encoder import EncoderSource, openvino_encoder, openvino_precision
 from captioning.model.precision import EncoderPrecision, Precision, best_precision, torch_dtype
+from captioning.model.search.layers import fastest_precision
 from captioning.values import digest_of
 
 
@@ -113,7 +114,7 @@ def load_captioner(
         encode, decoder.to(choice.device), vocabulary, preprocessing, calibration_of(bundle.description),
         neutral_words(bundle, vocabulary), classifier and classifier.to(choice.device),
         demand_of(bundle, classifier, vocabulary), likeness and likeness.to(choice.device),
-        presence and presence.to(choice.device), absent_words(bundle, vocabulary),
+        presence and presence.to(choice.device), absent_words(bundle, vocabulary), fastest_precision(choice.device),
     )  # fmt: skip
 
 

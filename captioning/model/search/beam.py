@@ -27,11 +27,6 @@ class Hypotheses(NamedTuple):
     log_probabilities: Tensor  # (B, K, L - 1) nats
     totals: Tensor  # (B, K) nats
 
-    def over(self) -> Tensor:
-        """Return for which images all hypotheses have ended, or can have no more words: (B,)."""
-        last = self.words[..., -1]
-        return ((last == END) | (last == PAD)).all(-1)
-
 
 @dataclass(frozen=True)
 class Open:
@@ -63,8 +58,9 @@ def beam_search(
 
     `excluded` (B, X) are words that an image's caption must not have, PAD for none.
     """
-    searched = searched_images(started(memory, state, excluded), lambda found: advanced(score, found, rules), rules)
-    return ranked(searched.words[..., 1:], searched.log_probabilities, searched.totals, rules.options)
+    begun = started(memory, state, excluded)
+    found = searched_images(begun, lambda images: advanced(score, images, rules), _over, rules)
+    return ranked(found.words[..., 1:], found.log_probabilities, found.totals, rules.options)
 
 
 def started(memory: Memory, state: State, excluded: Tensor | None) -> Open:
@@ -75,7 +71,15 @@ def started(memory: Memory, state: State, excluded: Tensor | None) -> Open:
     return Open(torch.arange(batch, device=device), empty, state, memory, excluded)
 
 
-def searched_images(open_images: Open, advance: Callable[[Open], Open], rules: Rules) -> Hypotheses:
+def _over(found: Open) -> Tensor:
+    """Return for which images (B,) all hypotheses have ended, or can have no more words."""
+    last = found.hypotheses.words[..., -1]
+    return ((last == END) | (last == PAD)).all(-1)
+
+
+def searched_images(
+    open_images: Open, advance: Callable[[Open], Open], is_over: Callable[[Open], Tensor], rules: Rules
+) -> Hypotheses:
     """Advance until all images are over; return the hypotheses of all, filled with PAD."""
     done: list[Open] = []
     for length in range(rules.options.max_words + 1):
@@ -83,7 +87,7 @@ def searched_images(open_images: Open, advance: Callable[[Open], Open], rules: R
         on_gpu = open_images.images.is_cuda
         if on_gpu and (length + 1) % _CHECKED:
             continue
-        over = open_images.hypotheses.over()
+        over = is_over(open_images)
         left = len(over) - int(over.sum())
         if not left:
             break
@@ -131,7 +135,7 @@ def _joined(parts: list[Open], beams: int) -> Hypotheses:
 
 def _filled(part: Hypotheses, beams: int, length: int) -> Hypotheses:
     """Return hypotheses with more tokens, PAD, and more beams, impossible ones."""
-    more, longer = beams - part.words.size(1), length - part.words.size(-1)
+    more, longer = max(0, beams - part.words.size(1)), length - part.words.size(-1)
     pad = torch.nn.functional.pad
     return Hypotheses(
         pad(part.words, (0, longer, 0, more), value=PAD),

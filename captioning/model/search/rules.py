@@ -44,6 +44,8 @@ class Rules:
             masked.scatter_(-1, excluded.unsqueeze(1).expand(-1, words.size(1), -1), IMPOSSIBLE)
         end = masked[..., END].clone()
         masked.scatter_(-1, self._forbidden(words), IMPOSSIBLE)
+        if words.size(-1) > self.options.max_words:
+            masked.fill_(IMPOSSIBLE)  # only END may come
         scores, found = (part.view(*words.shape[:2], -1) for part in best_words(logits, count))
         scores, found = self._with_end(scores, found, end, words.size(-1) - 1)
         scores = scores - normaliser
@@ -69,7 +71,6 @@ class Rules:
         may_end = length >= self.options.min_words
         if length == self.options.max_words:
             allowed = may_end or self.once is not None
-            scores, found = torch.full_like(scores, IMPOSSIBLE), torch.full_like(found, PAD)
             scores[..., 0], found[..., 0] = (end if allowed else IMPOSSIBLE), END
         elif self.once is not None and not may_end:
             used_up = scores[..., 0] == IMPOSSIBLE
