@@ -31,7 +31,8 @@ State = tuple[Tensor, ...]
 """Recurrent state, (1, R, H) each, R rows: per layer one tensor for a GRU, two for an LSTM."""
 
 Memory = tuple[Tensor, ...]
-"""The encoded images, one row per image; for decoders with attention, keys and values (B, heads, N, M/heads) first.
+"""The encoded images, one row per image; for decoders with attention, keys (B, heads, M/heads, N) and values
+(B, heads, N, M/heads) first.
 
 The last three are those of the concepts, where the decoder reads them.
 """
@@ -147,6 +148,12 @@ class CaptionDecoder(nn.Module, ABC):
         mean: Tensor = (self.embedding(words) * counted).sum(2) / counted.sum(2).clamp(min=1)
         return mean
 
+    @property
+    def vector_limit(self) -> float:
+        """What no number in the input of `logits` exceeds: 1, and the largest of an embedding if one may be copied."""
+        copied = self.concepts.strength.abs() * self.embedding.weight.abs().max() if self.concepts else 0.0
+        return 1 + float(copied)
+
     def _drop_concepts(self, weights: Tensor) -> Tensor:
         """Leave out some concepts while training, so that captions do not depend on any."""
         if not self.training or not self.config.concept_dropout:
@@ -246,14 +253,19 @@ class _AttentionBase(CaptionDecoder):
         return config.hidden_size + config.memory_size
 
     def encode_memory(self, grid: Tensor) -> Memory:
-        """Compute the keys and values of a projected grid: (B, N, M) -> (B, heads, N, M/heads) each."""
-        return self._heads(self.keys(grid)), self._heads(self.values(grid))
+        """Compute the keys and values of a projected grid (B, N, M), see `Memory`."""
+        return self._heads(self.keys(grid)).transpose(-1, -2), self._heads(self.values(grid))
 
     def attend(self, hidden: Tensor, memory: Memory) -> Tensor:
         """Attend to the grid: hidden states (R, T, H) -> attended features (R, T, M)."""
         rows, steps, _ = hidden.shape
         queries = self._heads(self.query(hidden).view(memory[0].size(0), -1, self.config.memory_size))
-        attended = F.scaled_dot_product_attention(queries, memory[0], memory[1])  # (B, heads, R/B*T, M/heads)
+        keys, values = memory[:2]
+        if steps == 1 and not self.training and hidden.device.type == "cpu":  # the fused one wants many queries
+            attended = torch.softmax(queries / queries.size(-1) ** 0.5 @ keys, -1) @ values
+        else:
+            attended = F.scaled_dot_product_attention(queries, keys.transpose(-1, -2), values)
+        # (B, heads, R/B*T, M/heads)
         return attended.transpose(1, 2).reshape(rows, steps, -1)
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -287,7 +299,7 @@ class AttentionDecoder(_AttentionBase):
         memory, state = self.start(features, concepts)
         hidden, _ = _recur(self.rnn, self.embedding(words), state)
         queries = self._heads(self.query(hidden))  # (B, heads, T, M/heads)
-        weights = torch.softmax(queries @ memory[0].transpose(-1, -2) / queries.size(-1) ** 0.5, -1)
+        weights = torch.softmax(queries @ memory[0] / queries.size(-1) ** 0.5, -1)
         return weights.mean(1)
 
 

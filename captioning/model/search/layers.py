@@ -36,12 +36,15 @@ def fastest_precision(device: str) -> SearchPrecision:
     return "int8"
 
 
-def linear_of(weight: Tensor, bias: Tensor, precision: SearchPrecision) -> Linear:
-    """Return x -> x @ weight.T + bias, for weights (O, D) and a bias (O,)."""
-    return _int8(weight, bias) if precision == "int8" else lambda x: F.linear(x, weight, bias)
+def linear_of(weight: Tensor, bias: Tensor, precision: SearchPrecision, limit: float | None = None) -> Linear:
+    """Return x -> x @ weight.T + bias, for weights (O, D) and a bias (O,).
+
+    `limit` is what no number in x exceeds. Where it is known, x need not be looked through for its largest.
+    """
+    return _int8(weight, bias, limit) if precision == "int8" else lambda x: F.linear(x, weight, bias)
 
 
-def _int8(weight: Tensor, bias: Tensor) -> Linear:
+def _int8(weight: Tensor, bias: Tensor, limit: float | None = None) -> Linear:
     scale = weight.abs().amax(1).clamp(min=_SMALLEST) / _LEVELS
     quantised = (weight / scale.unsqueeze(1)).round().to(torch.int8)
     packed = torch.ops.onednn.qlinear_prepack(quantised, None)
@@ -49,13 +52,17 @@ def _int8(weight: Tensor, bias: Tensor) -> Linear:
     multiply = torch.ops.onednn.qlinear_pointwise
     bias = bias.detach()
 
+    def limited(x: Tensor) -> Tensor:
+        levels = (x * (_LEVELS / limit)).round_().add_(_ZERO).to(torch.uint8)
+        return multiply(levels, limit / _LEVELS, _ZERO, packed, scale, zeros, bias, 1.0, 0, torch.float32, "none", [], "")
+
     def linear(x: Tensor) -> Tensor:
         step = x.abs().amax(-1, keepdim=True).clamp_(min=_SMALLEST) / _LEVELS
         levels = (x / step).round_().add_(_ZERO).to(torch.uint8)
         product = multiply(levels, 1.0, _ZERO, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
         return torch.addcmul(bias, product, step)
 
-    return linear
+    return linear if limit is None else limited
 
 
 class PreparedLinear(nn.Module):

@@ -37,7 +37,7 @@ class PreparedDecoder:
             missing = -len(bias) % BLOCK
             padded = torch.cat([weight, weight.new_zeros(missing, weight.size(1))])
             impossible = torch.cat([bias, bias.new_full((missing,), IMPOSSIBLE)])
-            return cls(prepared, linear_of(padded, impossible, precision))
+            return cls(prepared, linear_of(padded, impossible, precision, decoder.vector_limit))
 
     def start(self, features: Tensor, concepts: Concepts | None = None) -> tuple[Memory, State]:
         """Encode images, as `CaptionDecoder.start`."""
