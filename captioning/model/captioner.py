@@ -73,7 +73,7 @@ class Captioner:
         try:
             with torch.inference_mode():
                 features = self.encode(torch.from_numpy(np.stack(images)))
-                return self.caption_features(features, options)
+            return self.caption_features(features, options)
         except RuntimeError as failure:
             error = device_error(failure)
             if error is None:
@@ -81,13 +81,15 @@ class Captioner:
         torch.cuda.empty_cache()  # outside the except block, where the failed call no longer references its tensors
         raise error
 
+    @torch.inference_mode()
     def caption_features(self, features: Tensor, options: DecodeOptions) -> list[Caption]:
         """Return one caption for each row of grid features (B, N, 2048)."""
         probabilities = concepts = None
+        mean = features.float().mean(1, keepdim=True)  # (B, 1, 2048), all that the small classifiers read
         if self.classifier is not None:
-            probabilities = self.classifier.probabilities(features)
+            probabilities = self.classifier.probabilities(mean)
             concepts = self.classifier.concepts(probabilities)
-        present = None if self.presence is None else self.presence(features)
+        present = None if self.presence is None else self.presence(mean)
         excluded = None if self.absent is None or present is None else self.absent.of(present)
         search = self._search.begin(features, concepts, excluded, options)
         found = _hypotheses(search.best(), self.vocabulary)
@@ -99,9 +101,9 @@ class Captioner:
                 for row, score, hypotheses in zip(rows, scores, _hypotheses(again, self.vocabulary), strict=True):
                     found[row] = hypotheses if score > float("-inf") else found[row]
         seen: Sequence[Sequence[float]] = [()] * len(features) if probabilities is None else probabilities.tolist()
-        distances = [None] * len(features) if self.likeness is None else self.likeness(features).tolist()
+        distances = [None] * len(features) if self.likeness is None else self.likeness(mean).tolist()
         shown = [None] * len(features) if present is None else present.tolist()
-        vectors = pack_vectors(features.float().mean(1).cpu().numpy())
+        vectors = pack_vectors(mean.squeeze(1).cpu().numpy())
         captions = [self._caption(*parts) for parts in zip(found, seen, distances, shown, vectors, strict=True)]
         return self._with_attention(captions, features, concepts) if options.attention else captions
 

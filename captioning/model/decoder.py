@@ -151,8 +151,10 @@ class CaptionDecoder(nn.Module, ABC):
     @property
     def vector_limit(self) -> float:
         """What no number in the input of `logits` exceeds: 1, and the largest of an embedding if one may be copied."""
-        copied = self.concepts.strength.abs() * self.embedding.weight.abs().max() if self.concepts else 0.0
-        return 1 + float(copied)
+        if self.concepts is None:
+            return 1.0
+        with torch.no_grad():
+            return 1 + float(self.concepts.strength.abs() * self.embedding.weight.abs().max())
 
     def _drop_concepts(self, weights: Tensor) -> Tensor:
         """Leave out some concepts while training, so that captions do not depend on any."""

@@ -112,10 +112,10 @@ def advanced(score: Score, found: Open, rules: Rules) -> Open:
 
 def extended(before: Hypotheses, parent: Tensor, word: Tensor, chosen: Tensor, totals: Tensor) -> Hypotheses:
     """Return hypotheses (B, K) that continue their parents with a word, or with PAD where none is possible."""
-    impossible = totals == IMPOSSIBLE
+    impossible = ~(totals > IMPOSSIBLE)  # NaN too
     words = torch.cat([reorder(before.words, parent), word.masked_fill(impossible, PAD).unsqueeze(-1)], -1)
     log_probabilities = reorder(before.log_probabilities, parent)
-    chosen = chosen.masked_fill(impossible, 0.0).unsqueeze(-1)
+    chosen = chosen.masked_fill(totals == IMPOSSIBLE, 0.0).unsqueeze(-1)
     return Hypotheses(words, torch.cat([log_probabilities, chosen], -1), totals)
 
 

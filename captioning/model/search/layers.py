@@ -5,12 +5,14 @@ row, and so a caption does not depend on the other images of its batch.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812, the usual name
+
+from captioning.model.concepts import ConceptAttention
 
 Linear = Callable[[Tensor], Tensor]
 """(..., D) -> (..., O)."""
@@ -54,7 +56,10 @@ def _int8(weight: Tensor, bias: Tensor, limit: float | None = None) -> Linear:
 
     def limited(x: Tensor) -> Tensor:
         levels = (x * (_LEVELS / limit)).round_().add_(_ZERO).to(torch.uint8)
-        return multiply(levels, limit / _LEVELS, _ZERO, packed, scale, zeros, bias, 1.0, 0, torch.float32, "none", [], "")
+        step = limit / _LEVELS
+        product = multiply(levels, step, _ZERO, packed, scale, zeros, bias, 1.0, 0, torch.float32, "none", [], "")
+        product[..., 0] += 0 * x.sum(-1)  # integers have no NaN
+        return product
 
     def linear(x: Tensor) -> Tensor:
         step = x.abs().amax(-1, keepdim=True).clamp_(min=_SMALLEST) / _LEVELS
@@ -86,29 +91,63 @@ class PreparedRecurrence(nn.Module):
 
     def __init__(self, layer: nn.LSTM | nn.GRU, precision: SearchPrecision) -> None:
         super().__init__()
-        of_input, of_hidden, input_bias, hidden_bias = layer.all_weights[0]
-        self._input = linear_of(of_input, input_bias, precision)
-        self._hidden = linear_of(of_hidden, hidden_bias, precision)
-        self._is_lstm = isinstance(layer, nn.LSTM)
+        self._weights = of_input, of_hidden, input_bias, hidden_bias = layer.all_weights[0]
+        self._in_int8 = precision == "int8"
+        if self._in_int8:
+            self._input, self._hidden = _int8(of_input, input_bias), _int8(of_hidden, hidden_bias)
 
     def forward(
         self, inputs: Tensor, state: Tensor | tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
         """Read (R, 1, D) after a state (1, R, H), for an LSTM two: return the hidden state (R, 1, H) and the state."""
-        after = self._lstm(inputs[:, 0], *state) if self._is_lstm else self._gru(inputs[:, 0], state)
-        hidden = after[0] if isinstance(after, tuple) else after
-        return hidden.transpose(0, 1), after
+        word = inputs[:, 0]
+        if isinstance(state, tuple):
+            hidden, cell = self._lstm(word, state[0][0], state[1][0])
+            return hidden.unsqueeze(1), (hidden.unsqueeze(0), cell.unsqueeze(0))
+        hidden = self._gru(word, state[0])
+        return hidden.unsqueeze(1), hidden.unsqueeze(0)
 
-    def _lstm(self, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        gates = self._input(x).add_(self._hidden(hidden[0]))
-        into, forget, new, out = gates.chunk(4, -1)
-        after = cell[0] * torch.sigmoid(forget)
+    def _lstm(self, word: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        if not self._in_int8:
+            return torch.lstm_cell(word, (hidden, cell), *self._weights)
+        into, forget, new, out = self._input(word).add_(self._hidden(hidden)).chunk(4, -1)
+        after = torch.sigmoid(forget) * cell
         after.addcmul_(torch.sigmoid(into), torch.tanh(new))
-        return (torch.sigmoid(out) * torch.tanh(after)).unsqueeze(0), after.unsqueeze(0)
+        return torch.sigmoid(out) * torch.tanh(after), after
 
-    def _gru(self, x: Tensor, hidden: Tensor) -> Tensor:
-        of_input, of_hidden = self._input(x), self._hidden(hidden[0])
-        size = hidden.size(-1)
-        reset, keep = torch.sigmoid(of_input[:, : 2 * size] + of_hidden[:, : 2 * size]).chunk(2, -1)
-        new = torch.tanh(torch.addcmul(of_input[:, 2 * size :], reset, of_hidden[:, 2 * size :]))
-        return torch.lerp(new, hidden[0], keep).unsqueeze(0)
+    def _gru(self, word: Tensor, hidden: Tensor) -> Tensor:
+        if not self._in_int8:
+            return torch.gru_cell(word, hidden, *self._weights)
+        of_input, of_hidden = self._input(word), self._hidden(hidden)
+        both = 2 * hidden.size(-1)  # gates come first
+        reset, keep = torch.sigmoid(of_input[:, :both] + of_hidden[:, :both]).chunk(2, -1)
+        new = torch.tanh(torch.addcmul(of_input[:, both:], reset, of_hidden[:, both:]))
+        return torch.lerp(new, hidden, keep)
+
+
+class PreparedConcepts(nn.Module):
+    """A `ConceptAttention` that reads one word: what follows from the concepts alone is computed once per image.
+
+    The scores are linear in the hidden state, so queries are not needed. Attending to nothing is one more concept.
+    """
+
+    def __init__(self, layer: ConceptAttention) -> None:
+        super().__init__()
+        self._layer = layer
+        self.first_state = layer.first_state
+
+    def encode(self, embedded: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the memory (B, H, K + 1), (B, K + 1, E), (B, 1, K + 1) of concepts (B, K, E) and weights (B, K)."""
+        keys, values, scores = self._layer.encode(embedded, weights)
+        query, none = self._layer.query, self._layer.none.expand(len(keys), 1)
+        keys = keys / keys.size(-1) ** 0.5
+        of_hidden, of_bias = keys @ query.weight, keys @ query.bias
+        scores = torch.cat([scores + of_bias, none], -1).unsqueeze(1)
+        return F.pad(of_hidden, (0, 0, 0, 1)).transpose(1, 2), F.pad(self._layer.strength * values, (0, 0, 0, 1)), scores
+
+    def forward(self, hidden: Tensor, memory: Sequence[Tensor]) -> Tensor:
+        """Return what is added to the vector that is compared with words: (R, 1, H) -> (R, 1, E)."""
+        keys, values, scores = memory
+        queries = hidden.view(len(keys), -1, hidden.size(-1))
+        copied = torch.softmax(torch.baddbmm(scores, queries, keys), -1) @ values
+        return copied.view(len(hidden), 1, -1)

@@ -9,10 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from captioning.model.beam import IMPOSSIBLE
-from captioning.model.concepts import Concepts
+from captioning.model.concepts import ConceptAttention, Concepts
 from captioning.model.decoder import CaptionDecoder, Memory, State
 from captioning.model.search.best_words import BLOCK
-from captioning.model.search.layers import Linear, PreparedLinear, PreparedRecurrence, SearchPrecision, linear_of
+from captioning.model.search.layers import (
+    Linear,
+    PreparedConcepts,
+    PreparedLinear,
+    PreparedRecurrence,
+    SearchPrecision,
+    linear_of,
+)
 
 
 @dataclass(frozen=True)
@@ -28,10 +35,12 @@ class PreparedDecoder:
         with torch.inference_mode():
             shared = {id(tensor): tensor for tensor in (*decoder.parameters(), *decoder.buffers())}
             prepared = copy.deepcopy(decoder, cast("dict[int, object]", shared)).eval()
+            if prepared.concepts is not None:
+                prepared.concepts = cast("ConceptAttention", PreparedConcepts(prepared.concepts))
             for name, layer in list(prepared.named_modules()):
                 if isinstance(layer, nn.LSTM | nn.GRU):
                     _replace(prepared, name, PreparedRecurrence(layer, precision))
-                elif isinstance(layer, nn.Linear) and precision == "int8":
+                elif isinstance(layer, nn.Linear) and precision == "int8" and not name.startswith("concepts."):
                     _replace(prepared, name, PreparedLinear(layer))
             weight, bias = decoder.embedding.weight, decoder.bias
             missing = -len(bias) % BLOCK
