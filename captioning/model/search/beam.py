@@ -51,9 +51,7 @@ class Open:
         )
 
 
-def beam_search(
-    score: Score, memory: Memory, state: State, rules: Rules, excluded: Tensor | None = None
-) -> BeamResult:
+def beam_search(score: Score, memory: Memory, state: State, rules: Rules, excluded: Tensor | None = None) -> BeamResult:
     """Search captions of B images, as `captioning.model.beam.beam_search` with one row of state per image.
 
     `excluded` (B, X) are words that an image's caption must not have, PAD for none.

@@ -64,6 +64,4 @@ class BatchSearch:
         rows = torch.tensor(images, device=self.state[0].device)
         excluded = None if self.excluded is None else self.excluded[rows]
         memory, state = select(self.memory, 0, rows), select(self.state, 1, rows)
-        return constrained_search(
-            self.decoder.step, memory, state, phrases.to(rows.device), self.rules, excluded
-        )
+        return constrained_search(self.decoder.step, memory, state, phrases.to(rows.device), self.rules, excluded)

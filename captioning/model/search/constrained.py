@@ -98,7 +98,7 @@ def _advanced(score: Score, found: Open, rules: Rules) -> Open:
 
 
 def _over(found: Hypotheses, beams: int) -> Tensor:
-    """Return for which images (B,) nothing better can be found: all that have the phrase ended, and scores only fall."""
+    """Return for which images (B,) nothing better can be found: those with the phrase ended, and scores only fall."""
     last, totals = found.words[:, -beams:, -1], found.totals
     ended = ((last == END) | (last == PAD)).all(1)
     return ended & (totals[:, :-beams].amax(1) <= totals[:, -beams:].amin(1))

@@ -41,33 +41,50 @@ def fastest_precision(device: str) -> SearchPrecision:
 def linear_of(weight: Tensor, bias: Tensor, precision: SearchPrecision, limit: float | None = None) -> Linear:
     """Return x -> x @ weight.T + bias, for weights (O, D) and a bias (O,).
 
-    `limit` is what no number in x exceeds. Where it is known, x need not be looked through for its largest.
+    `limit` is what no number in x exceeds. Where it is known, the largest number of a row is not looked for.
     """
-    return _int8(weight, bias, limit) if precision == "int8" else lambda x: F.linear(x, weight, bias)
+    if precision == "fp32":
+        return lambda x: F.linear(x, weight, bias)
+    return _int8(weight, bias) if limit is None else _limited_int8(weight, bias, limit)
 
 
-def _int8(weight: Tensor, bias: Tensor, limit: float | None = None) -> Linear:
-    scale = weight.abs().amax(1).clamp(min=_SMALLEST) / _LEVELS
-    quantised = (weight / scale.unsqueeze(1)).round().to(torch.int8)
-    packed = torch.ops.onednn.qlinear_prepack(quantised, None)
-    zeros = torch.zeros(len(weight), dtype=torch.int32)
-    multiply = torch.ops.onednn.qlinear_pointwise
-    bias = bias.detach()
-
-    def limited(x: Tensor) -> Tensor:
-        levels = (x * (_LEVELS / limit)).round_().add_(_ZERO).to(torch.uint8)
-        step = limit / _LEVELS
-        product = multiply(levels, step, _ZERO, packed, scale, zeros, bias, 1.0, 0, torch.float32, "none", [], "")
-        product[..., 0] += 0 * x.sum(-1)  # integers have no NaN
-        return product
+def _int8(weight: Tensor, bias: Tensor) -> Linear:
+    multiply, bias = _int8_product(weight), bias.detach()
 
     def linear(x: Tensor) -> Tensor:
         step = x.abs().amax(-1, keepdim=True).clamp_(min=_SMALLEST) / _LEVELS
-        levels = (x / step).round_().add_(_ZERO).to(torch.uint8)
-        product = multiply(levels, 1.0, _ZERO, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
-        return torch.addcmul(bias, product, step)
+        return torch.addcmul(bias, multiply(x / step, 1.0, None), step)
 
-    return linear if limit is None else limited
+    return linear
+
+
+def _limited_int8(weight: Tensor, bias: Tensor, limit: float) -> Linear:
+    multiply, bias, step = _int8_product(weight), bias.detach(), limit / _LEVELS
+
+    def linear(x: Tensor) -> Tensor:
+        product = multiply(x / step, step, bias)
+        product[..., 0] += 0 * x.sum(-1)  # a row with NaN must not look like a row of integers
+        return product
+
+    return linear
+
+
+def _int8_product(weight: Tensor) -> Callable[[Tensor, float, Tensor | None], Tensor]:
+    """Return (x, step, bias) -> step * (x rounded to -127 to 127) @ weight.T + bias."""
+    scale = weight.detach().abs().amax(1).clamp(min=_SMALLEST) / _LEVELS
+    quantised = (weight.detach() / scale.unsqueeze(1)).round().to(torch.int8)
+    packed = torch.ops.onednn.qlinear_prepack(quantised, None)
+    zeros = torch.zeros(len(weight), dtype=torch.int32)
+    operation = torch.ops.onednn.qlinear_pointwise
+
+    def multiply(x: Tensor, step: float, bias: Tensor | None) -> Tensor:
+        levels = x.round().add_(_ZERO).to(torch.uint8)  # with signed ones the operation takes a hundred times as long
+        product: Tensor = operation(
+            levels, step, _ZERO, packed, scale, zeros, bias, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return product
+
+    return multiply
 
 
 class PreparedLinear(nn.Module):
@@ -96,9 +113,7 @@ class PreparedRecurrence(nn.Module):
         if self._in_int8:
             self._input, self._hidden = _int8(of_input, input_bias), _int8(of_hidden, hidden_bias)
 
-    def forward(
-        self, inputs: Tensor, state: Tensor | tuple[Tensor, ...]
-    ) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
+    def forward(self, inputs: Tensor, state: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
         """Read (R, 1, D) after a state (1, R, H), for an LSTM two: return the hidden state (R, 1, H) and the state."""
         word = inputs[:, 0]
         if isinstance(state, tuple):
@@ -143,7 +158,8 @@ class PreparedConcepts(nn.Module):
         keys = keys / keys.size(-1) ** 0.5
         of_hidden, of_bias = keys @ query.weight, keys @ query.bias
         scores = torch.cat([scores + of_bias, none], -1).unsqueeze(1)
-        return F.pad(of_hidden, (0, 0, 0, 1)).transpose(1, 2), F.pad(self._layer.strength * values, (0, 0, 0, 1)), scores
+        of_hidden, values = (F.pad(part, (0, 0, 0, 1)) for part in (of_hidden, self._layer.strength * values))
+        return of_hidden.transpose(1, 2), values, scores
 
     def forward(self, hidden: Tensor, memory: Sequence[Tensor]) -> Tensor:
         """Return what is added to the vector that is compared with words: (R, 1, H) -> (R, 1, E)."""
