@@ -102,6 +102,10 @@ compare: setup ## Compare LSTM and GRU again (an hour): make compare DATA= ENCOD
 bench: setup ## Measure a whole embedded job: make bench IMAGES=folder
 	$(BIN)/python benchmarks/embedded_job.py $(IMAGES)
 
+bench-beam: setup ## Time the search of captions against the plain one: make bench-beam IMAGES=folder
+	@test -n "$(IMAGES)" || { echo "usage: make bench-beam IMAGES=folder"; exit 2; }
+	$(BIN)/python -m benchmarks.beam_search $(IMAGES)
+
 bench-exports: setup ## Measure exports: tables of a million rows, and the how-to pages with 20,000 images (20 minutes)
 	$(BIN)/python -m benchmarks.exports rows
 	$(BIN)/python -m benchmarks.exports pages
@@ -124,5 +128,5 @@ wheel: setup ## Build the wheel into dist/
 clean: ## Remove everything that the other targets created
 	rm -rf $(VENV) .audit build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench bench-exports bench-gallery bench-duplicates screenshots \
+.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench bench-beam bench-exports bench-gallery bench-duplicates screenshots \
   scale migration wheel clean
