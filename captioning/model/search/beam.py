@@ -57,7 +57,7 @@ def beam_search(score: Score, memory: Memory, state: State, rules: Rules, exclud
     `excluded` (B, X) are words that an image's caption must not have, PAD for none.
     """
     begun = started(memory, state, excluded)
-    found = searched_images(begun, lambda images: advanced(score, images, rules), _over, rules)
+    found = searched_images(begun, lambda images: advanced(score, images, rules), is_over, rules)
     return ranked(found.words[..., 1:], found.log_probabilities, found.totals, rules.options)
 
 
@@ -69,14 +69,14 @@ def started(memory: Memory, state: State, excluded: Tensor | None) -> Open:
     return Open(torch.arange(batch, device=device), empty, state, memory, excluded)
 
 
-def _over(found: Open) -> Tensor:
+def is_over(found: Open) -> Tensor:
     """Return for which images (B,) all hypotheses have ended, or can have no more words."""
     last = found.hypotheses.words[..., -1]
     return ((last == END) | (last == PAD)).all(-1)
 
 
 def searched_images(
-    open_images: Open, advance: Callable[[Open], Open], is_over: Callable[[Open], Tensor], rules: Rules
+    open_images: Open, advance: Callable[[Open], Open], are_over: Callable[[Open], Tensor], rules: Rules
 ) -> Hypotheses:
     """Advance until all images are over; return the hypotheses of all, filled with PAD."""
     done: list[Open] = []
@@ -85,7 +85,7 @@ def searched_images(
         on_gpu = open_images.images.is_cuda
         if on_gpu and (length + 1) % _CHECKED:
             continue
-        over = is_over(open_images)
+        over = are_over(open_images)
         left = len(over) - int(over.sum())
         if not left:
             break

@@ -43,6 +43,8 @@ class Rules:
         if excluded is not None:
             masked.scatter_(-1, excluded.unsqueeze(1).expand(-1, words.size(1), -1), IMPOSSIBLE)
         end = masked[..., END].clone()
+        for token in (PAD, START, UNKNOWN, *([END] if words.size(-1) <= self.options.min_words else [])):
+            masked[..., token].fill_(IMPOSSIBLE)
         masked.scatter_(-1, self._forbidden(words), IMPOSSIBLE)
         if words.size(-1) > self.options.max_words:
             masked.fill_(IMPOSSIBLE)  # only END may come
@@ -56,9 +58,8 @@ class Rules:
         return Candidates(found, scores, masked, normaliser, ended)
 
     def _forbidden(self, words: Tensor) -> Tensor:
-        """Return ids of words that must not come after each hypothesis (B, K, L), some of them twice: (B, K, n)."""
-        special = [PAD, START, UNKNOWN] + ([END] if words.size(-1) <= self.options.min_words else [])
-        parts = [torch.tensor(special, device=words.device).expand(*words.shape[:2], -1), words[..., -1:]]
+        """Return ids of words that must not come again after hypotheses (B, K, L), some of them twice: (B, K, n)."""
+        parts = [words[..., -1:]]
         if words.size(-1) > 3:  # no three words occur twice
             same = (words[..., :-2] == words[..., -2:-1]) & (words[..., 1:-1] == words[..., -1:])
             parts.append(torch.where(same, words[..., 2:], PAD))
