@@ -5,13 +5,15 @@ that workers would have written, except for times and fences.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import sqlalchemy as sa
 
 from benchmarks.scale_deployment import Deployment
 from benchmarks.scale_images import original, png
 from captioning.store import jobs
+from captioning.store.database import Database
 from captioning.values import DecodeOptions
 from tests.faults.stub_captioner import expected_caption
 
@@ -39,23 +41,30 @@ _STATEMENTS = (
 
 def prefill(deployment: Deployment, per_job: int, share: float) -> int:
     """Write the results of the first `share` of every job; return the number of items. `per_job`: items of a job."""
-    with deployment.db.writing() as connection:
-        connection.exec_driver_sql(_TABLE)
-    done = captioned = 0
-    for index, progress in enumerate(sorted(jobs.progress(deployment.db), key=lambda p: p.job)):
-        for rows in _pages(deployment, progress.job, index, per_job, share):
-            _insert(deployment, rows)
-            done += len(rows)
-            captioned += sum(row["state"] == "captioned" for row in rows)
-    with deployment.db.writing() as connection:
-        for statement in _STATEMENTS:
-            connection.exec_driver_sql(statement.format(digest=DecodeOptions().digest))
-    if not deployment.db.is_sqlite:  # autovacuum would have done this in the meantime
-        with deployment.db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("VACUUM ANALYZE")
+    in_order = sorted(jobs.progress(deployment.db), key=lambda p: p.job)
+    pages = (_pages(deployment, progress.job, index, per_job, share) for index, progress in enumerate(in_order))
+    done, captioned = write_results(deployment.db, chain.from_iterable(pages))
     with deployment.model_runs_file.open("ab") as model_runs:
         model_runs.write(b"." * captioned)
     return done
+
+
+def write_results(db: Database, pages: Iterable[list[dict[str, object]]]) -> tuple[int, int]:
+    """Write the results of items, given as rows of `_TABLE`; return how many, and how many are captioned."""
+    with db.writing() as connection:
+        connection.exec_driver_sql(_TABLE)
+    done = captioned = 0
+    for rows in pages:
+        _insert(db, rows)
+        done += len(rows)
+        captioned += sum(row["state"] == "captioned" for row in rows)
+    with db.writing() as connection:
+        for statement in _STATEMENTS:
+            connection.exec_driver_sql(statement.format(digest=DecodeOptions().digest))
+    if not db.is_sqlite:  # autovacuum would have done this in the meantime
+        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM ANALYZE")
+    return done, captioned
 
 
 def _pages(
@@ -90,10 +99,10 @@ def _pages(
         yield rows
 
 
-def _insert(deployment: Deployment, rows: list[dict[str, object]]) -> None:
-    with deployment.db.writing() as connection:
+def _insert(db: Database, rows: list[dict[str, object]]) -> None:
+    with db.writing() as connection:
         names = list(rows[0])
-        if deployment.db.is_sqlite:
+        if db.is_sqlite:
             marks = ", ".join(f":{name}" for name in names)
             connection.connection.cursor().executemany(f"INSERT INTO prefill VALUES ({marks})", rows)  # noqa: S608
             return
