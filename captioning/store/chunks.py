@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from captioning.store.bulk import insert
 from captioning.store.database import now
 from captioning.store.schema import Chunk, Item, Job, is_open
 from captioning.values import ChunkState, ItemState, JobState
@@ -39,7 +40,7 @@ def enqueue(connection: Connection, job_id: int, root_id: int, file_ids: Sequenc
         for chunk_id, part in _new_chunks(connection, job_id, root_id, file_ids, chunk_size)
         for file_id in part
     ]
-    connection.execute(sa.insert(Item), items)
+    insert(connection, Item, items)
 
 
 def requeue(connection: Connection, job_id: int, root_id: int, item_ids: Sequence[int], chunk_size: int) -> None:

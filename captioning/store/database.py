@@ -4,18 +4,16 @@ No transaction leaves anything in its session, so that each one may run on anoth
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 import tenacity
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.functions import FunctionElement
 
 from captioning.errors import StoreRefused, StoreUnavailable
@@ -42,13 +40,6 @@ def _now_sqlite(_element: object, _compiler: object, **_: Any) -> str:
 @compiles(now, "postgresql")
 def _now_postgresql(_element: object, _compiler: object, **_: Any) -> str:
     return "extract(epoch from clock_timestamp())::double precision"
-
-
-def insert_or_ignore(connection: Connection, table: type[DeclarativeBase], rows: Sequence[dict[str, Any]]) -> None:
-    """Insert rows; rows that exist already stay as they are."""
-    if rows:
-        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        connection.execute(insert(table).on_conflict_do_nothing(), rows)
 
 
 class Database:

@@ -1,6 +1,6 @@
 """Features of images: written with captions, read to find near-duplicates, which may share a caption."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ from sqlalchemy.engine import Connection
 
 from captioning.features import THUMBNAIL_BYTES, sketches, unpack_thumbnails, unpack_vectors
 from captioning.near_duplicates import Images
-from captioning.store.database import Database, insert_or_ignore, now
+from captioning.store.bulk import insert_for_images, insert_or_ignore
+from captioning.store.database import Database, now
 from captioning.store.schema import Caption, Edit, Encoder, Features, File, Image, Item
 from captioning.values import Source
 
@@ -33,15 +34,16 @@ class NewFeatures:
 # -- in the transaction that commits a batch --
 
 
-def insert_features(connection: Connection, encoder: str, new: Sequence[NewFeatures], *, force: bool = False) -> None:
-    """Insert features of images that an encoder, given by its key, has seen.
+def insert_features(
+    connection: Connection, encoder: str, new: Sequence[NewFeatures], new_ids: Set[int], *, force: bool = False
+) -> None:
+    """Insert features of images that an encoder, given by its key, has seen. `new_ids`: images of this transaction.
 
     Those that exist already stay; with `force`, they are replaced where the encoder has seen the image now.
     """
     if not encoder or not new:
         return
-    insert_or_ignore(connection, Encoder, [{"key": encoder}])
-    encoder_id = connection.execute(sa.select(Encoder.id).where(Encoder.key == encoder)).scalar_one()
+    encoder_id = _encoder_id(connection, encoder)
     if force:
         redone = [one.image_id for one in new if one.vector is not None]
         old = (Features.encoder_id == encoder_id, Features.image_id.in_(redone))
@@ -54,10 +56,19 @@ def insert_features(connection: Connection, encoder: str, new: Sequence[NewFeatu
         rows = [
             {"image_id": one.image_id, "encoder_id": encoder_id, "vector": vector, "thumbnail": one.thumbnail,
              "sketch": sketch_of[one.image_id]}
-            for one in sorted(batch, key=lambda one: one.image_id)
+            for one in batch
             if (vector := one.vector or vectors.get(one.shared_from or "")) is not None
         ]  # fmt: skip
-        insert_or_ignore(connection, Features, rows)
+        insert_for_images(connection, Features, rows, new_ids)
+
+
+def _encoder_id(connection: Connection, key: str) -> int:
+    query = sa.select(Encoder.id).where(Encoder.key == key)
+    known: int | None = connection.execute(query).scalar()
+    if known is not None:
+        return known
+    insert_or_ignore(connection, Encoder, [{"key": key}])
+    return connection.execute(query).scalar_one()
 
 
 def _vectors_of_contents(connection: Connection, encoder_id: int, sha256s: Collection[str]) -> dict[str, bytes]:

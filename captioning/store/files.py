@@ -1,6 +1,6 @@
 """Roots and files: what a walk found where, and which of it needs a caption."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,9 @@ from sqlalchemy.engine import Connection
 
 from captioning.errors import StoreUnavailable, UsageError
 from captioning.paths import hash_of, is_below, text_of
+from captioning.store.bulk import insert_or_ignore, is_one_of, update_rows
 from captioning.store.chunks import enqueue, lock_job, requeue
-from captioning.store.database import Database, insert_or_ignore
+from captioning.store.database import Database
 from captioning.store.pairs import Pairs, partner_path
 from captioning.store.preferred import keep_captions_of_people
 from captioning.store.schema import Capability, Caption, Chunk, File, Image, Item, Model, Mount, Root
@@ -161,10 +162,11 @@ def register(
         size_at = {f.path: f.size for f in registered}
         near = (size_at.get(partner_path(f.path, f.partner), f.size) for f in registered)  # it reads that file
         sizes = dict(zip(file_ids, near, strict=True))
-        in_job = _matching(connection, sa.select(Item.file_id).where(Item.job_id == job_id), Item.file_id, file_ids)
-        captioned = set() if policy.force else _captioned(connection, file_ids, policy)
+        old_ids = [i for i in sizes if i not in upserted.new]  # nothing refers to the others yet
+        in_job = _matching(connection, sa.select(Item.file_id).where(Item.job_id == job_id), Item.file_id, old_ids)
+        captioned = set() if policy.force else _captioned(connection, old_ids, policy)
         open_ids = [i for i in sizes if i not in in_job and i not in captioned]
-        failed = permanently_failed(connection, open_ids, policy)
+        failed = permanently_failed(connection, [i for i in open_ids if i not in upserted.new], policy)
         order = {upserted.ids[f.path]: n for n, f in enumerate(registered) if f.is_ordered}
         todo = sorted((i for i in open_ids if i not in failed), key=lambda i: (order.get(i, -1), sizes[i], i))
         enqueue(connection, job_id, root_id, todo, chunk_size)
@@ -177,6 +179,7 @@ def register(
 @dataclass(frozen=True)
 class _Upserted:
     ids: dict[bytes, int]  # by path
+    new: Set[int]  # ids of the files that had no row
     changed: set[int]  # ids of the files with new content
     unverified: list[tuple[FoundFile, str]]
 
@@ -184,22 +187,22 @@ class _Upserted:
 def _upsert(connection: Connection, root_id: int, found: Sequence[FoundFile], *, verify: bool) -> _Upserted:
     """Insert new files and update changed ones, except those whose content must be compared first."""
     mount_ids = _mount_ids(connection, {f.mount for f in found if f.mount is not None})
-    stored = _stored_files(connection, root_id, found)
+    stored = _stored_files(connection, root_id, {hash_of(f.path): f.path for f in found})
     pairs = Pairs.of(connection, root_id, found)
     unverified = [
         (f, row.sha256) for f in found if (row := stored.get(f.path)) is not None and _is_unverified(f, row, verify)
     ]
     left_out = {f.path for f, _ in unverified}
     found = [f for f in found if f.path not in left_out]
-    new = [_new_row(root_id, f, mount_ids) | {"partner": pairs.partner(f)} for f in found if f.path not in stored]
-    insert_or_ignore(connection, File, new)
+    rows = [_new_row(root_id, f, mount_ids) | {"partner": pairs.partner(f)} for f in found if f.path not in stored]
+    new_ids, raced_ids = _insert_files(connection, root_id, rows)
     changed, refreshed = [], []
     for f in found:
         row = stored.get(f.path)
         if row is None:
             continue
         seen = {
-            "row": row.id,
+            "id": row.id,
             "ctime_ns": row.ctime_ns if f.ctime_ns is None else f.ctime_ns,
             "mount_id": row.mount_id if f.mount is None else mount_ids[f.mount],
         }
@@ -212,27 +215,38 @@ def _upsert(connection: Connection, root_id: int, found: Sequence[FoundFile], *,
             )
         elif (seen["ctime_ns"], seen["mount_id"], None) != (row.ctime_ns, row.mount_id, row.missing_since):
             refreshed.append(seen)
-    keep_captions_of_people(connection, [row["row"] for row in changed])
+    keep_captions_of_people(connection, [row["id"] for row in changed])
     for rows in (changed, refreshed):
-        if rows:
-            in_order = sorted(rows, key=lambda row: row["row"])  # as workers update them, or both wait in a circle
-            found_again = [row | {"missing_since": None} for row in in_order]
-            connection.execute(sa.update(File).where(File.id == sa.bindparam("row")), found_again)
-    if any(f.path not in stored for f in found):
-        stored = _stored_files(connection, root_id, found)
-    if any(f.path not in stored for f in found):
+        update_rows(connection, File, [row | {"missing_since": None} for row in rows])
+    ids = {path: row.id for path, row in stored.items()} | new_ids | raced_ids
+    if any(f.path not in ids for f in found):
         raise StoreUnavailable("a file was removed by `producer forget` while it was registered")  # the caller retries
-    return _Upserted({f.path: stored[f.path].id for f in found}, {row["row"] for row in changed}, unverified)
+    changed_ids = {row["id"] for row in changed}
+    return _Upserted({f.path: ids[f.path] for f in found}, set(new_ids.values()), changed_ids, unverified)
 
 
-def _stored_files(connection: Connection, root_id: int, found: Sequence[FoundFile]) -> dict[bytes, Any]:
-    """Return the rows of those files that have one, by path."""
-    paths = {hash_of(f.path): f.path for f in found}
+def _insert_files(
+    connection: Connection, root_id: int, rows: Sequence[dict[str, Any]]
+) -> tuple[dict[bytes, int], dict[bytes, int]]:
+    """Insert files; return the ids of those that are new, and of those that another submit has just inserted."""
+    paths = {row["path_hash"]: row["path_bytes"] for row in rows}
+    inserted = insert_or_ignore(connection, File, rows, File.path_hash, File.id)
+    new_ids = {paths.pop(row.path_hash): row.id for row in inserted}
+    other_ids = {path: row.id for path, row in _stored_files(connection, root_id, paths).items()}
+    if connection.dialect.name == "sqlite":  # it does not return them, but has only one writer
+        return other_ids, {}
+    return new_ids, other_ids
+
+
+def _stored_files(connection: Connection, root_id: int, paths: Mapping[bytes, bytes]) -> dict[bytes, Any]:
+    """Return the rows of those files that have one, by path; `paths` are by their hashes."""
+    if not paths:
+        return {}
     columns = (File.id, File.path_hash, File.size, File.mtime_ns, File.ctime_ns, File.mount_id, File.partner)
     query = (
         sa.select(*columns, File.missing_since, File.image_id, Image.sha256)
         .outerjoin(Image, Image.id == File.image_id)
-        .where(File.root_id == root_id, File.path_hash.in_(list(paths)))
+        .where(File.root_id == root_id, is_one_of(connection, File.path_hash, paths))
     )
     return {paths[row.path_hash]: row for row in connection.execute(query)}
 
@@ -276,9 +290,7 @@ def _has_new_ctime(f: FoundFile, row: Any) -> bool:
 
 def clear_failures(connection: Connection, file_ids: Sequence[int]) -> None:
     """Forget why files failed, because they are tried again."""
-    rows = [{"row": file_id} | NO_FAILURE for file_id in sorted(file_ids)]
-    if rows:
-        connection.execute(sa.update(File).where(File.id == sa.bindparam("row")), rows)
+    update_rows(connection, File, [{"id": file_id} | NO_FAILURE for file_id in file_ids])
 
 
 def _mount_ids(connection: Connection, identities: set[str]) -> dict[str, int]:
@@ -295,7 +307,7 @@ def permanently_failed(connection: Connection, file_ids: Sequence[int], policy: 
     query = (
         sa.select(File.id, File.failed_reason, Capability.text)
         .join(Capability, Capability.id == File.failed_capability_id)
-        .where(File.failed_reason.is_not(None), File.id.in_(file_ids))
+        .where(File.failed_reason.is_not(None), is_one_of(connection, File.id, file_ids))
     )
     failed = {row.id: (row.failed_reason, row.text) for row in connection.execute(query)}
     may_succeed = {failure: _may_succeed(*failure, policy.capabilities) for failure in set(failed.values())}
@@ -307,7 +319,7 @@ def _may_succeed(reason: str, text: str, capabilities: Iterable[DecodeCapability
     return any(capability.exceeds(earlier, reason) for capability in capabilities)
 
 
-def _outdated_items(connection: Connection, job_id: int, file_ids: Iterable[int], changed: set[int]) -> list[int]:
+def _outdated_items(connection: Connection, job_id: int, file_ids: Collection[int], changed: set[int]) -> list[int]:
     """Return the items of a job with a result, or a worker at work, for a file as it was before it changed.
 
     An item that is captioned though its file has no content was overtaken by a change that another submit recorded.
@@ -325,8 +337,10 @@ def _outdated_items(connection: Connection, job_id: int, file_ids: Iterable[int]
     )
 
 
-def _matching(connection: Connection, query: sa.Select[Any], column: Any, values: Iterable[int]) -> set[int]:
-    return set(connection.execute(query.where(column.in_(list(values)))).scalars())
+def _matching(connection: Connection, query: sa.Select[Any], column: Any, values: Collection[int]) -> set[int]:
+    if not values:
+        return set()
+    return set(connection.execute(query.where(is_one_of(connection, column, values))).scalars())
 
 
 def counts_as_captioned(policy: ReusePolicy) -> sa.ColumnElement[bool]:

@@ -17,8 +17,9 @@ from sqlalchemy.orm import aliased
 from captioning.errors import StoreUnavailable, UsageError
 from captioning.paths import possible_paths, text_of
 from captioning.store import jobs
+from captioning.store.bulk import insert_or_ignore
 from captioning.store.chunks import complete_job_if_done, lock_job, recount
-from captioning.store.database import Database, insert_or_ignore
+from captioning.store.database import Database
 from captioning.store.files import RootPath, at_or_below, find_file, roots
 from captioning.store.schema import Attention, Caption, Chunk, Edit, Features, File, ForgottenJob, Image, Item, Job
 from captioning.values import ChunkState, Source

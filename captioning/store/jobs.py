@@ -8,8 +8,9 @@ from sqlalchemy.engine import Row
 
 from captioning.bundles import Bundle
 from captioning.errors import UsageError
+from captioning.store.bulk import insert_or_ignore
 from captioning.store.chunks import complete_job_if_done, lock_job, requeue
-from captioning.store.database import Database, insert_or_ignore, now
+from captioning.store.database import Database, now
 from captioning.store.files import clear_failures
 from captioning.store.schema import Chunk, File, ForgottenJob, Item, Job, Model, Root, has_failed, is_failed, is_open
 from captioning.values import ChunkState, DecodeOptions, ItemState, JobState, Reason

@@ -99,8 +99,11 @@ def _let_others_go_first_after_long_turn(connection: Connection, claim: Claim) -
         connection.execute(sa.update(Job).where(Job.id == claim.job_id).values(last_claimed_at=now() + held))
 
 
-def update_held(connection: Connection, claim: Claim, values: dict[str, Any]) -> None:
-    """Update the claimed chunk, which locks its row. Raises LeaseLost when it is not this worker's any more."""
+def update_held(connection: Connection, claim: Claim, values: dict[str, Any]) -> float:
+    """Update the claimed chunk, which locks its row; return the time by the database's clock.
+
+    Raises LeaseLost when the chunk is not this worker's any more.
+    """
     own = sa.update(Chunk).where(
         Chunk.id == claim.chunk_id,
         Chunk.job_id == claim.job_id,  # SQLite gives the number of a forgotten chunk to a later one
@@ -108,7 +111,9 @@ def update_held(connection: Connection, claim: Claim, values: dict[str, Any]) ->
         Chunk.state == ChunkState.RUNNING,
         sa.exists().where(Job.id == Chunk.job_id, Job.state != JobState.CANCELLED),
     )
-    if connection.execute(own.values(**({"fence": claim.fence} | values))).rowcount == 0:
+    at = connection.execute(own.values(**({"fence": claim.fence} | values)).returning(now())).scalar()
+    if at is None:
         raise LeaseLost(
             f"chunk {claim.chunk_id} of job {claim.job_id} was taken over or cancelled; nothing was written."
         )
+    return float(at)

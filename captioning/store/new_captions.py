@@ -1,13 +1,14 @@
 """New captions: what the transaction that commits a batch inserts for the contents of its images."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from captioning.errors import StoreUnavailable
+from captioning.store.bulk import insert_for_images, insert_or_ignore, is_one_of
 from captioning.store.claims import Claim
-from captioning.store.database import insert_or_ignore, now
 from captioning.store.features import NewFeatures, drop_shared_captions, insert_features, share_captions
 from captioning.store.outcomes import Content, Outcome, Provenance
 from captioning.store.schema import Attention, Image
@@ -15,8 +16,16 @@ from captioning.store.schema import Caption as CaptionRow
 from captioning.values import Source
 
 
-def insert_images(connection: Connection, contents: Sequence[Content]) -> dict[str, int]:
-    """Make sure that contents have rows; return their ids by SHA-256. Sorted, so that two workers never deadlock."""
+@dataclass(frozen=True)
+class ImageIds:
+    """The rows of the contents of a batch."""
+
+    ids: dict[str, int]  # by SHA-256
+    new: frozenset[int]  # those of which nobody else can know, because this transaction has inserted them
+
+
+def insert_images(connection: Connection, contents: Sequence[Content]) -> ImageIds:
+    """Make sure that contents have rows; return their ids. Sorted, so that two workers never deadlock."""
     by_sha = {c.sha256: c for c in sorted(contents, key=lambda c: (c.sha256, c.info is not None))}  # with info wins
     decoded = [
         {"sha256": c.sha256, "bytes": c.bytes, "width": i.width, "height": i.height, "format": i.format,
@@ -24,35 +33,51 @@ def insert_images(connection: Connection, contents: Sequence[Content]) -> dict[s
         for c in by_sha.values()
         if (i := c.info) is not None
     ]  # fmt: skip
-    insert_or_ignore(connection, Image, decoded)
-    query = sa.select(Image.sha256, Image.id).where(Image.sha256.in_(list(by_sha)))
-    query = query.with_for_update(read=True, key_share=True)  # `producer forget` must not remove one now
-    ids = {row.sha256: row.id for row in connection.execute(query)}
+    ids = dict(insert_or_ignore(connection, Image, decoded, Image.sha256, Image.id))
+    known = by_sha.keys() - ids.keys()
+    new = frozenset(ids.values())
+    if known:
+        query = sa.select(Image.sha256, Image.id).where(is_one_of(connection, Image.sha256, sorted(known)))
+        query = query.with_for_update(read=True, key_share=True)  # `producer forget` must not remove one now
+        ids |= {row.sha256: row.id for row in connection.execute(query)}
     if any(row["sha256"] not in ids for row in decoded):
         raise StoreUnavailable("an image was removed by `producer forget` while it was captioned")  # the caller retries
-    return ids
+    return ImageIds(ids, new)
 
 
 def insert_captions(
-    connection: Connection, claim: Claim, outcomes: Sequence[Outcome], image_ids: dict[str, int], provenance: Provenance
+    connection: Connection,
+    claim: Claim,
+    outcomes: Sequence[Outcome],
+    images: ImageIds,
+    provenance: Provenance,
+    at: float,
 ) -> None:
-    """Insert the captions of a batch, those that its near-duplicates share, and the features of its images."""
-    _insert_captions(connection, claim, outcomes, image_ids, provenance)
-    _share_captions(connection, claim, outcomes, image_ids)
-    insert_features(connection, provenance.encoder, _features(outcomes, image_ids), force=claim.force)
+    """Insert the captions of a batch, those that its near-duplicates share, and the features of its images.
+
+    `at` is when they are written.
+    """
+    _insert_captions(connection, claim, outcomes, images, provenance, at)
+    _share_captions(connection, claim, outcomes, images)
+    insert_features(connection, provenance.encoder, _features(outcomes, images), images.new, force=claim.force)
 
 
 def _insert_captions(
-    connection: Connection, claim: Claim, outcomes: Sequence[Outcome], image_ids: dict[str, int], provenance: Provenance
+    connection: Connection,
+    claim: Claim,
+    outcomes: Sequence[Outcome],
+    images: ImageIds,
+    provenance: Provenance,
+    at: float,
 ) -> None:
     """Insert the captions of a batch; captions that exist already stay as they are."""
-    at = connection.execute(sa.select(now())).scalar_one()
+    options_digest = claim.options.digest  # is computed
     rows = [
         {
-            "image_id": image_ids[o.content.sha256],
+            "image_id": images.ids[o.content.sha256],
             "source": Source.MACHINE,
             "model_id": claim.model_id,
-            "options_digest": claim.options.digest,
+            "options_digest": options_digest,
             "text": o.caption.text,
             "confidence": o.caption.confidence,
             "log_probability": round(o.caption.log_probability, 4),
@@ -69,18 +94,16 @@ def _insert_captions(
         if o.caption is not None and o.content is not None
     ]
     if claim.force:
-        redone = [image_ids[o.content.sha256] for o in outcomes if o.caption is not None and o.content is not None]
-        drop_shared_captions(connection, claim.model_id, claim.options.digest, redone)
-    insert_or_ignore(connection, CaptionRow, sorted(rows, key=lambda row: row["image_id"]))
-    _insert_attention(connection, claim, outcomes, image_ids)
+        redone = [images.ids[o.content.sha256] for o in outcomes if o.caption is not None and o.content is not None]
+        drop_shared_captions(connection, claim.model_id, options_digest, redone)
+    insert_for_images(connection, CaptionRow, rows, images.new)
+    _insert_attention(connection, claim, outcomes, images)
 
 
-def _insert_attention(
-    connection: Connection, claim: Claim, outcomes: Sequence[Outcome], image_ids: dict[str, int]
-) -> None:
+def _insert_attention(connection: Connection, claim: Claim, outcomes: Sequence[Outcome], images: ImageIds) -> None:
     """Insert where the model looked, for captions that are as the model has written them now."""
     new = {
-        image_ids[o.content.sha256]: (o.caption.text, o.caption.attention)
+        images.ids[o.content.sha256]: (o.caption.text, o.caption.attention)
         for o in outcomes
         if o.caption is not None and o.content is not None and o.caption.attention is not None
     }
@@ -95,21 +118,19 @@ def _insert_attention(
     insert_or_ignore(connection, Attention, sorted(rows, key=lambda row: row["caption_id"]))
 
 
-def _share_captions(
-    connection: Connection, claim: Claim, outcomes: Sequence[Outcome], image_ids: dict[str, int]
-) -> None:
+def _share_captions(connection: Connection, claim: Claim, outcomes: Sequence[Outcome], images: ImageIds) -> None:
     """Give near-duplicates the caption of the image that they are like. It may be one of this batch."""
     sources = {
-        image_ids[o.content.sha256]: o.shared_from
+        images.ids[o.content.sha256]: o.shared_from
         for o in outcomes
         if o.shared_from is not None and o.content is not None
     }
     share_captions(connection, claim.model_id, claim.options.digest, sources)
 
 
-def _features(outcomes: Sequence[Outcome], image_ids: dict[str, int]) -> list[NewFeatures]:
+def _features(outcomes: Sequence[Outcome], images: ImageIds) -> list[NewFeatures]:
     return [
-        NewFeatures(image_ids[o.content.sha256], o.thumbnail, o.caption.vector if o.caption else None, o.shared_from)
+        NewFeatures(images.ids[o.content.sha256], o.thumbnail, o.caption.vector if o.caption else None, o.shared_from)
         for o in outcomes
         if o.content is not None and o.thumbnail is not None
     ]

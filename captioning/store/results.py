@@ -7,8 +7,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from captioning.errors import CaptioningError
+from captioning.store.bulk import insert_or_ignore, is_one_of, update_rows
 from captioning.store.claims import Claim, lease_columns
-from captioning.store.database import Database, insert_or_ignore, now
+from captioning.store.database import Database
 from captioning.store.files import NO_FAILURE
 from captioning.store.leases import update_held
 from captioning.store.new_captions import insert_captions, insert_images
@@ -29,7 +30,7 @@ def _captioned_digests(connection: Connection, claim: Claim, sha256s: Collection
         sa.select(Image.sha256)
         .join(CaptionRow, CaptionRow.image_id == Image.id)
         .where(
-            Image.sha256.in_(sha256s),
+            is_one_of(connection, Image.sha256, sha256s),
             CaptionRow.source == Source.MACHINE,
             CaptionRow.model_id == claim.model_id,
             CaptionRow.options_digest == claim.options.digest,
@@ -47,12 +48,12 @@ def commit_batch(
     inserted or ignored, and items that are no longer pending in this chunk are skipped.
     """
     with db.writing() as connection:
-        update_held(connection, claim, lease_columns(lease_seconds))
-        image_ids = insert_images(connection, [o.content for o in outcomes if o.content is not None])
-        insert_captions(connection, claim, outcomes, image_ids, provenance)  # of re-queued items too: copies need them
-        ids = [o.item.item_id for o in outcomes]
-        pending = (Item.chunk_id == claim.chunk_id, Item.state == ItemState.PENDING)
-        query = sa.select(Item.id).where(Item.id.in_(ids), *pending)
+        at = update_held(connection, claim, lease_columns(lease_seconds))
+        images = insert_images(connection, [o.content for o in outcomes if o.content is not None])
+        # of re-queued items too: copies need them
+        insert_captions(connection, claim, outcomes, images, provenance, at)
+        of_batch = is_one_of(connection, Item.id, [o.item.item_id for o in outcomes])
+        query = sa.select(Item.id).where(of_batch, Item.chunk_id == claim.chunk_id, Item.state == ItemState.PENDING)
         open_ids = set(connection.execute(query).scalars())
         outcomes = [o for o in outcomes if o.item.item_id in open_ids]
         if not outcomes:
@@ -69,13 +70,12 @@ def commit_batch(
             "model_runs": Chunk.model_runs + sum(o.caption is not None for o in outcomes),
         }
         update_held(connection, claim, counts)
-        _update_files(connection, outcomes, image_ids, provenance.capability)
-        at = connection.execute(sa.select(now())).scalar_one()
+        _update_files(connection, outcomes, images.ids, provenance.capability)
         rows = [
-            {"row": o.item.item_id, "state": o.state, "reason": o.reason, "detail": o.detail, "finished_at": at}
-            for o in sorted(outcomes, key=lambda o: o.item.item_id)
+            {"id": o.item.item_id, "state": o.state, "reason": o.reason, "detail": o.detail, "finished_at": at}
+            for o in outcomes
         ]
-        connection.execute(sa.update(Item).where(Item.id == sa.bindparam("row")), rows)
+        update_rows(connection, Item, rows)
 
 
 def _require_captions(connection: Connection, claim: Claim, reused: Sequence[Outcome]) -> None:
@@ -89,27 +89,19 @@ def _update_files(
     connection: Connection, outcomes: Sequence[Outcome], image_ids: dict[str, int], capability: DecodeCapability
 ) -> None:
     """Link files to their content, or note why they failed, except files that were registered with changes since."""
-    unchanged = (
-        File.id == sa.bindparam("row"),
-        File.size == sa.bindparam("size_read"),
-        File.mtime_ns == sa.bindparam("mtime_read"),
-        sa.func.coalesce(File.ctime_ns, 0) == sa.bindparam("ctime_read"),
-    )
     succeeded: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     capability_id = _capability_id(connection, capability) if any(o.is_permanent for o in outcomes) else None
-    for o in sorted(outcomes, key=lambda o: o.item.file_id):
-        read: dict[str, Any] = {"row": o.item.file_id, "size_read": o.item.size, "mtime_read": o.item.mtime_ns}
+    for o in outcomes:
+        read: dict[str, Any] = {"id": o.item.file_id, "size_read": o.item.size, "mtime_read": o.item.mtime_ns}
         read |= {"ctime_read": o.item.ctime_ns or 0}
         if o.reason is not None:
             reason = {"failed_reason": o.reason, "failed_detail": o.detail}
             failed.append(read | reason | {"failed_capability_id": capability_id if o.is_permanent else None})
         elif o.content is not None:
             succeeded.append(read | {"image_id": image_ids[o.content.sha256]} | NO_FAILURE)
-    if succeeded:
-        connection.execute(sa.update(File).where(*unchanged), succeeded)
-    if failed:
-        connection.execute(sa.update(File).where(*unchanged), failed)
+    for rows in (succeeded, failed):
+        update_rows(connection, File, rows, size_read="size", mtime_read="mtime_ns", ctime_read="ctime_ns")
 
 
 def _capability_id(connection: Connection, capability: DecodeCapability) -> int:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from captioning.store.database import CLOCK_STEP_SECONDS, Database, insert_or_ignore, now
+from captioning.store.bulk import insert_or_ignore
+from captioning.store.database import CLOCK_STEP_SECONDS, Database, now
 from captioning.store.schema import Sweep, Worker
 from captioning.values import DecodeCapability
 
