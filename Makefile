@@ -110,6 +110,9 @@ bench-exports: setup ## Measure exports: tables of a million rows, and the how-t
 	$(BIN)/python -m benchmarks.exports rows
 	$(BIN)/python -m benchmarks.exports pages
 
+bench-store: setup ## Measure the database: registering, recording, and reading at a million rows (half an hour)
+	$(BIN)/python -m benchmarks.store all
+
 bench-duplicates: setup ## Measure how well near-duplicates are found: make bench-duplicates IMAGES=folder
 	@test -n "$(IMAGES)" || { echo "usage: make bench-duplicates IMAGES='folder more'"; exit 2; }
 	$(BIN)/python -m benchmarks.duplicates quality $(IMAGES)
@@ -128,5 +131,5 @@ wheel: setup ## Build the wheel into dist/
 clean: ## Remove everything that the other targets created
 	rm -rf $(VENV) .audit build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench bench-beam bench-exports bench-gallery bench-duplicates screenshots \
+.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench bench-beam bench-store bench-decode bench-exports bench-gallery bench-duplicates screenshots \
   scale migration wheel clean

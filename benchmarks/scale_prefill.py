@@ -6,6 +6,7 @@ that workers would have written, except for times and fences.
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from itertools import chain
 
 import sqlalchemy as sa
@@ -62,8 +63,8 @@ def write_results(db: Database, pages: Iterable[list[dict[str, object]]]) -> tup
         for statement in _STATEMENTS:
             connection.exec_driver_sql(statement.format(digest=DecodeOptions().digest))
     if not db.is_sqlite:  # autovacuum would have done this in the meantime
-        with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("VACUUM ANALYZE")
+        with closing(db.engine.raw_connection()) as connection:
+            connection.cursor().execute("VACUUM ANALYZE")  # which no transaction may contain
     return done, captioned
 
 

@@ -177,7 +177,7 @@ def clock(db: Database) -> float:
 
 def has_failures_since(db: Database, job_id: int, since: float) -> bool:
     """Return whether an item of a job has failed since a time by the database's clock."""
-    failed = sa.select(Item.id).where(Item.job_id == job_id, is_failed(), Item.reason.is_not(None))
+    failed = sa.select(Item.id).where(Item.job_id == job_id, is_failed())
     with db.reading() as connection:
         return connection.execute(failed.where(Item.finished_at >= since).limit(1)).first() is not None
 
@@ -282,8 +282,7 @@ def failures(db: Database, job_id: int | None) -> list[Failure]:
     )
     if job_id is not None:
         progress(db, job_id)  # raises UsageError when there is no such job
-        # The condition on the reason is always true; with it, SQLite chooses the index of failed items.
-        in_job = sa.select(Item.file_id).where(Item.job_id == job_id, is_failed(), Item.reason.is_not(None))
+        in_job = sa.select(Item.file_id).where(Item.job_id == job_id, is_failed())
         query = query.where(File.id.in_(in_job))
     with db.reading() as connection:
         rows = connection.execute(query).all()

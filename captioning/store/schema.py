@@ -25,6 +25,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
     literal_column,
     text,
 )
@@ -38,7 +39,8 @@ BigKey = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows o
 
 
 _OPEN = text("state <> 'done'")
-_FAILED = text("state = 'failed'")
+_FAILED = text("reason IS NOT NULL")  # not the state: PostgreSQL updates no index when an item is captioned
+_PATH_START = "substr(path, 1, 250)"  # PostgreSQL cannot index a long path
 _OF_FILE = text("file_id IS NOT NULL")
 _HAS_FAILED = text("failed_reason IS NOT NULL")
 
@@ -49,13 +51,18 @@ def is_open() -> ColumnElement[bool]:
 
 
 def is_failed() -> ColumnElement[bool]:
-    """Return the condition for an item to have failed, written exactly as in its partial index, for the same reason."""
-    return Item.state == literal_column("'failed'")
+    """Return the condition for an item to have failed, with that of its partial index."""
+    return and_(Item.state == literal_column("'failed'"), Item.reason.is_not(None))
 
 
 def has_failed() -> ColumnElement[bool]:
     """Return the condition for a file to have failed as it is now."""
     return File.failed_reason.is_not(None)
+
+
+def path_start() -> ColumnElement[str]:
+    """Return the part of a file's path by which files are indexed, written exactly as in the index."""
+    return literal_column(_PATH_START.replace("path", "files.path"), Text())
 
 
 def one_of(values: type[StrEnum]) -> str:
@@ -149,6 +156,7 @@ class File(Base):
     __tablename__ = "files"
     __table_args__ = (
         UniqueConstraint("root_id", "path_hash"),
+        Index("ix_files_path", "root_id", text(_PATH_START)),
         Index("ix_files_failed", "id", sqlite_where=_HAS_FAILED, postgresql_where=_HAS_FAILED),
     )
     id: Mapped[int] = mapped_column(BigKey, primary_key=True, comment="number of the file")

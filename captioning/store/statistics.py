@@ -9,7 +9,7 @@ from captioning.store.captions import FileRow, select_file_rows, to_file_row
 from captioning.store.conditions import matching
 from captioning.store.database import Database
 from captioning.store.preferred import is_outdated, is_rejected, shown_caption_id
-from captioning.store.schema import Caption, File, Model, Root
+from captioning.store.schema import Caption, File, Model, Root, path_start
 
 ORDERS: dict[str, Any] = {
     "path": File.path,
@@ -108,10 +108,10 @@ def list_files(
 
     Files without a value come last. Raises UsageError for a query that cannot be read.
     """
-    query = select_file_rows(None)
+    is_here = File.missing_since.is_not(None) if status == "missing" else File.missing_since.is_(None)
+    query = select_file_rows(None).where(is_here)
     if where:
         query = query.where(matching(db, where))
-    query = query.where((File.missing_since.is_not(None)) == (status == "missing"))
     has_status = {
         "captioned": Caption.id.is_not(None),
         "rejected": is_rejected(),
@@ -120,7 +120,26 @@ def list_files(
     }
     if status in has_status:
         query = query.where(has_status[status])
-    keys = (Root.path, File.path) if sort == "path" else (ORDERS[sort],)
-    ordered = (*(k.is_(None) for k in keys), *(k.desc() if descending else k for k in keys), File.id)
+    if sort == "path":
+        return _by_path(db, query, limit, descending=descending)
+    key = ORDERS[sort]
+    ordered = (key.is_(None), key.desc() if descending else key, File.id)
+    if sort == "size" and not where and status not in has_status:  # then no caption is looked for but those shown
+        query = query.where(File.id.in_(sa.select(File.id).where(is_here).order_by(*ordered).limit(limit)))
     with db.reading() as connection:
         return [to_file_row(row) for row in connection.execute(query.order_by(*ordered).limit(limit))]
+
+
+def _by_path(db: Database, query: sa.Select[Any], limit: int, *, descending: bool) -> list[FileRow]:
+    """Return the first rows by path: root by root, so that an index has them in this order."""
+    rows: list[FileRow] = []
+    keys = (path_start(), File.path)
+    ordered = (*(key.desc() if descending else key for key in keys), File.id)
+    with db.reading() as connection:
+        roots = sa.select(Root.id).order_by(Root.path.desc() if descending else Root.path, Root.id)
+        for root_id in connection.execute(roots).scalars().all():
+            of_root = query.where(File.root_id == root_id).order_by(*ordered).limit(limit - len(rows))
+            rows += map(to_file_row, connection.execute(of_root))
+            if len(rows) == limit:
+                break
+    return rows
