@@ -17,6 +17,13 @@ from sqlalchemy.orm import DeclarativeBase
 
 Table = type[DeclarativeBase]
 Row = Mapping[str, Any]
+
+
+def _bytes_as_text(value: bytes) -> str:
+    return "\\x" + value.hex()
+
+
+_encode = json.JSONEncoder(default=_bytes_as_text, ensure_ascii=False, separators=(",", ":")).encode
 _DOCUMENT = sa.cast(sa.bindparam("rows", type_=sa.Text), sa.JSON)
 
 
@@ -26,7 +33,7 @@ def insert_or_ignore(connection: Connection, table: Table, rows: Sequence[Row], 
     Return columns of the rows that were inserted, where the database can tell: SQLite returns none.
     """
     if rows and connection.dialect.name == "postgresql":
-        result = connection.execute(_insert_or_ignore(table, tuple(rows[0]), returning), {"rows": _document(rows)})
+        result = connection.execute(_insert_or_ignore(table, tuple(rows[0]), returning), {"rows": _encode(rows)})
         return result.all() if returning else ()
     _insert_each(connection, table, rows, " ON CONFLICT DO NOTHING")
     return ()
@@ -59,7 +66,7 @@ def update_rows(connection: Connection, table: Table, rows: Sequence[Row], **was
     """
     in_order = sorted(rows, key=lambda row: row["id"])
     if rows and connection.dialect.name == "postgresql":
-        connection.execute(_update(table, tuple(rows[0]), tuple(was.items())), {"rows": _document(in_order)})
+        connection.execute(_update(table, tuple(rows[0]), tuple(was.items())), {"rows": _encode(in_order)})
     elif rows:
         _update_each(connection, table, in_order, was)
 
@@ -69,18 +76,10 @@ def is_one_of(connection: Connection, column: Any, values: Collection[Any]) -> s
     if connection.dialect.name == "postgresql":
         array = sa.bindparam(None, list(values), type_=postgresql.ARRAY(column.type))
         return sa.type_coerce(column == sa.func.any(array), sa.Boolean())
-    return sa.type_coerce(column.in_(list(values)), sa.Boolean())
+    return sa.type_coerce(column.in_(sa.bindparam(None, list(values), expanding=True)), sa.Boolean())
 
 
 # -- PostgreSQL: statements that take rows as a document --
-
-
-def _document(rows: Sequence[Row]) -> str:
-    return json.dumps(rows, default=_bytes_as_text, ensure_ascii=False, separators=(",", ":"))
-
-
-def _bytes_as_text(value: bytes) -> str:
-    return "\\x" + value.hex()
 
 
 def _unfolded(table: Table, columns: Mapping[str, str]) -> Any:
@@ -164,4 +163,4 @@ def _with_json_as_text(table: Table, rows: Sequence[Row]) -> list[Row]:
 
 
 def _json(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return None if value is None else _encode(value)

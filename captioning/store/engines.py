@@ -20,6 +20,8 @@ from captioning.locks import require_locks
 
 BUSY_SECONDS = 30  # that SQLite waits for another writer
 BEGIN = "captionmill_begin"  # key of the statement, in `Connection.info`, that begins the next transaction on SQLite
+_CACHE_KB = 16_384  # of memory for pages of an SQLite file; each row of a million touches random pages of its indexes
+_LOG_PAGES = 10_000  # of 4 KB, which are copied into the file at once: pages that change often are copied less often
 _CANNOT_WRITE = ("SQLITE_READONLY", "SQLITE_CANTOPEN")
 
 # A lock of a client that is gone must not block the others for longer than half a minute. The limits belong to a
@@ -83,6 +85,8 @@ def _connect_to_write(file: str) -> sqlite3.Connection:
         _open_wal(connection)
         connection.execute("PRAGMA synchronous=FULL")  # a commit survives a power cut
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA cache_size=-{_CACHE_KB}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
     except sqlite3.Error:
         connection.close()
         raise
