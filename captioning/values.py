@@ -72,9 +72,15 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()  # a word may be any bytes
 
 
-def digest_of_pixels(pixels: bytes) -> str:
+def digest_of_pixels(pixels: bytes | memoryview) -> str:
     """Identify an image by its prepared pixels: 128 bits, and the version of the preparation."""
     return f"{PREPROCESSING_VERSION}:{hashlib.blake2b(pixels, digest_size=16).hexdigest()}"
+
+
+def is_digest_of_pixels(text: str) -> bool:
+    """Return whether a text has the form of a digest of pixels."""
+    version, _, digest = text.partition(":")
+    return version == str(PREPROCESSING_VERSION) and len(digest) == 32 and set(digest) <= set("0123456789abcdef")
 
 
 @dataclass(frozen=True)

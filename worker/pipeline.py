@@ -3,14 +3,13 @@
 The next batch is read and decoded while the model works on the current one.
 """
 
-import functools
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from captioning.decoding.pool import DecodedImage, DecodePool
+from captioning.decoding.pool import DecodedImage, DecodePool, DecodeRequest
 from captioning.errors import FileUnreachable, FolderUnavailable, ImageError
 from captioning.features import pack_thumbnail
 from captioning.model.captioner import Captioner
@@ -176,8 +175,10 @@ class Pipeline:
         """
         to_decode, repeated = self._split(batch.files)
         part, started = DecodedBatch(finished=batch.failed), time.monotonic()
-        results = self.resources.decode_pool.map(lambda pair: self._decode_image(*pair), to_decode)
-        for (item, file), result in zip(to_decode, results, strict=True):
+        requests = [DecodeRequest(file.data, (item, file), item.attempts) for item, file in to_decode]
+        for request, result in self.resources.decode_pool.decode_all(requests, self._count_death):
+            item, file = request.item
+            self._lease.renew_if_due()
             if isinstance(result, ImageError):
                 self._contents[file.sha256] = result
                 part.finished.append(_failed(item, result, was_read=True))
@@ -225,15 +226,9 @@ class Pipeline:
                 to_decode.append((item, file))
         return to_decode, repeated
 
-    def _decode_image(self, item: ClaimedItem, file: FileBytes) -> DecodedImage | ImageError:
-        """Decode one image, on a thread of the decode pool."""
-        count_attempt = functools.partial(leases.count_attempt, self.db, self.claim, item)
-        try:
-            return self.resources.decode_pool.decode(file.data, item.attempts, lambda: self.db.retry(count_attempt))
-        except ImageError as error:
-            return error
-        finally:
-            self._lease.renew_if_due()
+    def _count_death(self, request: DecodeRequest[tuple[ClaimedItem, FileBytes]]) -> None:
+        item, _ = request.item
+        self.db.retry(lambda: leases.count_attempt(self.db, self.claim, item))
 
     def _repeated(self, item: ClaimedItem, file: FileBytes) -> Outcome:
         error = self._contents.get(file.sha256)

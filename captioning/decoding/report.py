@@ -3,7 +3,7 @@
 from collections import defaultdict
 from contextlib import closing
 
-from captioning.decoding.child import Started
+from captioning.decoding.messages import Started
 from captioning.decoding.pool import open_pool
 from captioning.model import formats
 from captioning.settings import Settings

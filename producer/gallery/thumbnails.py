@@ -43,7 +43,7 @@ class Thumbnails:
             return name
         try:
             data = read_content(self.reader, file)
-            pixels = self.pool.decode(data, 0, lambda: None).pixels
+            pixels = self.pool.decode(data).pixels
         except (ImageError, OSError):  # the page shows the reason of the failure, or that there is no image
             return ""
         for path, size in missing:

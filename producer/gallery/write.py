@@ -5,10 +5,12 @@ then it replaces `index.html`, which names that folder, and deletes what no page
 leaves the older gallery as it was.
 """
 
+import functools
 import json
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.resources import files
 from itertools import islice
@@ -17,6 +19,7 @@ from typing import Any
 
 from captioning.atomic import remove_unfinished, write_text
 from captioning.errors import UsageError
+from captioning.store.captions import FileRow
 from captioning.store.details import DetailedFile
 from producer.gallery.rows import FIELDS, Encoder, details
 from producer.gallery.thumbnails import Thumbnails
@@ -77,8 +80,10 @@ def write_gallery(
     data, page = folder / f"{_DATA}{generation}", folder / f"{_PAGE}{generation}"
     data.mkdir()
     done, encoder = Gallery(), Encoder()
-    for number in _write_shards(data, items, thumbnails, encoder, done):
-        on_progress(number)
+    with ThreadPoolExecutor(thumbnails.pool.count, thread_name_prefix="thumbnails") as threads:
+        names = functools.partial(threads.map, thumbnails.make)
+        for number in _write_shards(data, items, names, encoder, done):
+            on_progress(number)
     _write_script(data / "meta.js", "meta", 0, _meta(request, data.name, encoder, done) | {"large": thumbnails.large})
     page.mkdir()
     for name in PAGE_FILES:
@@ -105,16 +110,20 @@ def index_html(page: str, data: list[str], mode: str = "gallery", extra: tuple[s
 
 
 def _write_shards(
-    folder: Path, items: Iterator[DetailedFile], thumbnails: Thumbnails, encoder: Encoder, done: Gallery
+    folder: Path,
+    items: Iterator[DetailedFile],
+    thumbnail_names: Callable[[list[FileRow]], Iterator[str]],
+    encoder: Encoder,
+    done: Gallery,
 ) -> Iterator[int]:
-    """Write rows and details; yield the number of images written so far."""
+    """Write rows and details; yield the number of images written so far. `thumbnail_names` makes the thumbnails."""
     shard = 0
     while True:
         rows: list[list[Any]] = []
         while len(rows) < LIST_ROWS and (part := list(islice(items, DETAIL_ROWS))):
             number = done.images // DETAIL_ROWS
             _write_script(folder / f"details-{number}.js", "details", number, [details(item) for item in part])
-            for item, name in zip(part, thumbnails.pool.map(thumbnails.make, [i.file for i in part]), strict=True):
+            for item, name in zip(part, thumbnail_names([i.file for i in part]), strict=True):
                 rows.append(encoder.row(item, name))
                 done.thumbnails.add(name)
                 done.without_thumbnail += not name and item.file.caption is not None

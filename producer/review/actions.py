@@ -89,8 +89,7 @@ class Actions:
                 self._cache.move_to_end(key)
                 return self._cache[key]
         data = read_content(self.reader, file)
-        (pixels,) = self.pool.map(lambda content: self.pool.decode(content, 0, lambda: None).pixels, [data])
-        made = jpeg(pixels, SMALL if kind == "small" else self.large)
+        made = jpeg(self.pool.decode(data).pixels, SMALL if kind == "small" else self.large)
         with self._lock:
             self._cache[key] = made
             while sum(map(len, self._cache.values())) > _CACHED_BYTES:

@@ -65,6 +65,7 @@ def attacks(victim: int, port: int, folder: str) -> dict[str, Callable[[], objec
         "UNIX socket": lambda: connect(socket.AF_UNIX, socket.SOCK_STREAM, str(here / "socket")),
         "pair of sockets": socket.socketpair,
         "pipe": os.pipe,
+        "memory file": lambda: os.memfd_create("x"),
         "execute": lambda: subprocess.run(["/bin/true"], check=True),
         "fork": fork,
         "read a file": (here / "file").read_bytes,

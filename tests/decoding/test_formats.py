@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from captioning.decoding import report
 from captioning.decoding.capability import capability_of
-from captioning.decoding.child import Options, Started
 from captioning.decoding.confinement import Confinement, available
-from captioning.decoding.pool import DecodePool
+from captioning.decoding.messages import Options, Started
+from captioning.decoding.pool import DecodedImage, DecodePool, DecodeRequest
 from captioning.errors import ImageError
 from captioning.model import formats
 from captioning.model.pixels import Limits
@@ -40,7 +40,7 @@ def unconfined(request: pytest.FixtureRequest) -> Iterator[tuple[DecodePool, boo
 
 def decode(pool: DecodePool, data: bytes) -> str:
     """Return the format of an image that the pool decodes. Raises ImageError."""
-    return next(iter(pool.map(lambda one: pool.decode(one, 0, lambda: None).info.format, [data])))
+    return pool.decode(data).info.format
 
 
 @needs_confinement
@@ -116,14 +116,7 @@ def small_pool() -> Iterator[DecodePool]:
 @settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow])
 @given(data=modified())
 def test_a_modified_file_gives_pixels_or_a_reason_and_kills_no_process(small_pool: DecodePool, data: bytes) -> None:
-    deaths: list[bytes] = []
-
-    def reason(one: bytes) -> Reason | None:
-        try:
-            small_pool.decode(one, 0, lambda: deaths.append(one))
-        except ImageError as error:
-            return error.reason
-        return None
-
-    assert next(iter(small_pool.map(reason, [data]))) in (None, *PERMANENT_REASONS)
+    deaths: list[object] = []
+    ((_, result),) = small_pool.decode_all([DecodeRequest(data, None)], deaths.append)
+    assert isinstance(result, DecodedImage) or result.reason in PERMANENT_REASONS
     assert deaths == []

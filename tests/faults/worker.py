@@ -13,7 +13,7 @@ shorten_timings()
 
 import worker.runner  # noqa: E402, the stub must be installed and the timings set first
 import worker.tasks  # noqa: E402
-from captioning.decoding.pool import DecodePool  # noqa: E402
+from captioning.decoding.process import DecodeProcess  # noqa: E402
 from captioning.queue import transport  # noqa: E402
 from captioning.store import claims, leases, results  # noqa: E402
 
@@ -24,7 +24,7 @@ worker.runner.TURN_SECONDS = float(os.environ.get("FAULTS_TURN_SECONDS", worker.
 
 before(worker.runner.Runner, "claim", "before_claim")
 after(claims, "claim", "after_claim", when=lambda claim, *_: claim is not None)
-before(DecodePool, "decode", "before_decode")
+before(DecodeProcess, "give", "before_decode")
 after(results, "insert_captions", "inside_commit")
 after(results, "commit_batch", "after_commit")
 after(leases, "complete", "after_complete")

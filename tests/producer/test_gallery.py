@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from captioning.decoding.child import Options
+from captioning.decoding.messages import Options
 from captioning.decoding.pool import DecodePool
 from captioning.model.pixels import Limits
 from captioning.settings import Settings

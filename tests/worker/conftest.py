@@ -14,7 +14,8 @@ from PIL import Image
 from structlog.contextvars import merge_contextvars
 
 import migrations
-from captioning.decoding.pool import DecodedImage
+from captioning.decoding.pool import DecodedImage, DecodeRequest
+from captioning.errors import ImageError
 from captioning.model.pixels import Limits, Pixels, Preprocessing, open_image
 from captioning.model.runtime import Runtime
 from captioning.settings import Settings, read_settings
@@ -48,16 +49,23 @@ class LocalDecodePool:
     """Decodes in this process, on the calling thread. Has the methods of DecodePool."""
 
     def __init__(self) -> None:
-        self.calls = 0  # of `decode`
+        self.calls = 0  # images
+        self.deaths = 0  # that every image counts
         self.before: Callable[[], object] = lambda: None  # called before each image
 
-    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        return map(function, items)
+    def decode_all(self, requests: Iterable[DecodeRequest[Any]], on_death: Callable[[Any], object]) -> Iterator[Any]:
+        for request in requests:
+            self.before()
+            self.calls += 1
+            for _ in range(self.deaths):
+                on_death(request)
+            yield request, self._decode(request.data)
 
-    def decode(self, data: bytes, attempts: int, on_death: Callable[[], None]) -> DecodedImage:
-        self.before()
-        self.calls += 1
-        pixels, info = open_image(data, SIZE, Limits())
+    def _decode(self, data: bytes) -> DecodedImage | ImageError:
+        try:
+            pixels, info = open_image(data, SIZE, Limits())
+        except ImageError as error:
+            return error
         return DecodedImage(pixels, info)
 
     def close(self) -> None:

@@ -155,13 +155,7 @@ def test_a_lease_is_extended_after_a_quarter_of_it_and_not_before(local: LocalWo
 
 def test_a_death_of_a_decode_process_is_counted_on_the_item(local: LocalWorker) -> None:
     local.submit({"a.png": png(1)})
-    decode = local.decode_pool.decode
-
-    def die_once(data: bytes, attempts: int, on_death: object) -> object:
-        on_death()  # type: ignore[operator]
-        return decode(data, attempts, on_death)  # type: ignore[arg-type]
-
-    local.decode_pool.decode = die_once  # type: ignore[assignment, method-assign]
+    local.decode_pool.deaths = 1
     assert local.pipeline(local.claim()).run(never)
     assert local.row("SELECT state, attempts FROM items") == ("captioned", 1)
 
