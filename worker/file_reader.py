@@ -11,11 +11,9 @@ from captioning.remote import Download, RemoteStore
 from captioning.settings import Settings
 from captioning.store.claims import ClaimedItem
 from worker.archive_reader import ArchiveReader
+from worker.disk_reader import DiskReader, Reads
 from worker.reader import FileBytes, is_visible, read_file
 from worker.remote_reader import RemoteReader
-
-Reads = Iterator[tuple[ClaimedItem, Callable[[], FileBytes]]]
-"""Each item of a chunk once, with a function that reads it. The function raises what `read_file` raises."""
 
 
 class FileReader:
@@ -25,6 +23,7 @@ class FileReader:
         self._max_bytes = settings.max_bytes
         self._connections = settings.remote_connections
         self._archives = ArchiveReader(limits_of(settings))
+        self._disk = DiskReader()
         self._remote = RemoteStore(settings)
 
     @contextmanager
@@ -34,13 +33,15 @@ class FileReader:
         `on_progress` is called while a read takes long and advances.
         """
         if not is_url(root):
-            yield ((item, functools.partial(self._read, root, item, on_progress)) for item in items)
+            read = functools.partial(self._read, root, on_progress)
+            with self._disk.reading(items, read, lambda item: split_member(item.path) is None) as reads:
+                yield reads
             return
         ahead = self._connections
         with RemoteReader(self._remote, root, items, self._max_bytes, ahead, on_progress) as reader:
             yield ((item, functools.partial(_content_of, download)) for item, download in reader)
 
-    def _read(self, root: bytes, item: ClaimedItem, on_progress: Callable[[], object]) -> FileBytes:
+    def _read(self, root: bytes, on_progress: Callable[[], object], item: ClaimedItem) -> FileBytes:
         member = split_member(item.path)
         if member is None or is_visible(root.rstrip(b"/") + b"/" + member_path(member[0])):
             return read_file(root, item, self._max_bytes)  # a folder may be called `a.zip!`
@@ -49,6 +50,7 @@ class FileReader:
     def close(self) -> None:
         """Close what is kept open between chunks."""
         self._archives.close()
+        self._disk.close()
 
 
 def _content_of(download: Download) -> FileBytes:

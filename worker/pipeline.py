@@ -19,7 +19,8 @@ from captioning.store.database import Database
 from captioning.store.outcomes import Content, Outcome, Provenance
 from captioning.values import PERMANENT_REASONS, ItemState, Reason
 from worker.adaptive_batch import AdaptiveBatch
-from worker.file_reader import FileReader, Reads
+from worker.disk_reader import Reads
+from worker.file_reader import FileReader
 from worker.read_ahead import read_ahead
 from worker.reader import FileBytes
 from worker.sharing import CaptionSharing
