@@ -17,6 +17,7 @@ from captioning.values import Reason
 _OUT_OF_REACH = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH)
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _BAD_LINK = "the path contains a link that cannot be followed"
+_NO_NAMES = frozenset((b"", b".", b".."))
 T = TypeVar("T")
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC  # O_PATH needs no permission to list
 
@@ -118,21 +119,32 @@ def _has_entries(folder: bytes, *, if_forbidden: bool) -> bool:
 def _open_below(root: bytes, path: bytes) -> int:
     """Open a regular file that is below the root after links are followed; never wait for a pipe or a device.
 
-    The links are resolved first. Then the real path is opened from the root down, one name at a time, without following
-    links: what has become a link in the meantime cannot lead elsewhere.
+    A path is opened from the root down, one name at a time, without following links. If there are any, they are
+    resolved, and the real path is opened in the same way: what has become a link in the meantime cannot lead elsewhere.
     """
-    real_root = os.path.realpath(root)
+    real_root, names = os.path.realpath(root), path.split(b"/")
+    if not _NO_NAMES.intersection(names):
+        try:
+            return _open_names(real_root, names)
+        except ImageError as error:
+            if error.reason != Reason.FORBIDDEN:
+                raise
     try:
         real = os.path.realpath(os.path.join(real_root, path))
     except OSError as error:  # what was a link when the system looked at it is not a link when it is read
         raise ImageError(Reason.FORBIDDEN, _BAD_LINK) from error
     if not is_below(real, real_root):
         raise ImageError(Reason.FORBIDDEN, "the path leads out of its root")
-    *folders, name = os.path.relpath(real, real_root).split(b"/")
-    current = os.open(real_root, _FOLDER)
+    return _open_names(real_root, os.path.relpath(real, real_root).split(b"/"))
+
+
+def _open_names(folder: bytes, names: list[bytes]) -> int:
+    """Open a regular file by the names of its folders and its own. Raises ImageError, forbidden if one is a link."""
+    *folders, name = names
+    current = os.open(folder, _FOLDER)
     try:
-        for folder in folders:
-            deeper = _open_in(current, folder, _FOLDER | os.O_NOFOLLOW)
+        for deeper_name in folders:
+            deeper = _open_in(current, deeper_name, _FOLDER | os.O_NOFOLLOW)
             os.close(current)
             current = deeper
         descriptor = _open_in(current, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
