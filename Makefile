@@ -106,6 +106,9 @@ bench-beam: setup ## Time the search of captions against the plain one: make ben
 	@test -n "$(IMAGES)" || { echo "usage: make bench-beam IMAGES=folder"; exit 2; }
 	$(BIN)/python -m benchmarks.beam_search $(IMAGES)
 
+bench-decode: setup ## Measure decoding: images a second, what each costs the worker, large images by stage (3 minutes)
+	$(BIN)/python -m benchmarks.decode
+
 bench-exports: setup ## Measure exports: tables of a million rows, and the how-to pages with 20,000 images (20 minutes)
 	$(BIN)/python -m benchmarks.exports rows
 	$(BIN)/python -m benchmarks.exports pages

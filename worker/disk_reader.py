@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
-from captioning.store.leases import ClaimedItem
+from captioning.store.claims import ClaimedItem
 from worker.reader import FileBytes
 
 Reads = Iterator[tuple[ClaimedItem, Callable[[], FileBytes]]]

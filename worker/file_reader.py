@@ -2,8 +2,9 @@
 
 import functools
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from captioning.archives import limits_of, member_path, split_member
 from captioning.paths import is_url
@@ -17,7 +18,11 @@ from worker.remote_reader import RemoteReader
 
 
 class FileReader:
-    """One per pool process. Not for several threads at once."""
+    """One per pool process, for chunks on several threads.
+
+    A chunk with members of archives, or with remote files, waits until no other such chunk is read: a packed tar file
+    is passed through once, and no more files are fetched at the same time than settings allow.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._max_bytes = settings.max_bytes
@@ -25,6 +30,7 @@ class FileReader:
         self._archives = ArchiveReader(limits_of(settings))
         self._disk = DiskReader()
         self._remote = RemoteStore(settings)
+        self._turn = threading.Lock()
 
     @contextmanager
     def reading(self, root: bytes, items: Sequence[ClaimedItem], on_progress: Callable[[], object]) -> Iterator[Reads]:
@@ -32,14 +38,16 @@ class FileReader:
 
         `on_progress` is called while a read takes long and advances.
         """
-        if not is_url(root):
-            read = functools.partial(self._read, root, on_progress)
-            with self._disk.reading(items, read, lambda item: split_member(item.path) is None) as reads:
-                yield reads
-            return
-        ahead = self._connections
-        with RemoteReader(self._remote, root, items, self._max_bytes, ahead, on_progress) as reader:
-            yield ((item, functools.partial(_content_of, download)) for item, download in reader)
+        has_members = any(split_member(item.path) is not None for item in items)
+        with self._turn if has_members or is_url(root) else nullcontext():
+            if is_url(root):
+                ahead = self._connections
+                with RemoteReader(self._remote, root, items, self._max_bytes, ahead, on_progress) as reader:
+                    yield ((item, functools.partial(_content_of, download)) for item, download in reader)
+            else:
+                read = functools.partial(self._read, root, on_progress)
+                with self._disk.reading(items, read, lambda item: split_member(item.path) is None) as reads:
+                    yield reads
 
     def _read(self, root: bytes, on_progress: Callable[[], object], item: ClaimedItem) -> FileBytes:
         member = split_member(item.path)

@@ -10,6 +10,7 @@ import structlog
 from captioning.bundles import Bundle
 from captioning.errors import BundleError
 from captioning.model.captioner import Captioner, GridEncoder
+from captioning.model.load_bundle import preprocessing_of
 from captioning.model.runtime import Runtime, load_captioner
 from captioning.values import DecodeOptions, digest_of
 
@@ -38,6 +39,11 @@ class ModelCache:
                 raise BundleError(f"this worker has no bundle with digest {digest[:16]}.")
             self.captioners[digest] = self._load(self.bundles[digest])
         return self.captioners[digest]
+
+    def image_size(self, digest: str) -> int:
+        """Return the side of the images that a model reads, in pixels, loaded or not. Raises BundleError."""
+        loaded = self.captioners.get(digest)
+        return (loaded.preprocessing if loaded is not None else preprocessing_of(self.bundles[digest])).size
 
     def _load(self, bundle: Bundle) -> Captioner:
         started = time.monotonic()

@@ -1,271 +1,163 @@
-"""The stages of one chunk: read files, decode them, caption the images, commit, one batch at a time.
+"""The pipeline: several chunks are claimed, read and decoded while the model works, and commits run behind it.
 
-The next batch is read and decoded while the model works on the current one.
+Threads feed decoded images, the calling thread runs the model, another one commits. The next chunk is claimed before
+the images of the others run out. What a chunk holds up, a dead disk or an image that hangs, holds up no other chunk.
 """
 
+import contextvars
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from captioning.decoding.pool import DecodedImage, DecodePool, DecodeRequest
-from captioning.errors import FileUnreachable, FolderUnavailable, ImageError
-from captioning.features import pack_thumbnail
+from structlog.contextvars import bound_contextvars
+
+from captioning.errors import DeviceFailed, FolderUnavailable, LeaseLost
 from captioning.model.captioner import Captioner
-from captioning.store import leases, results
-from captioning.store.claims import Claim, ClaimedItem
-from captioning.store.database import Database
-from captioning.store.outcomes import Content, Outcome, Provenance
-from captioning.values import PERMANENT_REASONS, ItemState, Reason
+from captioning.store.claims import Claim
+from captioning.store.outcomes import Outcome
 from worker.adaptive_batch import AdaptiveBatch
-from worker.disk_reader import Reads
-from worker.file_reader import FileReader
-from worker.read_ahead import read_ahead
-from worker.reader import FileBytes
-from worker.sharing import CaptionSharing
+from worker.chunk_work import ChunkWork, DecodedBatch
+from worker.committing import Committer, Finish
+from worker.ready import Ready, ReadyQueue
 
-TURN_SECONDS = 30.0  # with one chunk; then its rest is released and other jobs go first
-BATCH_BYTES = 128_000_000  # of files in memory; a batch is cut short before it exceeds this
-PARTIAL_BATCH_SECONDS = 5.0  # decoded images wait this long for the rest of their batch
-FOLDER_GONE_SECONDS = 30.0  # grace for a folder that is gone; an empty one has CAPTIONING_MISSING_GRACE_SECONDS
-BATCHES_AHEAD = 1  # decoded batches that wait for the model, besides one that is being decoded
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a pool process uses for every chunk of one model."""
-
-    db: Database
-    captioner: Captioner
-    decode_pool: DecodePool
-    adaptive_batch: AdaptiveBatch
-    files: FileReader
-
-
-@dataclass(frozen=True)
-class PipelineConfig:
-    """How a chunk is processed."""
-
-    batch_size: int  # images
-    missing_grace_seconds: float
-    lease_seconds: float
-    backoff_seconds: float  # that a chunk with unreachable files waits before it is claimed again
-    provenance: Provenance
-    turn_seconds: float = TURN_SECONDS
-    batch_bytes: int = BATCH_BYTES
-    partial_batch_seconds: float = PARTIAL_BATCH_SECONDS
-
-
-@dataclass
-class FileBatch:
-    """A batch after reading: the files' contents, and the outcomes of files that could not be read."""
-
-    files: list[tuple[ClaimedItem, FileBytes]] = field(default_factory=list)
-    failed: list[Outcome] = field(default_factory=list)
-    size: int = 0  # bytes
-
-    def __len__(self) -> int:
-        return len(self.files) + len(self.failed)
-
-
-@dataclass
-class DecodedBatch:
-    """A batch before the model: the outcomes that need no model, and the images to caption."""
-
-    finished: list[Outcome] = field(default_factory=list)
-    to_caption: list[tuple[Outcome, DecodedImage]] = field(default_factory=list)
-
-
-class LeaseKeeper:
-    """Extends the lease of a chunk after progress, from any thread."""
-
-    def __init__(self, db: Database, claim: Claim, seconds: float) -> None:
-        self._db = db
-        self._claim = claim
-        self._seconds = seconds
-        self._renewed_at = time.monotonic()
-        self._lock = threading.Lock()
-
-    def renew_if_due(self) -> None:
-        """Extend the lease if a quarter of it has passed. Raises LeaseLost and StoreUnavailable."""
-        with self._lock:
-            if time.monotonic() - self._renewed_at > self._seconds / 4:
-                self._db.retry(lambda: leases.renew(self._db, self._claim, self._seconds))
-                self._renewed_at = time.monotonic()
-
-    def note_renewal(self) -> None:
-        """Note that a commit has extended the lease."""
-        self._renewed_at = time.monotonic()
+FEEDERS = 3  # threads, each with one chunk
+_BATCHES_AHEAD = 2  # that are decoded or will be, before the next chunk is claimed
+_NOT_FATAL = (FolderUnavailable, LeaseLost)  # they concern one chunk; after others, none is claimed for a while
 
 
 class Pipeline:
-    """Processes one claimed chunk. `counts` says how many items it has committed, by state."""
+    """One run through chunks. Use it once."""
 
-    def __init__(self, claim: Claim, root: bytes, resources: Resources, config: PipelineConfig) -> None:
-        self.claim = claim
-        self.root = root
-        self.resources = resources
-        self.config = config
-        self.db = resources.db
-        self.counts: Counter[ItemState] = Counter()
-        self._lease = LeaseKeeper(resources.db, claim, config.lease_seconds)
-        self._contents: dict[str, ImageError | None] = {}  # SHA-256s of this chunk, and why one cannot be decoded
-        self._sharing = CaptionSharing(resources.db, claim) if claim.skip_near_duplicates else None
-        self._unreachable: list[FileUnreachable] = []  # files without an outcome, because they may come back
-
-    def run(self, stop_requested: Callable[[], bool]) -> bool:
-        """Process the chunk; return whether all items are finished. If not, its turn is over or a stop is requested.
-
-        The turn keeps images that take very long to decode from delaying other jobs. Raises LeaseLost,
-        ServiceUnavailable, and FolderUnavailable when files were unreachable; what was committed stays.
-        """
-        started = time.monotonic()
-        for batch in read_ahead(self._decoded_batches(), BATCHES_AHEAD):
-            self._commit(batch.finished + self._caption(batch))
-            if stop_requested() or time.monotonic() - started > self.config.turn_seconds:
-                return False
-        if self._unreachable:
-            first = self._unreachable[0]
-            raise FolderUnavailable(f"{first.detail}. If this lasts, the files fail as {first.reason}")
-        return True
-
-    # -- on the read-ahead thread --
-
-    def _decoded_batches(self) -> Iterator[DecodedBatch]:
-        for batch in self._file_batches():
-            yield from self._decode(batch)
-
-    def _file_batches(self) -> Iterator[FileBatch]:
-        """Read the files of the chunk and cut it into batches, by count and by bytes."""
-        with self.resources.files.reading(self.root, self.claim.items, self._lease.renew_if_due) as reads:
-            yield from self._read_batches(reads)
-
-    def _read_batches(self, reads: Reads) -> Iterator[FileBatch]:
-        batch, started = FileBatch(), time.monotonic()
-        for item, read in reads:
-            if len(batch) and (
-                len(batch) >= self.config.batch_size or batch.size + item.size > self.config.batch_bytes
-            ):
-                yield batch
-                batch = FileBatch()
-            try:
-                content = read()
-                batch.files.append((item, content))
-                batch.size += len(content.data)
-            except ImageError as error:
-                if isinstance(error, FileUnreachable) and self._may_come_back(error):
-                    self._unreachable.append(error)
-                    # A dead file server may take a minute for each file.
-                    if time.monotonic() - started > self.config.turn_seconds:
-                        break
-                else:
-                    batch.failed.append(_failed(item, error, was_read=False))
-            self._lease.renew_if_due()
-        if len(batch):
-            yield batch
-
-    def _may_come_back(self, error: FileUnreachable) -> bool:
-        waited, grace = self.claim.deferrals * self.config.backoff_seconds, self.config.missing_grace_seconds
-        return waited < (min(FOLDER_GONE_SECONDS, grace) if error.folder_gone else grace)
-
-    def _decode(self, batch: FileBatch) -> Iterator[DecodedBatch]:
-        """Decode a batch, except contents that have a caption or occur earlier in this chunk.
-
-        Yields the batch in parts when some of its images are slow to decode.
-        """
-        to_decode, repeated = self._split(batch.files)
-        part, started = DecodedBatch(finished=batch.failed), time.monotonic()
-        requests = [DecodeRequest(file.data, (item, file), item.attempts) for item, file in to_decode]
-        for request, result in self.resources.decode_pool.decode_all(requests, self._count_death):
-            item, file = request.item
-            self._lease.renew_if_due()
-            if isinstance(result, ImageError):
-                self._contents[file.sha256] = result
-                part.finished.append(_failed(item, result, was_read=True))
-            else:
-                content = Content(file.sha256, len(file.data), result.info)
-                outcome = Outcome(item, ItemState.CAPTIONED, content, thumbnail=pack_thumbnail(result.pixels))
-                part.to_caption.append((outcome, result))
-            if time.monotonic() - started > self.config.partial_batch_seconds:
-                yield self._without_near_duplicates(part)
-                part, started = DecodedBatch(), time.monotonic()
-        part.finished += [self._repeated(item, file) for item, file in repeated]
-        yield self._without_near_duplicates(part)
-
-    def _without_near_duplicates(self, batch: DecodedBatch) -> DecodedBatch:
-        """Return a batch in which near-duplicates of captioned images need no model, if the job wants that.
-
-        Of several in a batch, the one with the most pixels is captioned.
-        """
-        if self._sharing is None:
-            return batch
-        best_first = sorted((outcome for outcome, _ in batch.to_caption), key=_size_of_image, reverse=True)
-        sources = self._sharing.sources([(_sha256(outcome), outcome.thumbnail or b"") for outcome in best_first])
-        shared = [
-            replace(outcome, state=ItemState.REUSED, shared_from=sources[_sha256(outcome)])
-            for outcome, _ in batch.to_caption
-            if _sha256(outcome) in sources
+    def __init__(
+        self,
+        claim: Callable[[], Claim | None],
+        open_chunk: Callable[[Claim], ChunkWork],
+        captioner_of: Callable[[Claim], Captioner],
+        finish: Finish,
+        adaptive_batch: AdaptiveBatch,
+        batch_size: int,
+        feeders: int = FEEDERS,
+    ) -> None:
+        """`claim` and `open_chunk` are called on one thread at a time."""
+        self._claim, self._open_chunk, self._captioner_of = claim, open_chunk, captioner_of
+        self._adaptive_batch, self._batch_size = adaptive_batch, batch_size
+        self._ready = ReadyQueue(feeders, _BATCHES_AHEAD * batch_size)
+        self._committer = Committer(finish, self._ready.chunks)
+        self._claiming = threading.Lock()
+        self._is_exhausted = False  # nothing more is claimed
+        self._claim_errors: list[Exception] = []
+        contexts = [contextvars.copy_context() for _ in range(feeders)]  # of the log
+        self._feeders = [
+            threading.Thread(target=context.run, args=(self._feed,), name="feed", daemon=True) for context in contexts
         ]
-        to_caption = [pair for pair in batch.to_caption if _sha256(pair[0]) not in sources]
-        return DecodedBatch(batch.finished + shared, to_caption)
 
-    def _split(
-        self, files: list[tuple[ClaimedItem, FileBytes]]
-    ) -> tuple[list[tuple[ClaimedItem, FileBytes]], list[tuple[ClaimedItem, FileBytes]]]:
-        """Separate contents to decode from those that have a caption already, or will have one after this batch."""
-        captioned: set[str] = set()
-        if not self.claim.force:
-            sha256s = [file.sha256 for _, file in files]
-            captioned = self.db.retry(lambda: results.captioned_digests(self.db, self.claim, sha256s))
-        to_decode, repeated = [], []
-        for item, file in files:
-            if file.sha256 in captioned or file.sha256 in self._contents:
-                repeated.append((item, file))
-            else:
-                self._contents[file.sha256] = None
-                to_decode.append((item, file))
-        return to_decode, repeated
+    def run(self, stop_requested: Callable[[], bool], seconds: float) -> list[Exception]:
+        """Work until nothing is left to claim, a stop is requested, or some seconds have passed; return the errors.
 
-    def _count_death(self, request: DecodeRequest[tuple[ClaimedItem, FileBytes]]) -> None:
-        item, _ = request.item
-        self.db.retry(lambda: leases.count_attempt(self.db, self.claim, item))
+        What is claimed then is finished first, except after a stop request: the rest of the chunks is released.
+        Raises DeviceFailed.
+        """
+        self._until = time.monotonic() + seconds
+        for feeder in self._feeders:
+            feeder.start()
+        try:
+            while (ready := self._ready.take(self._batch_size)) is not None:
+                self._process(ready)
+                if stop_requested():
+                    break
+        finally:
+            self._end_all()
+        return self._claim_errors + self._committer.errors
 
-    def _repeated(self, item: ClaimedItem, file: FileBytes) -> Outcome:
-        error = self._contents.get(file.sha256)
-        if error is not None:
-            return _failed(item, error, was_read=True)
-        return Outcome(item, ItemState.REUSED, Content(file.sha256, len(file.data), None))
+    # -- on the threads that feed --
+
+    def _feed(self) -> None:
+        try:
+            while (chunk := self._next_chunk()) is not None:
+                with bound_contextvars(job=chunk.claim.job_id, chunk=chunk.claim.chunk_id):
+                    self._feed_chunk(chunk)
+        except Exception as error:  # of a claim
+            self._claim_errors.append(error)
+            self._is_exhausted = True
+        finally:
+            self._ready.end_producer()
+
+    def _next_chunk(self) -> ChunkWork | None:
+        with self._claiming:
+            least = _BATCHES_AHEAD * self._batch_size
+            if self._claims_no_more() or not self._ready.wait_for_demand(least, self._until) or self._claims_no_more():
+                return None
+            claim = self._claim()
+            if claim is None:
+                self._is_exhausted = True
+                return None
+            chunk = self._open_chunk(claim)
+            self._ready.add_chunk(chunk)
+            return chunk
+
+    def _claims_no_more(self) -> bool:
+        return self._is_exhausted or any(not isinstance(error, _NOT_FATAL) for error in self._committer.errors)
+
+    def _feed_chunk(self, chunk: ChunkWork) -> None:
+        error = None
+        try:
+            for batch in chunk.batches():
+                if not self._ready.put(Ready(chunk, batch)):
+                    return
+        except Exception as raised:  # of any kind: it ends this chunk
+            error = raised
+        self._ready.put(Ready(chunk, error=error))
 
     # -- on the thread that runs the model --
 
-    def _caption(self, batch: DecodedBatch) -> list[Outcome]:
-        images = [image.pixels for _, image in batch.to_caption]
-        captions = self.resources.adaptive_batch.caption(self.resources.captioner, images, self.claim.options)
-        pairs = zip(batch.to_caption, captions, strict=True)
-        return [replace(outcome, caption=caption) for (outcome, _), caption in pairs]
+    def _process(self, ready: Sequence[Ready]) -> None:
+        parts = [(r.chunk, r.batch) for r in ready if r.batch is not None and not r.chunk.is_over]
+        if parts:
+            self._caption(parts)
+        for r in ready:
+            if r.batch is None and not r.chunk.is_over:
+                self._end(r.chunk, r.error, is_done=r.error is None)
+        for chunk, _ in parts:
+            if not chunk.is_over and chunk.turn_is_over:
+                self._end(chunk)
 
-    def _commit(self, outcomes: list[Outcome]) -> None:
-        provenance, seconds = self.config.provenance, self.config.lease_seconds
-        self.db.retry(lambda: results.commit_batch(self.db, self.claim, outcomes, provenance, seconds))
-        self._lease.note_renewal()
-        self.counts.update(outcome.state for outcome in outcomes)
+    def _caption(self, parts: Sequence[tuple[ChunkWork, DecodedBatch]]) -> None:
+        """Caption batches of one or several chunks at once, and hand the outcomes to the thread that commits."""
+        claim = parts[0][0].claim
+        images = [image.pixels for _, batch in parts for _, image in batch.to_caption]
+        try:
+            captions = iter(self._adaptive_batch.caption(self._captioner_of(claim), images, claim.options))
+        except DeviceFailed as error:
+            for chunk, _ in parts:
+                self._end(chunk, error)
+            raise
+        except Exception as error:
+            if len(parts) == 1:
+                self._end(parts[0][0], error)
+                return
+            for part in parts:  # to blame no chunk for another one
+                if not part[0].is_over:
+                    self._caption([part])
+            return
+        for chunk, batch in parts:
+            outcomes: list[Outcome] = [replace(o, caption=next(captions)) for o, _ in batch.to_caption]
+            self._committer.commit(chunk, batch.finished + outcomes)
 
+    def _end(self, chunk: ChunkWork, error: Exception | None = None, *, is_done: bool = False) -> None:
+        chunk.is_over = True
+        self._committer.end(chunk, error, is_done=is_done)
 
-def _sha256(outcome: Outcome) -> str:
-    return outcome.content.sha256 if outcome.content is not None else ""
-
-
-def _size_of_image(outcome: Outcome) -> tuple[int, int]:
-    """Return pixels and bytes."""
-    content = outcome.content
-    return (content.info.width * content.info.height, content.bytes) if content and content.info else (0, 0)
-
-
-def _failed(item: ClaimedItem, error: ImageError, *, was_read: bool) -> Outcome:
-    """Return the outcome of an image that cannot be captioned.
-
-    An error of the file system may pass. What the decoder says of the bytes, and the size of a file, stay.
-    """
-    is_permanent = error.reason == Reason.TOO_LARGE or (was_read and error.reason in PERMANENT_REASONS)
-    return Outcome(item, ItemState.FAILED, reason=error.reason, detail=error.detail, is_permanent=is_permanent)
+    def _end_all(self) -> None:
+        """End what is in work, commit what is captioned, and wait for the threads."""
+        self._is_exhausted = True
+        self._ready.close()
+        for chunk in self._ready.chunks():
+            if not chunk.is_over:
+                self._end(chunk)
+        for feeder in self._feeders:
+            feeder.join()
+        for chunk in self._ready.chunks():  # claimed at this moment
+            if not chunk.is_over:
+                self._end(chunk)
+        self._committer.close()

@@ -1,13 +1,13 @@
-"""What a pool process works with: models, decode processes, database. It claims chunks and processes them."""
+"""What a pool process works with: models, decode processes, database. It claims chunks and says how each ends."""
 
 import functools
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 
 import structlog
-from structlog.contextvars import bound_contextvars
 
 from captioning import __version__
 from captioning.bundles import named
@@ -23,10 +23,12 @@ from captioning.store.database import Database
 from captioning.store.outcomes import Provenance
 from captioning.values import ItemState
 from worker.adaptive_batch import AdaptiveBatch
+from worker.chunk_work import TURN_SECONDS, ChunkConfig, ChunkWork, Resources
+from worker.contents_in_flight import ContentsInFlight
 from worker.environment import MountedRoot, available_bundles, stop_requested, visible_roots, worker_name
 from worker.file_reader import FileReader
 from worker.model_cache import ModelCache
-from worker.pipeline import TURN_SECONDS, Pipeline, PipelineConfig, Resources
+from worker.pipeline import Pipeline
 
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS = 15.0  # that a chunk waits after a failure, before it is claimed again
@@ -79,6 +81,7 @@ class Runner:
     decode_pools: dict[int, DecodePool] = field(default_factory=dict)  # by image size
     adaptive_batch: AdaptiveBatch = field(default_factory=AdaptiveBatch)
     roots: dict[int, MountedRoot] = field(default_factory=dict)  # visible at the last claim, by id
+    _in_flight: ContentsInFlight = field(default_factory=ContentsInFlight)
 
     @classmethod
     def open(cls, settings: Settings) -> "Runner":
@@ -122,32 +125,53 @@ class Runner:
         return self.db.retry(transaction)
 
     def process_chunk(self, claim: Claim) -> None:
-        """Process a chunk, then complete it; or release its rest when a stop is requested or its turn is over.
+        """Process one chunk. Raises what ended the work on it early, after acting on it as DISPOSITIONS says."""
+        claims = iter([claim])
+        for error in self._work(lambda: next(claims, None), inf):
+            raise error
 
-        Raises what ended the work early, after acting on it as DISPOSITIONS says.
+    def work(self, seconds: float, on_claim: Callable[[], object]) -> list[Exception]:
+        """Process chunks until none is left, or for some seconds; return what ended the work on some of them early.
+
+        `on_claim` is called after each claim. Raises DeviceFailed.
         """
-        with bound_contextvars(job=claim.job_id, chunk=claim.chunk_id):
-            try:
-                self._process(claim)
-            except LeaseLost as error:
-                log.info("lease_lost", error=str(error))
-                raise
 
-    def _process(self, claim: Claim) -> None:
-        started = time.monotonic()
+        def claim() -> Claim | None:
+            claimed = self.claim()
+            if claimed is not None:
+                on_claim()
+            return claimed
+
+        return self._work(claim, seconds)
+
+    def _work(self, claim: Callable[[], Claim | None], seconds: float) -> list[Exception]:
+        pipeline = Pipeline(
+            claim,
+            self._open_chunk,
+            lambda claimed: self.models.captioner(claimed.model_digest),
+            self._finish,
+            self.adaptive_batch,
+            self.settings.batch_size,
+        )
+        return pipeline.run(self.stop_requested, seconds)
+
+    def _finish(self, chunk: ChunkWork, is_done: bool, error: Exception | None) -> Exception | None:
+        """Complete or release a chunk; return what ended the work on it early."""
         try:
-            pipeline = self._pipeline(claim)
-            finished = pipeline.run(self.stop_requested)
-        except Exception as error:
-            self._dispose(claim, error)
-            raise
-        if finished:
-            self.db.retry(lambda: leases.complete(self.db, claim))
-            _log_done(pipeline, time.monotonic() - started)
-        else:
-            self.db.retry(lambda: leases.release(self.db, claim))
-            reason = "a stop was requested" if self.stop_requested() else "its turn is over"
-            log.info("chunk_released", reason=reason, items_done=pipeline.counts.total())
+            if error is not None:
+                self._dispose(chunk.claim, error)
+            elif is_done:
+                self.db.retry(lambda: leases.complete(self.db, chunk.claim))
+                _log_done(chunk)
+            else:
+                self.db.retry(lambda: leases.release(self.db, chunk.claim))
+                reason = "a stop was requested" if self.stop_requested() else "its turn is over"
+                log.info("chunk_released", reason=reason, items_done=chunk.counts.total())
+        except CaptioningError as failure:  # LeaseLost or StoreUnavailable
+            error = failure
+        if isinstance(error, LeaseLost):
+            log.info("lease_lost", error=str(error))
+        return error
 
     def claimable_chunks(self) -> int:
         """Return how many wake-up messages the queue should contain."""
@@ -162,23 +186,26 @@ class Runner:
         self.files.close()
         self.db.close()
 
-    def _pipeline(self, claim: Claim) -> Pipeline:
-        """Return the pipeline for a chunk. Raises BundleError when its model cannot be loaded."""
-        captioner = self.models.captioner(claim.model_digest)
-        runtime = self.models.runtime.for_bundle(self.models.bundles[claim.model_digest])
-        config = PipelineConfig(
-            batch_size=self.settings.batch_size,
-            missing_grace_seconds=self.settings.missing_grace_seconds,
-            lease_seconds=self.lease_seconds,
-            backoff_seconds=BACKOFF_SECONDS,
-            turn_seconds=TURN_SECONDS,
-            provenance=Provenance(
-                runtime.name, runtime.precision, __version__, capability_of(self.settings), self._encoder(claim)
-            ),
-        )
-        pool = self._decode_pool(captioner.preprocessing.size)
-        resources = Resources(self.db, captioner, pool, self.adaptive_batch, self.files)
-        return Pipeline(claim, self.roots[claim.root_id].path, resources, config)
+    def _open_chunk(self, claim: Claim) -> ChunkWork:
+        """Return the work on a chunk. Raises BundleError after releasing the chunk."""
+        try:
+            bundle = self.models.bundles[claim.model_digest]
+            runtime = self.models.runtime.for_bundle(bundle)
+            capability = capability_of(self.settings)
+            config = ChunkConfig(
+                batch_size=self.settings.batch_size,
+                missing_grace_seconds=self.settings.missing_grace_seconds,
+                lease_seconds=self.lease_seconds,
+                backoff_seconds=BACKOFF_SECONDS,
+                turn_seconds=TURN_SECONDS,
+                provenance=Provenance(runtime.name, runtime.precision, __version__, capability, self._encoder(claim)),
+            )
+            pool = self._decode_pool(self.models.image_size(claim.model_digest))
+            resources = Resources(self.db, pool, self.files, self._in_flight)
+            return ChunkWork(claim, self.roots[claim.root_id].path, resources, config)
+        except Exception as error:
+            self._dispose(claim, error)
+            raise
 
     def _encoder(self, claim: Claim) -> str:
         """Identify what computes features: only those of one encoder and one version can be compared."""
@@ -209,15 +236,14 @@ class Runner:
         log.info("chunk_released", reason=message)
 
 
-def _log_done(pipeline: Pipeline, seconds: float) -> None:
-    counts = pipeline.counts
+def _log_done(chunk: ChunkWork) -> None:
+    counts, seconds = chunk.counts, time.monotonic() - chunk.started
     log.info(
         "chunk_done",
         captioned=counts[ItemState.CAPTIONED],
         reused=counts[ItemState.REUSED],
         failed=counts[ItemState.FAILED],
         seconds=round(seconds, 3),
-        images_per_second=round(counts.total() / max(seconds, 1e-9), 1),
     )
 
 

@@ -1,15 +1,18 @@
 """The one task: process chunks one after another for up to a minute. A wake-up message starts it."""
 
 import os
-import time
+from typing import TYPE_CHECKING
 
 import structlog
 
-from captioning.errors import BrokerUnavailable, CaptioningError, DeviceFailed, FolderUnavailable, LeaseLost
+from captioning.errors import BrokerUnavailable, CaptioningError, DeviceFailed, LeaseLost, StoreUnavailable
 from captioning.queue.celery_app import wake_workers
 from captioning.queue.message import TASK_NAME
 from worker.celery import app
 from worker.log import RepeatedErrors
+
+if TYPE_CHECKING:
+    from worker.runner import Runner
 
 log = structlog.get_logger(__name__)
 errors = RepeatedErrors(log)
@@ -26,31 +29,26 @@ def process_chunks() -> None:
     from worker.runner import get_runner  # imports torch, which the parent process never loads
 
     runner = get_runner()
-    started = time.monotonic()
     try:
-        while (claim := runner.claim()) is not None:
-            try:
-                runner.process_chunk(claim)
-            except FolderUnavailable as error:  # concerns some files of this chunk only
-                _log_unavailable(error)
-            claimable = runner.claimable_chunks()
-            if claimable:
-                _wake_others(claimable)
-            if not claimable or time.monotonic() - started > TASK_SECONDS:
-                return
-    except LeaseLost:  # the runner has logged it
-        return
+        ended_early = runner.work(TASK_SECONDS, lambda: _wake_others(runner))
     except DeviceFailed as error:  # for the rest of this process; Celery starts another
         log.error("device_failed", error=str(error))
         os._exit(os.EX_UNAVAILABLE)
-    except CaptioningError as error:  # the sweeper sends messages when it is over
-        _log_unavailable(error)
+    for reason in ended_early:
+        if not isinstance(reason, CaptioningError):
+            raise reason
+        if not isinstance(reason, LeaseLost):  # the runner has logged it
+            _log_unavailable(reason)  # the sweeper sends messages when it is over
+    if not ended_early:
+        _wake_others(runner)
 
 
-def _wake_others(chunks: int) -> None:
+def _wake_others(runner: "Runner") -> None:
     try:
-        wake_workers(app, chunks)
-    except BrokerUnavailable as error:  # a sweeper sends them later; this worker needs no message to continue
+        chunks = runner.claimable_chunks()
+        if chunks:
+            wake_workers(app, chunks)
+    except (StoreUnavailable, BrokerUnavailable) as error:  # a sweeper sends them later; this worker needs no message
         _log_unavailable(error)
 
 

@@ -55,8 +55,8 @@ def test_a_killed_pool_process_is_replaced_and_its_chunk_does_not_wait_for_the_l
 @pytest.mark.scenario("W8", "a worker is stopped for three leases before a commit, then continues", sqlite=True)
 def test_a_worker_that_lost_its_lease_writes_nothing(world: World) -> None:
     world.submit()
-    stopped = world.start_worker("after_model@3:stop")
-    world.wait_for_fault("after_model")
+    stopped = world.start_worker("before_commit@3:stop")  # on the thread that commits: outside of its transactions
+    world.wait_for_fault("before_commit")
     world.start_worker()
     world.wait_until_finished(60, "the other worker to finish the job")
     time.sleep(max(0.0, world.fault_at + 3 * LEASE_SECONDS - time.time()))

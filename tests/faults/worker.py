@@ -25,6 +25,7 @@ worker.runner.TURN_SECONDS = float(os.environ.get("FAULTS_TURN_SECONDS", worker.
 before(worker.runner.Runner, "claim", "before_claim")
 after(claims, "claim", "after_claim", when=lambda claim, *_: claim is not None)
 before(DecodeProcess, "give", "before_decode")
+before(results, "commit_batch", "before_commit")
 after(results, "insert_captions", "inside_commit")
 after(results, "commit_batch", "after_commit")
 after(leases, "complete", "after_complete")

@@ -2,8 +2,10 @@
 
 import io
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,14 @@ from captioning.store.claims import Claim
 from captioning.store.database import Database
 from captioning.store.files import FoundFile
 from captioning.store.outcomes import Provenance
-from captioning.values import Caption, DecodeOptions
+from captioning.values import Caption, DecodeOptions, ItemState
 from tests.store.helpers import LSTM, StoreDriver
 from worker.adaptive_batch import AdaptiveBatch
+from worker.chunk_work import ChunkConfig, ChunkWork, Resources
+from worker.contents_in_flight import ContentsInFlight
 from worker.file_reader import FileReader
 from worker.model_cache import ModelCache
-from worker.pipeline import Pipeline, PipelineConfig, Resources
+from worker.pipeline import Pipeline
 from worker.runner import Runner
 
 SIZE = 32  # side of a decoded image, pixels
@@ -92,6 +96,14 @@ class LocalCaptioner:
         return [Caption("a dog runs", (-0.5,) * 4)] * len(images)
 
 
+@dataclass(frozen=True)
+class Run:
+    """How the work on a chunk ended."""
+
+    is_done: bool
+    counts: Counter[ItemState]
+
+
 @dataclass
 class LocalWorker:
     """One folder of images, its database, and a worker on them."""
@@ -102,6 +114,7 @@ class LocalWorker:
     decode_pool: LocalDecodePool
     captioner: LocalCaptioner
     files: FileReader = field(default_factory=lambda: FileReader(read_settings(max_bytes=1_000_000)))
+    stop: bool = False  # requested
     sizes: list[int] = field(default_factory=list)  # for which decode pools were started
 
     def write(self, files: dict[str, bytes]) -> None:
@@ -110,24 +123,23 @@ class LocalWorker:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
 
-    def submit(self, files: dict[str, bytes], key: str = "k", *, force: bool = False) -> int:
-        """Write files and register them, all in one chunk; return the job's id."""
+    def submit(self, files: dict[str, bytes], key: str = "k", *, force: bool = False, chunk_size: int = 100) -> int:
+        """Write files and register them, all in one chunk if it is not smaller; return the job's id."""
         self.write(files)
         job = self.driver.open_job(key, force=force)
         stats = {name: (self.folder / name).stat() for name in files}
         found = [FoundFile(name.encode(), s.st_size, s.st_mtime_ns) for name, s in stats.items()]
-        self.driver.register(job, found, chunk_size=100, force=force)
+        self.driver.register(job, found, chunk_size=chunk_size, force=force)
         jobs.close_registration(self.db, job, 0, {})
         return job
 
     def claim(self) -> Claim:
         return self.driver.claim("w1", LEASE_SECONDS)
 
-    def pipeline(
+    def chunk(
         self, claim: Claim, *, batch_size: int = 100, missing_grace_seconds: float = 300.0, **limits: Any
-    ) -> Pipeline:
-        resources = Resources(self.db, self.captioner, self.decode_pool, AdaptiveBatch(), self.files)  # type: ignore[arg-type]
-        config = PipelineConfig(
+    ) -> ChunkWork:
+        config = ChunkConfig(
             batch_size=batch_size,
             missing_grace_seconds=missing_grace_seconds,
             lease_seconds=LEASE_SECONDS,
@@ -135,7 +147,31 @@ class LocalWorker:
             provenance=Provenance("torch", "fp32", "test"),
             **limits,
         )
-        return Pipeline(claim, str(self.folder).encode(), resources, config)
+        resources = Resources(self.db, self.decode_pool, self.files, ContentsInFlight())  # type: ignore[arg-type]
+        return ChunkWork(claim, str(self.folder).encode(), resources, config)
+
+    def run(self, claim: Claim, **config: Any) -> Run:
+        """Process a chunk, which is neither completed nor released. Raises what ended it early."""
+        chunk = self.chunk(claim, **config)
+        ends: list[bool] = []
+
+        def finish(chunk: ChunkWork, is_done: bool, error: Exception | None) -> Exception | None:
+            ends.append(is_done)
+            return error
+
+        claims = iter([claim])
+        pipeline = Pipeline(
+            lambda: next(claims, None),
+            lambda claim: chunk,
+            lambda claim: self.captioner,  # type: ignore[arg-type, return-value]
+            finish,
+            AdaptiveBatch(),
+            chunk.config.batch_size,
+        )
+        for error in pipeline.run(lambda: self.stop, inf):
+            raise error
+        (is_done,) = ends
+        return Run(is_done, chunk.counts)
 
     def settings(self, **values: Any) -> Settings:
         return read_settings(database_url=f"sqlite:///{self.folder.parent}/captions.sqlite", worker_name="w1", **values)

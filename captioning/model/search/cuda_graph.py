@@ -68,7 +68,7 @@ class Captured:
     def __init__(self, begun: Open, advance: Callable[[Open], Open], rules: Rules) -> None:
         self._inputs = _tensors(begun)
         steps = rules.options.max_words + 1
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP):
