@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from structlog.contextvars import bound_contextvars
 
+from captioning.errors import StoreUnavailable
 from captioning.store import results
 from captioning.store.outcomes import Outcome
 from worker.chunk_work import ChunkWork
@@ -36,6 +37,7 @@ class Committer:
         self._chunks = chunks
         self._entries: queue.Queue[_Entry | None] = queue.Queue(_MOST_WAITING)
         self._held: _Entry | None = None
+        self._store_error: StoreUnavailable | None = None  # of the last attempt, which took as long as one may take
         self.errors: list[Exception] = []
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
@@ -59,7 +61,9 @@ class Committer:
             with bound_contextvars(job=chunk.claim.job_id, chunk=chunk.claim.chunk_id):
                 if chunk.is_closed:
                     continue
-                if entry.is_end:
+                if self._store_error is not None:  # waiting again for each chunk would take a multiple of that time
+                    self._end(chunk, self._store_error)
+                elif entry.is_end:
                     self._end(chunk, entry.error, is_done=entry.is_done)
                 else:
                     self._commit(chunk, self._with_following(entry))
@@ -107,5 +111,7 @@ class Committer:
         error = self._finish(chunk, is_done, error)
         chunk.is_closed = True
         chunk.resources.in_flight.give_all_back(chunk.claim)
+        if isinstance(error, StoreUnavailable):
+            self._store_error = error
         if error is not None:
             self.errors.append(error)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import worker.committing
-from captioning.errors import DeviceFailed, DeviceOutOfMemory, StoreFault
+from captioning.errors import DeviceFailed, DeviceOutOfMemory, StoreFault, StoreUnavailable
 from captioning.model.pixels import Limits, Pixels, open_image
 from captioning.store import jobs
 from captioning.store.claims import Claim
 from captioning.store.outcomes import Outcome
 from captioning.values import Caption, DecodeOptions
+from tests.support.polling import wait_until
 from tests.worker.conftest import SIZE, LocalWorker, png
 from worker.contents_in_flight import ContentsInFlight
 
@@ -55,7 +56,7 @@ def test_a_chunk_that_is_held_up_holds_up_no_other(local: LocalWorker) -> None:
 
 def test_small_chunks_share_a_batch(local: LocalWorker) -> None:
     local.submit({f"{i}.png": png(i) for i in range(8)}, chunk_size=2)
-    local.captioner.before = lambda: time.sleep(0.2)  # so that others are decoded meanwhile
+    local.captioner.before = lambda: wait_until(lambda: local.decode_pool.calls == 8, 30, "the others to be decoded")
     assert work(local, batch_size=6) == []
     assert max(local.captioner.batches) > 2
 
@@ -108,6 +109,23 @@ def test_a_commit_that_fails_ends_its_chunk_only(local: LocalWorker, monkeypatch
     assert states(local)["0.png"] == "pending"
     assert local.row("SELECT attempts, last_error FROM chunks WHERE seq = 1") == (1, "a value that cannot be stored")
     assert local.row("SELECT count(*) FROM chunks WHERE state = 'running'") == (0,)
+
+
+def test_a_database_that_is_away_is_waited_for_once_and_not_for_each_chunk(
+    local: LocalWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.submit({f"{i}.png": png(i) for i in range(6)}, chunk_size=1)
+    attempts = []
+
+    def fail(*arguments: object) -> None:
+        attempts.append(arguments)
+        raise StoreUnavailable("no answer")
+
+    monkeypatch.setattr(local.db, "retry_seconds", 0.0)
+    monkeypatch.setattr(worker.committing.results, "commit_batch", fail)
+    assert {str(error) for error in work(local, batch_size=1)} == {"no answer"}
+    assert len(attempts) == 1
+    assert set(states(local).values()) == {"pending"}
 
 
 def test_a_stop_releases_every_chunk_and_keeps_what_is_captioned(local: LocalWorker) -> None:
