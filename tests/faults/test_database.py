@@ -88,7 +88,7 @@ def test_a_commit_with_an_unknown_result_is_repeated_without_counting_twice(slow
     proxy = Proxy(
         server(slow).socket_file,
         cut_at=b"COMMIT",
-        cut_after=b"INTO captions",
+        cut_after=b"COPY captions",
         cut_before_forwarding=before,
         max_cuts=5,
     )
