@@ -1,4 +1,4 @@
-"""Whose image is decoded next. Each caller gets the same time of the decode processes, not the same number of images.
+"""Which image is decoded next. Each caller gets the same time of the decode processes, not the same number of images.
 
 So a chunk of images that are slow to decode does not hold up the images of another chunk.
 """

@@ -63,7 +63,7 @@ class GraphSearch:
 
 
 class Captured:
-    """The graphs of one search, whose inputs and results are always at the same places in memory."""
+    """The graphs of one search. Its inputs and results are always at the same places in memory."""
 
     def __init__(self, begun: Open, advance: Callable[[Open], Open], rules: Rules) -> None:
         self._inputs = _tensors(begun)
