@@ -75,6 +75,7 @@ def rows_of(runner: CliRunner) -> dict[str, dict[str, object]]:
     return {row["path"].partition("/photos/")[2]: row for row in rows}
 
 
+@pytest.mark.slow
 def test_a_training_set_gets_sidecars_with_a_trigger_word_and_loses_no_word_of_a_person(
     runner: CliRunner, place: Path
 ) -> None:

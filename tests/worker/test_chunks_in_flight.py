@@ -38,18 +38,13 @@ def test_copies_in_several_chunks_are_captioned_once(local: LocalWorker) -> None
 
 def test_a_chunk_that_is_held_up_holds_up_no_other(local: LocalWorker) -> None:
     job = local.submit({f"{i}.png": png(i) for i in range(8)}, chunk_size=2)
-    others_done = threading.Event()
     first = threading.Lock()
 
     def hold_up_the_first() -> None:
         if first.acquire(blocking=False):
-            assert others_done.wait(30)
+            wait_until(lambda: jobs.progress(local.db, job)[0].done == 6, 60, "the other chunks to be captioned")
 
-    def look() -> None:
-        if jobs.progress(local.db, job)[0].done >= 4:
-            others_done.set()
-
-    local.decode_pool.before, local.captioner.before = hold_up_the_first, look
+    local.decode_pool.before = hold_up_the_first
     assert work(local, batch_size=2) == []
     assert set(states(local).values()) == {"captioned"}
 
