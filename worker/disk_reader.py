@@ -19,7 +19,7 @@ _SLOW_SECONDS = 0.002  # for a file; reading one from a local disk takes less th
 
 
 class DiskReader:
-    """Threads that read files for chunks whose disk is slow."""
+    """Threads that read the files of chunks on slow disks."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="read")

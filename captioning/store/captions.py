@@ -55,7 +55,7 @@ class FileRow:
     size: int = 0  # bytes, when the file was last seen
     mtime_ns: int = 0  # time of its last modification then
     caption_id: int | None = None
-    partner: str | None = None  # path of the image beside it whose caption it shares
+    partner: str | None = None  # path of the image beside it that has the same caption
 
     @property
     def caption_digest(self) -> str | None:

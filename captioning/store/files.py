@@ -32,7 +32,7 @@ class FoundFile:
     mount: str | None = None  # identity of the mount on which it lies (captioning.mounts); None: not known
     has_stored_content: bool | None = None  # whether its bytes are those that the store knows; None: not compared
     is_ordered: bool = False  # it is read fastest after the file that was found before it: a member of an archive
-    partner: bytes | None = None  # name of the image beside it whose caption it shares
+    partner: bytes | None = None  # name of the image beside it that has the same caption
     has_pixels: bool = True  # it can be captioned without its partner
 
 

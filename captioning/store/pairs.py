@@ -2,8 +2,8 @@
 
 A camera writes one photograph as several files. The one that is easiest to read, a JPEG or HEIC, is captioned; the
 others share its content and its caption, as copies do, so what a person corrects holds for all of them. Workers read
-the partner of such a file in its place. When the partner is deleted the caption stays. A RAW file whose partner cannot
-be decoded is captioned itself.
+the partner of such a file in its place. When the partner is deleted the caption stays. A RAW file with a partner that
+cannot be decoded is captioned itself.
 """
 
 from collections.abc import Sequence

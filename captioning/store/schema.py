@@ -183,7 +183,7 @@ class File(Base):
     failed_capability_id: Mapped[int | None] = mapped_column(ForeignKey("capabilities.id"), comment="not tried again")
     partner: Mapped[bytes | None] = mapped_column(
         LargeBinary,
-        comment="name of the image beside it whose content and caption it shares",
+        comment="name of the image beside it that lends it content and caption",
     )
 
 

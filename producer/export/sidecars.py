@@ -149,7 +149,7 @@ class SidecarExport:
         return self.done
 
     def _is_of_partner(self, row: FileRow) -> bool:
-        """Return whether the sidecar of a file is that of the image whose caption it shares: IMG_1.xmp."""
+        """Return whether the sidecar of a file is that of the image with the same caption: IMG_1.xmp."""
         if row.partner is None:
             return False
         name, partner = (path.rpartition("/")[2].encode() for path in (row.path, row.partner))

@@ -90,7 +90,7 @@ def stem_in_pair(name: bytes) -> bytes | None:
 
 
 def partner_of(name: bytes, images: Mapping[bytes, bytes]) -> bytes | None:
-    """Return the image whose caption a file shares, of those that `partners` returned for its folder; or None."""
+    """Return the image that lends a file its caption, of those that `partners` returned for its folder; or None."""
     return images.get(os.path.splitext(name)[0]) if may_have_partner(name) else None
 
 

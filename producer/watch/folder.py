@@ -10,7 +10,7 @@ from captioning.paths import text_of
 from producer.watch.events import MANY, Reports, why_unreported
 from producer.watch.notices import Notices
 
-POLL_SECONDS = 60.0  # between two walks of a folder whose changes are not reported
+POLL_SECONDS = 60.0  # between two walks of a folder that reports no changes
 WALKS_SHARE = 10.0  # a walk is not begun before this many times the duration of the last one has passed
 
 

@@ -1,4 +1,4 @@
-"""What lasts and a person should know: each condition is told once, until it is over."""
+"""What lasts and a person should know: each condition is reported once, until it is over."""
 
 import time
 from collections.abc import Callable, Hashable
