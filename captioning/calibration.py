@@ -4,6 +4,7 @@ This module does not import torch, because the store uses it too.
 """
 
 import math
+import operator
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class Calibration:
         """Return a caption's confidence from its evidence, see EVIDENCE."""
         if not self.weights:
             return round(self.caption.at(evidence[0]), 4)
-        score = sum(w * x for w, x in zip(self.weights, expanded(evidence), strict=True))
+        score = sum(map(operator.mul, self.weights, expanded(evidence)))
         found = dict(zip(EVIDENCE, evidence, strict=False))
         is_limited = is_unlike(found.get("distance", 0.0), found.get("surest", 0.0))
         return round(min(self.caption.at(score), self.unlike if is_limited else 1.0), 4)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +12,12 @@ from torch.nn.utils.rnn import pad_sequence
 from captioning.calibration import EVIDENCE, Calibration, is_unlike
 from captioning.errors import DeviceFailed, DeviceOutOfMemory, ServiceUnavailable
 from captioning.features import pack_vectors
-from captioning.model.beam import BeamResult
 from captioning.model.concept_names import ConceptNames
 from captioning.model.concepts import ConceptClassifier, Concepts
 from captioning.model.decoder import CaptionDecoder
 from captioning.model.demand import Demand
 from captioning.model.gender import NeutralWords
+from captioning.model.hypotheses import Hypothesis, hypotheses_of
 from captioning.model.likeness import Likeness
 from captioning.model.pixels import Pixels, Preprocessing
 from captioning.model.presence import AbsentWords, Presence, least_present
@@ -32,18 +31,6 @@ GridEncoder = Callable[[Tensor], Tensor]
 """uint8 pixels (B, S, S, 3) -> grid features (B, N, 2048) in float32, on the decoder's device."""
 
 _DEVICE_ERRORS = ("CUDA error", "CUDNN_STATUS_", "CUBLAS_STATUS_")  # in messages that torch raises as RuntimeError
-
-
-class Hypothesis(NamedTuple):
-    """A caption that a search found."""
-
-    text: str
-    log_probabilities: tuple[float, ...]  # nats of each word and of the end
-
-    @property
-    def mean_log_probability(self) -> float:
-        """Nats a word, the end counted as one."""
-        return sum(self.log_probabilities) / max(1, len(self.log_probabilities))
 
 
 @dataclass(frozen=True)
@@ -92,20 +79,43 @@ class Captioner:
         present = None if self.presence is None else self.presence(mean)
         excluded = None if self.absent is None or present is None else self.absent.of(present)
         search = self._search.begin(features, concepts, excluded, options)
-        found = _hypotheses(search.best(), self.vocabulary)
+        found = hypotheses_of(search.best(), self.vocabulary)
         if self.demand is not None and probabilities is not None:
             rows, phrases = self.demand.missing(probabilities, [best.text for best, *_ in found])
             if rows:
                 again = search.with_phrases(rows, phrases)
                 scores = again.scores[:, 0].tolist()
-                for row, score, hypotheses in zip(rows, scores, _hypotheses(again, self.vocabulary), strict=True):
+                for row, score, hypotheses in zip(rows, scores, hypotheses_of(again, self.vocabulary), strict=True):
                     found[row] = hypotheses if score > float("-inf") else found[row]
-        seen: Sequence[Sequence[float]] = [()] * len(features) if probabilities is None else probabilities.tolist()
-        distances = [None] * len(features) if self.likeness is None else self.likeness(mean).tolist()
-        shown = [None] * len(features) if present is None else present.tolist()
+        distances = None if self.likeness is None else self.likeness(mean)
+        evidence = self._evidence([best for best, *_ in found], probabilities, distances, present)
         vectors = pack_vectors(mean.squeeze(1).cpu().numpy())
-        captions = [self._caption(*parts) for parts in zip(found, seen, distances, shown, vectors, strict=True)]
+        captions = [self._caption(*parts) for parts in zip(found, evidence, vectors, strict=True)]
         return self._with_attention(captions, features, concepts) if options.attention else captions
+
+    def _evidence(
+        self,
+        found: Sequence[Hypothesis],
+        probabilities: Tensor | None,
+        distances: Tensor | None,
+        present: Tensor | None,
+    ) -> list[tuple[float, ...]]:
+        """Return what is known of each caption and its image, in the order of EVIDENCE.
+
+        `probabilities` are those of the concepts, `present` those of THINGS.
+        """
+        texts = [caption.text for caption in found]
+        known: dict[str, Sequence[float]] = {"log_probability": [caption.mean_log_probability for caption in found]}
+        if self.names is not None and probabilities is not None:
+            seen = probabilities.cpu().numpy()
+            known |= {"named": self.names.probabilities(texts, seen), "surest": seen.max(1).tolist()}
+        if distances is not None:
+            known["distance"] = distances.tolist()
+        if present is not None:
+            known["present"] = [least_present(*parts) for parts in zip(texts, present.tolist(), strict=True)]
+            known |= dict(zip(THINGS, present.T.tolist(), strict=True))
+        nothing = [0.0] * len(found)
+        return list(zip(*(known.get(name, nothing) for name in EVIDENCE), strict=True))
 
     def _with_attention(self, captions: list[Caption], features: Tensor, concepts: Concepts | None) -> list[Caption]:
         """Add to captions of images (B, N, 2048) where the decoder looked when it chose each word."""
@@ -120,31 +130,15 @@ class Captioner:
             for caption, of_words, of_caption in zip(captions, scaled, ids, strict=True)
         ]
 
-    def _caption(
-        self,
-        found: list[Hypothesis],
-        seen: Sequence[float],
-        distance: float | None,
-        present: list[float] | None,
-        vector: bytes,
-    ) -> Caption:
-        """Return the best of an image's hypotheses, with the others, and what is known of the image.
-
-        `seen` are the probabilities of the concepts, `present` those of THINGS.
-        """
-        best = found[0]
-        known: dict[str, float] = {"log_probability": best.mean_log_probability}
-        if self.names is not None:
-            known |= {"named": self.names.probability(best.text, seen), "surest": max(seen)}
-        if distance is not None:
-            known["distance"] = distance
-        if present is not None:
-            known |= {"present": least_present(best.text, present), **dict(zip(THINGS, present, strict=True))}
-        evidence = tuple(known.get(name, 0.0) for name in EVIDENCE)
-        alternatives = tuple(Alternative(other.text, round(sum(other.log_probabilities), 4)) for other in found[1:])
+    def _caption(self, found: Sequence[Hypothesis], evidence: tuple[float, ...], vector: bytes) -> Caption:
+        """Return the best of an image's hypotheses, with the others, and what is known of the image."""
+        best, *others = found
+        of_image = dict(zip(EVIDENCE, evidence, strict=True))
+        unlike = None if self.likeness is None else is_unlike(of_image["distance"], of_image["surest"])
+        alternatives = tuple(Alternative(other.text, round(other.log_probability, 4)) for other in others)
         return Caption(
-            best.text, best.log_probabilities, alternatives, self.calibration.of_caption(evidence),
-            None if distance is None else is_unlike(distance, known.get("surest", 0.0)), evidence, vector,
+            best.text, best.log_probabilities, alternatives, self.calibration.of_caption(evidence), unlike, evidence,
+            vector,
         )  # fmt: skip
 
     @cached_property
@@ -169,18 +163,3 @@ def device_error(failure: RuntimeError) -> ServiceUnavailable | None:
     if isinstance(failure, torch.AcceleratorError) or any(sign in message for sign in _DEVICE_ERRORS):
         return DeviceFailed(message)
     return None
-
-
-def _hypotheses(found: BeamResult, vocabulary: Vocabulary) -> list[list[Hypothesis]]:
-    """Return the captions of each image, the best first, even if nothing is possible, then the others that are."""
-    of_images = []
-    for words, logps, scores in zip(
-        found.words.tolist(), found.log_probabilities.tolist(), found.scores.tolist(), strict=True
-    ):
-        of_image: list[Hypothesis] = []
-        for ids, of_words, score in zip(words, logps, scores, strict=True):
-            text = vocabulary.decode(ids)
-            if not of_image or score > float("-inf"):
-                of_image.append(Hypothesis(" ".join(text), tuple(round(p, 4) for p in of_words[: len(text) + 1])))
-        of_images.append(of_image)
-    return of_images

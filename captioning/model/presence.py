@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from captioning.model.vocabulary import Vocabulary
+from captioning.model.vocabulary import PAD, Vocabulary
 from captioning.word_groups import THINGS
 
 
@@ -26,12 +26,18 @@ class AbsentWords:
     def __init__(self, vocabulary: Vocabulary, probability: float) -> None:
         """A thing is absent if it is less probable than `probability`."""
         self.probability = probability
-        self._words = torch.tensor([[word in words for word in vocabulary.words] for words in THINGS.values()])
+        of_things = torch.tensor([[word in words for word in vocabulary.words] for words in THINGS.values()])
+        self._ids = of_things.any(0).nonzero().squeeze(1)  # (X,)
+        self._named = of_things[:, self._ids]  # (things, X)
 
     def of(self, present: Tensor) -> Tensor:
-        """Return which words are excluded: probabilities (B, things) -> (B, V)."""
-        absent = present < self.probability
-        return (absent.unsqueeze(-1) & self._words.to(present.device)).any(1)
+        """Return the ids of the words that are excluded, PAD for none: probabilities (B, things) -> (B, X).
+
+        X is the same for all images and batches.
+        """
+        absent = (present < self.probability).unsqueeze(-1)
+        excluded = (absent & self._named.to(present.device)).any(1)
+        return torch.where(excluded, self._ids.to(present.device), PAD)
 
 
 def least_present(caption: str, present: list[float]) -> float:

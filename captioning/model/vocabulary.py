@@ -43,10 +43,7 @@ class Vocabulary:
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """Return the words up to the end token, without the other special tokens."""
-        words = []
-        for i in ids:
-            if i == END:
-                break
-            if i >= len(SPECIAL):
-                words.append(self.words[i])
-        return words
+        known = list(ids)
+        if END in known:
+            del known[known.index(END) :]
+        return [self.words[i] for i in known if i > UNKNOWN]  # the last of the special tokens

@@ -155,5 +155,6 @@ def test_a_word_is_looked_for_in_singular_and_plural(demand: Demand) -> None:
 def test_the_probability_of_what_a_caption_names_is_that_of_its_most_probable_concept(
     classifier: ConceptClassifier, caption: str, expected: float
 ) -> None:
-    seen = probabilities(dog=0.6, traffic_light=0.25, light=0.3, ice_cream=0.01)[0].tolist()
-    assert ConceptNames(classifier).probability(caption, seen) == pytest.approx(expected)
+    seen = probabilities(dog=0.6, traffic_light=0.25, light=0.3, ice_cream=0.01)
+    found = ConceptNames(classifier).probabilities(["a cat", caption], torch.cat([seen, seen]).numpy())
+    assert found == [0.0, pytest.approx(expected)]

@@ -58,7 +58,7 @@ def test_words_for_what_is_absent_are_excluded_and_no_others() -> None:
     vocabulary = Vocabulary.build([["a", "man", "people", "dog", "dogs", "cat"]], 1)
     absent = AbsentWords(vocabulary, 0.2)
     excluded = absent.of(torch.tensor([[0.1, 0.9], [0.2, 0.19], [0.9, 0.9]]))
-    words = [{word for word, out in zip(vocabulary.words, row, strict=True) if out} for row in excluded.tolist()]
+    words = [set(vocabulary.decode(row)) for row in excluded.tolist()]
     assert words == [{"man", "people"}, {"dog", "dogs"}, set()]
 
 

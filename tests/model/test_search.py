@@ -49,11 +49,12 @@ def decoder_of(kind: str, cell: Cell, concepts: int, seed: int, words: int = len
 
 
 def inputs_of(images: int, concepts: int, seed: int) -> tuple[Tensor, Concepts | None, Tensor]:
-    """Return features (B, N, F), concepts, and excluded words (B, V): of one image, none."""
+    """Return features (B, N, F), concepts, and the ids of excluded words (B, V), PAD for none: of one image, none."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(images, 5, 12, generator=generator)
-    excluded = torch.rand(images, len(VOCABULARY), generator=generator) < 0.2
-    excluded[:, :4] = excluded[0] = False
+    is_excluded = torch.rand(images, len(VOCABULARY), generator=generator) < 0.2
+    is_excluded[0] = False
+    excluded = torch.arange(len(VOCABULARY)).where(is_excluded, PAD)
     if not concepts:
         return features, None, excluded
     words = torch.randint(4, len(VOCABULARY), (images, concepts, 2), generator=generator)

@@ -25,6 +25,8 @@ class PlainSearch:
         self, features: Tensor, concepts: Concepts | None, excluded: Tensor | None, options: DecodeOptions
     ) -> "PlainBatch":
         memory, state = self.decoder.start(features, concepts)
+        if excluded is not None:
+            excluded = torch.zeros(len(features), len(self.decoder.bias), dtype=torch.bool).scatter(1, excluded, True)
         return PlainBatch(self, memory, state, excluded, options)
 
 
@@ -33,7 +35,7 @@ class PlainBatch:
     search: PlainSearch
     memory: Memory
     state: State
-    excluded: Tensor | None
+    excluded: Tensor | None  # (B, V) which words must not come
     options: DecodeOptions
 
     def best(self) -> BeamResult:

@@ -14,7 +14,7 @@ from captioning.model.search.beam import beam_search
 from captioning.model.search.constrained import constrained_search
 from captioning.model.search.layers import SearchPrecision
 from captioning.model.search.prepared import PreparedDecoder, select
-from captioning.model.search.rules import NeutralGroups, Rules, excluded_ids
+from captioning.model.search.rules import NeutralGroups, Rules
 from captioning.model.vocabulary import Vocabulary
 from captioning.values import DecodeOptions
 
@@ -39,10 +39,10 @@ class CaptionSearch:
     def begin(
         self, features: Tensor, concepts: Concepts | None, excluded: Tensor | None, options: DecodeOptions
     ) -> "BatchSearch":
-        """Encode images (B, N, F). `excluded` (B, V) are words that an image's caption must not have."""
+        """Encode images (B, N, F). `excluded` (B, X) are ids of words that an image's caption must not have, or PAD."""
         memory, state = self.decoder.start(features, concepts)
         rules = Rules(options, self.once, self.neutral)
-        return BatchSearch(self.decoder, memory, state, rules, excluded_ids(excluded))
+        return BatchSearch(self.decoder, memory, state, rules, excluded)
 
 
 @dataclass(frozen=True)

@@ -80,14 +80,6 @@ class Rules:
         return scores, found
 
 
-def excluded_ids(excluded: Tensor | None) -> Tensor | None:
-    """Return the words that a mask (B, V) excludes as ids (B, X), PAD for none: X are excluded for any image."""
-    if excluded is None:
-        return None
-    columns = excluded.any(0).nonzero().squeeze(1)
-    return torch.where(excluded[:, columns], columns, PAD)
-
-
 class NeutralGroups:
     """`NeutralWords` for all groups at once. Its rule compares scores of one row, so it holds for logits too."""
 
