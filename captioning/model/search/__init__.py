@@ -6,5 +6,5 @@ ids, not a mask over V. On a CPU the layers of the decoder are prepared for one 
 multiplies it, and images that have all their hypotheses leave the batch.
 
 `rules.Rules` says which words may come, `best_words` finds them, `beam` and `constrained` choose among them,
-`prepared.PreparedDecoder` scores them. `cuda_graph`, which no captioner uses yet, replays the steps on a GPU.
+`prepared.PreparedDecoder` scores them. `cuda_graph` replays the steps of both searches on a GPU.
 """

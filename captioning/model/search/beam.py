@@ -51,13 +51,44 @@ class Open:
         )
 
 
-def beam_search(score: Score, memory: Memory, state: State, rules: Rules, excluded: Tensor | None = None) -> BeamResult:
+Advance = Callable[[Open], Open]
+"""Return images with hypotheses of one more word."""
+
+AreOver = Callable[[Open], Tensor]
+"""Return for which images (B,) nothing better can be found."""
+
+Loop = Callable[[Open, Advance, AreOver, Rules], Hypotheses]
+"""Advance images until all of them are over, and return their hypotheses, as `searched_images` does."""
+
+
+def searched_images(open_images: Open, advance: Advance, are_over: AreOver, rules: Rules) -> Hypotheses:
+    """Advance until all images are over; return the hypotheses of all, filled with PAD."""
+    done: list[Open] = []
+    for length in range(rules.options.max_words + 1):
+        open_images = advance(open_images)
+        on_gpu = open_images.images.device.type != "cpu"
+        if on_gpu and (length + 1) % _CHECKED:
+            continue
+        over = are_over(open_images)
+        left = len(over) - int(over.sum())
+        if not left:
+            break
+        if not on_gpu and left <= _SMALLER * len(over):
+            done.append(open_images.taken(over.nonzero().squeeze(1)))
+            open_images = open_images.taken((~over).nonzero().squeeze(1))
+    return _joined([*done, open_images], rules.options.beam_size)
+
+
+def beam_search(
+    score: Score, memory: Memory, state: State, rules: Rules, excluded: Tensor | None = None,
+    loop: Loop = searched_images,
+) -> BeamResult:  # fmt: skip
     """Search captions of B images, as `captioning.model.beam.beam_search` with one row of state per image.
 
     `excluded` (B, X) are words that an image's caption must not have, PAD for none.
     """
     begun = started(memory, state, excluded)
-    found = searched_images(begun, lambda images: advanced(score, images, rules), is_over, rules)
+    found = loop(begun, lambda images: advanced(score, images, rules), is_over, rules)
     return ranked(found.words[..., 1:], found.log_probabilities, found.totals, rules.options)
 
 
@@ -73,26 +104,6 @@ def is_over(found: Open) -> Tensor:
     """Return for which images (B,) all hypotheses have ended, or can have no more words."""
     last = found.hypotheses.words[..., -1]
     return ((last == END) | (last == PAD)).all(-1)
-
-
-def searched_images(
-    open_images: Open, advance: Callable[[Open], Open], are_over: Callable[[Open], Tensor], rules: Rules
-) -> Hypotheses:
-    """Advance until all images are over; return the hypotheses of all, filled with PAD."""
-    done: list[Open] = []
-    for length in range(rules.options.max_words + 1):
-        open_images = advance(open_images)
-        on_gpu = open_images.images.is_cuda
-        if on_gpu and (length + 1) % _CHECKED:
-            continue
-        over = are_over(open_images)
-        left = len(over) - int(over.sum())
-        if not left:
-            break
-        if not on_gpu and left <= _SMALLER * len(over):
-            done.append(open_images.taken(over.nonzero().squeeze(1)))
-            open_images = open_images.taken((~over).nonzero().squeeze(1))
-    return _joined([*done, open_images], rules.options.beam_size)
 
 
 def advanced(score: Score, found: Open, rules: Rules) -> Open:

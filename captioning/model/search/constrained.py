@@ -9,7 +9,7 @@ from torch import Tensor
 
 from captioning.model.beam import IMPOSSIBLE, BeamResult, State, ranked
 from captioning.model.decoder import Memory
-from captioning.model.search.beam import Hypotheses, Open, Score, extended, moved, searched_images
+from captioning.model.search.beam import Hypotheses, Loop, Open, Score, extended, moved, searched_images
 from captioning.model.search.rules import Candidates, Rules
 from captioning.model.vocabulary import END, PAD, START
 
@@ -58,15 +58,16 @@ class PhraseBanks:
 
 
 def constrained_search(
-    score: Score, memory: Memory, state: State, phrases: Tensor, rules: Rules, excluded: Tensor | None = None
-) -> BeamResult:
+    score: Score, memory: Memory, state: State, phrases: Tensor, rules: Rules, excluded: Tensor | None = None,
+    loop: Loop = searched_images,
+) -> BeamResult:  # fmt: skip
     """Search captions that contain the phrase of each image, as `captioning.model.constrained.constrained_search`.
 
     The other arguments are those of `captioning.model.search.beam.beam_search`.
     """
     beams = rules.options.beam_size
     begun = _started((*memory, phrases), state, phrases.size(1) + 1, beams, excluded)
-    found = searched_images(
+    found = loop(
         begun, lambda images: _advanced(score, images, rules), lambda images: _over(images.hypotheses, beams), rules
     )
     last = slice(-beams, None)  # the bank of those that have the phrase
