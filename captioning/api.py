@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioning.bundles import find_bundles, named
-from captioning.errors import UsageError
+from captioning.errors import ImageError, UsageError
 from captioning.paths import possible_paths
 from captioning.settings import read_settings
-from captioning.values import Caption, DecodeOptions
+from captioning.values import Caption, DecodeOptions, Reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,7 @@ class Captioner:
     ) -> None:
         """Load a model by its name, as `producer models` shows it; None: the default model.
 
-        `device` is auto, cpu, cuda or cuda:1. `beam_size` is the number of hypotheses of the beam search, 1 to 20.
+        `device` is auto, cpu, cuda, cuda:1 or mps. `beam_size` is the number of hypotheses of the beam search, 1 to 20.
         `batch_size` is how many images the encoder sees at once. Raises UsageError for a model or a device that is not
         there, and BundleError for a model that is damaged.
         """
@@ -64,7 +64,9 @@ class Captioner:
         bundle = named(model or settings.model, find_bundles(settings.bundle_folders))
         self.model = bundle.name
         self._captioner = load_captioner(
-            bundle, choose_runtime("auto", device, settings.precision), settings.data_dir / "encoders"
+            bundle,
+            choose_runtime("auto", device, settings.precision, settings.compile),
+            settings.data_dir / "encoders",
         )
         self._options, self._batch_size = DecodeOptions(beam_size=beam_size), batch_size
         self._formats = decoded_formats(Confinement(), allow_unconfined=settings.allow_unconfined_formats)
@@ -74,8 +76,8 @@ class Captioner:
 
         An image is a path, the bytes of a file, a PIL image, or an array (height, width) or (height, width, 3) of
         uint8, in RGB. This process is not confined, so that files in other than the basic formats need
-        CAPTIONING_ALLOW_UNCONFINED_FORMATS=true. Raises ImageError for one that cannot be decoded, and UsageError for
-        anything else.
+        CAPTIONING_ALLOW_UNCONFINED_FORMATS=true. Raises ImageError for one that cannot be decoded or captioned, and
+        UsageError for anything else.
         """
         from captioning.model.pixels import Limits, open_image
 
@@ -85,6 +87,8 @@ class Captioner:
         while batch := list(islice(waiting, self._batch_size)):
             pixels = [open_image(_bytes_of(image), size, Limits(), self._formats)[0] for image in batch]
             found += self._captioner.caption(pixels, self._options)
+            if not all(caption.text for caption in found):
+                raise ImageError(Reason.NO_RESULT, "the model computed no numbers for an image")
         return found
 
 

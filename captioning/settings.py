@@ -34,8 +34,8 @@ def _user_data_dir() -> Path:
 
 
 def is_device(name: str) -> bool:
-    """Return whether a name is that of a device: auto, cpu, cuda or cuda:N."""
-    return re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", name) is not None
+    """Return whether a name is that of a device: auto, cpu, cuda, cuda:N or mps."""
+    return re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,4})?", name) is not None
 
 
 class Settings(BaseSettings):
@@ -164,9 +164,14 @@ class Settings(BaseSettings):
     precision: Literal["auto", "int8", "bf16", "fp16", "fp32"] = Field(
         "auto",
         description="Arithmetic of the encoder. `auto`: on a CPU `int8` where the model has ranges for it, else the"
-        " faster one of `bf16` and `fp32`; on a GPU `bf16`, or `fp16` on older ones.",
+        " faster one of `bf16` and `fp32`; on a CUDA GPU `bf16`, or `fp16` on older ones; on an Apple GPU `fp32`.",
     )
-    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`, an Apple GPU.")
+    compile: Literal["auto", "off"] = Field(
+        "auto",
+        description="Whether the encoder is compiled and the search runs as CUDA graphs. `auto`: on a CUDA GPU. It"
+        " happens while the worker captions, and what is compiled is kept in `DATA_DIR`.",
+    )
     log: Literal["console", "json"] = Field(
         "console", description="Format of the worker's log on standard error: for people, or one JSON object per line."
     )
@@ -249,7 +254,7 @@ class Settings(BaseSettings):
     @classmethod
     def _known_device(cls, value: str) -> str:
         if not is_device(value):
-            raise ValueError("write auto, cpu, cuda or cuda:N")
+            raise ValueError("write auto, cpu, cuda, cuda:N or mps")
         return value
 
     @field_validator("s3_endpoint", "gs_endpoint")

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     FORBIDDEN = "forbidden"  # no permission, or a path that leaves its root
     TIMEOUT = "timeout"  # decoding took too long, repeatedly
     CRASHED = "crashed"  # decoding killed its process, repeatedly
+    NO_RESULT = "no_result"  # the model computed no numbers for it, repeatedly
 
 
 PERMANENT_REASONS = (Reason.UNREADABLE, Reason.TRUNCATED, Reason.UNSUPPORTED, Reason.TOO_LARGE)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from captioning.store.jobs import Progress
 from captioning.values import JobState, Reason
 
-RETRYABLE = (Reason.MISSING, Reason.CHANGED, Reason.FORBIDDEN, Reason.TIMEOUT)
+RETRYABLE = (Reason.MISSING, Reason.CHANGED, Reason.FORBIDDEN, Reason.TIMEOUT, Reason.NO_RESULT)
 """Reasons that may be gone at the next attempt. A file that is damaged, too large or of another format stays so."""
 
 _COMMON_WORDS = """

@@ -16,7 +16,7 @@ from captioning.store import leases, results
 from captioning.store.claims import Claim, ClaimedItem
 from captioning.store.database import Database
 from captioning.store.outcomes import Content, Outcome, Provenance
-from captioning.values import PERMANENT_REASONS, ItemState, Reason
+from captioning.values import PERMANENT_REASONS, Caption, ItemState, Reason
 from worker.contents_in_flight import ContentsInFlight
 from worker.disk_reader import Reads
 from worker.file_reader import FileReader
@@ -26,6 +26,7 @@ from worker.sharing import CaptionSharing
 TURN_SECONDS = 30.0  # with one chunk; then its rest is released and other jobs go first
 BATCH_BYTES = 64_000_000  # of files in memory; a batch is cut short before it exceeds this
 PARTIAL_BATCH_SECONDS = 5.0  # decoded images wait this long for the rest of their batch
+NO_NUMBERS = ImageError(Reason.NO_RESULT, "the model computed no numbers for it")
 FOLDER_GONE_SECONDS = 30.0  # grace for a folder that is gone; an empty one has CAPTIONING_MISSING_GRACE_SECONDS
 
 
@@ -132,6 +133,23 @@ class ChunkWork:
         if self._unreachable:
             first = self._unreachable[0]
             raise FolderUnavailable(f"{first.detail}. If this lasts, the files fail as {first.reason}")
+
+    def outcomes(self, batch: DecodedBatch, captions: Iterator[Caption]) -> list[Outcome]:
+        """Return the outcomes of a batch with the captions of its images. One without text is a failure."""
+        found = list(batch.finished)
+        for outcome, _ in batch.to_caption:
+            caption = next(captions)
+            if caption.text:
+                found.append(replace(outcome, caption=caption))
+            else:
+                self._contents[_sha256(outcome)] = NO_NUMBERS
+                found.append(_failed(outcome.item, NO_NUMBERS, was_read=True))
+        return [self._without_caption(outcome) for outcome in found]
+
+    def _without_caption(self, outcome: Outcome) -> Outcome:
+        """Return the outcome of a copy of an image for which the model has computed no numbers: it fails too."""
+        error = self._contents.get(_sha256(outcome)) if outcome.state == ItemState.REUSED else None
+        return outcome if error is None else _failed(outcome.item, error, was_read=True)
 
     def _file_batches(self) -> Iterator[FileBatch]:
         """Read the files of the chunk and cut it into batches, by count and by bytes."""

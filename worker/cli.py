@@ -27,7 +27,7 @@ app = new_app(
 
 def _device(value: str) -> str:
     if not is_device(value):
-        raise typer.BadParameter(f"{value!r} is not one of auto, cpu, cuda and cuda:N.")
+        raise typer.BadParameter(f"{value!r} is not one of auto, cpu, cuda, cuda:N and mps.")
     return value
 
 
@@ -42,7 +42,7 @@ def work(
     context: typer.Context,
     device: Annotated[
         str | None,
-        typer.Option(parser=_device, metavar="DEVICE", help="Where the encoder runs: auto, cpu, cuda or cuda:N."),
+        typer.Option(parser=_device, metavar="DEVICE", help="Where the model runs: auto, cpu, cuda, cuda:N or mps."),
     ] = None,
     runtime: Annotated[
         Literal["auto", "torch", "openvino"] | None, typer.Option(help="Library that computes the encoder.")
@@ -140,8 +140,8 @@ def doctor() -> None:
     from worker.environment import available_bundles
 
     settings = read_settings()
-    chosen = choose_runtime(settings.runtime, settings.device, settings.precision)
-    typer.echo(f"runtime   {chosen.name} on {chosen.device}, {chosen.precision}: {chosen.why}")
+    chosen = choose_runtime(settings.runtime, settings.device, settings.precision, settings.compile)
+    typer.echo(f"runtime   {chosen.name} on {chosen.device}, {chosen.precisions}: {chosen.why}")
     bundles = available_bundles(settings)
     bundles.report_outdated()
     for bundle in bundles.values():

@@ -23,7 +23,7 @@ class ModelCache:
 
     bundles: dict[str, Bundle]
     runtime: Runtime
-    folder: Path  # of encoders that are converted for OpenVINO
+    folder: Path  # of encoders that are converted or compiled
     captioners: dict[str, Captioner] = field(default_factory=dict)
     encoders: dict[tuple[str, str], GridEncoder] = field(default_factory=dict)
 
@@ -59,7 +59,7 @@ class ModelCache:
             model=bundle.name,
             runtime=self.runtime.name,
             device=self.runtime.device,
-            precision=self.runtime.for_bundle(bundle).precision,
+            precision=self.runtime.for_bundle(bundle).precisions,
             seconds=round(time.monotonic() - started, 1),
         )
         return captioner

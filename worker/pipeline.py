@@ -8,14 +8,12 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from structlog.contextvars import bound_contextvars
 
 from captioning.errors import DeviceFailed, FolderUnavailable, LeaseLost
 from captioning.model.captioner import Captioner
 from captioning.store.claims import Claim
-from captioning.store.outcomes import Outcome
 from worker.adaptive_batch import AdaptiveBatch
 from worker.chunk_work import ChunkWork, DecodedBatch
 from worker.committing import Committer, Finish
@@ -141,8 +139,7 @@ class Pipeline:
                     self._caption([part])
             return
         for chunk, batch in parts:
-            outcomes: list[Outcome] = [replace(o, caption=next(captions)) for o, _ in batch.to_caption]
-            self._committer.commit(chunk, batch.finished + outcomes)
+            self._committer.commit(chunk, chunk.outcomes(batch, captions))
 
     def _end(self, chunk: ChunkWork, error: Exception | None = None, *, is_done: bool = False) -> None:
         chunk.is_over = True

@@ -87,7 +87,7 @@ class Runner:
     def open(cls, settings: Settings) -> "Runner":
         """Load the default model, and release what an earlier pool process of this worker held."""
         bundles = available_bundles(settings)
-        runtime = choose_runtime(settings.runtime, settings.device, settings.precision)
+        runtime = choose_runtime(settings.runtime, settings.device, settings.precision, settings.compile)
         models = ModelCache.of(bundles, runtime, settings.model_cache)
         models.captioner(named(settings.model, bundles).digest)
         count = settings.decode_processes or max(1, available_cores() - 1)
@@ -198,7 +198,7 @@ class Runner:
                 lease_seconds=self.lease_seconds,
                 backoff_seconds=BACKOFF_SECONDS,
                 turn_seconds=TURN_SECONDS,
-                provenance=Provenance(runtime.name, runtime.precision, __version__, capability, self._encoder(claim)),
+                provenance=Provenance(runtime.name, runtime.precisions, __version__, capability, self._encoder(claim)),
             )
             pool = self._decode_pool(self.models.image_size(claim.model_digest))
             resources = Resources(self.db, pool, self.files, self._in_flight)

@@ -21,6 +21,7 @@ from captioning.model.hypotheses import Hypothesis, hypotheses_of
 from captioning.model.likeness import Likeness
 from captioning.model.pixels import Pixels, Preprocessing
 from captioning.model.presence import AbsentWords, Presence, least_present
+from captioning.model.search.beam import Loop, searched_images
 from captioning.model.search.captions import CaptionSearch
 from captioning.model.search.layers import SearchPrecision
 from captioning.model.vocabulary import PAD, START, Vocabulary
@@ -30,7 +31,16 @@ from captioning.word_groups import THINGS
 GridEncoder = Callable[[Tensor], Tensor]
 """uint8 pixels (B, S, S, 3) -> grid features (B, N, 2048) in float32, on the decoder's device."""
 
-_DEVICE_ERRORS = ("CUDA error", "CUDNN_STATUS_", "CUBLAS_STATUS_")  # in messages that torch raises as RuntimeError
+NOTHING = Caption("", ())
+"""The caption of an image for which the model computed no numbers: not even its end has a probability."""
+
+_DEVICE_ERRORS = (
+    "CUDA error",
+    "CUDNN_STATUS_",
+    "CUBLAS_STATUS_",
+    "MPS backend",
+    "Metal ",
+)  # in messages that torch raises as RuntimeError
 
 
 @dataclass(frozen=True)
@@ -49,28 +59,45 @@ class Captioner:
     presence: Presence | None = None  # of people and dogs
     absent: AbsentWords | None = None  # words that captions must not have
     search_precision: SearchPrecision = "fp32"  # of the decoder's layers
+    loop: Loop = searched_images  # that advances a search word by word
 
     def caption(self, images: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
         """Return one caption per image, in order. Each image is (S, S, 3) uint8, as `open_image` returns it.
 
-        Raises DeviceOutOfMemory and DeviceFailed.
+        A caption has no text if the model computes no numbers for its image, which is tried twice. Raises
+        DeviceOutOfMemory and DeviceFailed.
         """
         if not images:
             return []
         try:
-            with torch.inference_mode():
-                features = self.encode(torch.from_numpy(np.stack(images)))
-            return self.caption_features(features, options)
+            return self._with_numbers(images, self._caption_once(images, options), options)
         except RuntimeError as failure:
             error = device_error(failure)
             if error is None:
                 raise
-        torch.cuda.empty_cache()  # outside the except block, where the failed call no longer references its tensors
+        empty_cache()  # outside the except block, where the failed call no longer references its tensors
         raise error
+
+    def _caption_once(self, images: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
+        with torch.inference_mode():
+            features = self.encode(torch.from_numpy(np.stack(images)))
+        return self.caption_features(features, options)
+
+    def _with_numbers(self, images: Sequence[Pixels], captions: list[Caption], options: DecodeOptions) -> list[Caption]:
+        """Caption the images without text again. Raises DeviceFailed if that helps none of several, and all are so."""
+        rows = [row for row, caption in enumerate(captions) if not caption.text]
+        if not rows:
+            return captions
+        again = self._caption_once([images[row] for row in rows], options)
+        if len(images) > 1 and len(rows) == len(images) and not any(caption.text for caption in again):
+            raise DeviceFailed(f"the model computed no numbers for any of {len(images)} images")
+        for row, caption in zip(rows, again, strict=True):
+            captions[row] = caption
+        return captions
 
     @torch.inference_mode()
     def caption_features(self, features: Tensor, options: DecodeOptions) -> list[Caption]:
-        """Return one caption for each row of grid features (B, N, 2048)."""
+        """Return one caption for each row of grid features (B, N, 2048), without text where there are no numbers."""
         probabilities = concepts = None
         mean = features.float().mean(1, keepdim=True)  # (B, 1, 2048), all that the small classifiers read
         if self.classifier is not None:
@@ -89,8 +116,11 @@ class Captioner:
                     found[row] = hypotheses if score > float("-inf") else found[row]
         distances = None if self.likeness is None else self.likeness(mean)
         evidence = self._evidence([best for best, *_ in found], probabilities, distances, present)
-        vectors = pack_vectors(mean.squeeze(1).cpu().numpy())
+        means = mean.squeeze(1).cpu().numpy()
+        finite = np.isfinite(means).all(1)
+        vectors = pack_vectors(np.where(finite[:, None], means, 0) if not finite.all() else means)
         captions = [self._caption(*parts) for parts in zip(found, evidence, vectors, strict=True)]
+        captions = [c if is_finite and c.text else NOTHING for c, is_finite in zip(captions, finite, strict=True)]
         return self._with_attention(captions, features, concepts) if options.attention else captions
 
     def _evidence(
@@ -148,7 +178,14 @@ class Captioner:
 
     @cached_property
     def _search(self) -> CaptionSearch:
-        return CaptionSearch.of(self.decoder, self.vocabulary, self.neutral, self.search_precision)
+        return CaptionSearch.of(self.decoder, self.vocabulary, self.neutral, self.search_precision, self.loop)
+
+
+def empty_cache() -> None:
+    """Give memory that is not in use back to the device."""
+    torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def device_error(failure: RuntimeError) -> ServiceUnavailable | None:

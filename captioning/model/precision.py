@@ -19,12 +19,15 @@ _CLEARLY = 1.2  # times as fast; a choice that changed from run to run would cha
 
 @cache
 def best_precision(device: str) -> Precision:
-    """Return the fastest precision of a device, for torch: `cpu`, `cuda` or `cuda:0`.
+    """Return the fastest precision of a device, for torch: `cpu`, `cuda`, `cuda:0` or `mps`.
 
+    On Apple's GPUs it is the most exact one, because fp16 has not been tried there.
     A CPU may have instructions for bf16 that are slower than those for fp32, so that is measured.
     """
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device == "mps":
+        return "fp32"
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "fp32"
     return faster(_convolution(torch.float32), _convolution(torch.bfloat16))

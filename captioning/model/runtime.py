@@ -1,4 +1,4 @@
-"""Runtimes for the encoder: torch on CUDA, OpenVINO on a CPU, or torch on a CPU where OpenVINO is not available.
+"""Runtimes for the encoder: torch on CUDA or MPS, OpenVINO on a CPU, or torch on a CPU where OpenVINO is not available.
 
 The decoder always runs in torch. Captions of two runtimes may differ in a word, so each row in the store names its
 runtime.
@@ -17,6 +17,7 @@ from captioning.bundles import Bundle
 from captioning.calibration import calibration_of
 from captioning.errors import UsageError
 from captioning.model.captioner import Captioner, GridEncoder
+from captioning.model.compiled_encoder import CompiledEncoder
 from captioning.model.demand import demand_of
 from captioning.model.encoder import PixelsToGrid, fold_batch_norm
 from captioning.model.gender import neutral_words
@@ -32,8 +33,14 @@ from captioning.model.load_bundle import (
 )
 from captioning.model.openvino_encoder import EncoderSource, openvino_encoder, openvino_precision
 from captioning.model.precision import EncoderPrecision, Precision, best_precision, torch_dtype
+from captioning.model.search.beam import searched_images
+from captioning.model.search.cuda_graph import GraphLoop
 from captioning.model.search.layers import fastest_precision
 from captioning.values import digest_of
+
+_PRECISIONS: dict[str, tuple[Precision, ...]] = {
+    "cpu": ("bf16", "fp32"), "cuda": ("bf16", "fp16", "fp32"), "mps": ("fp16", "fp32"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,15 @@ class Runtime:
     """The library, device and precision that compute the encoder, and why they were chosen."""
 
     name: str  # torch or openvino
-    device: str  # cpu, cuda:0...
+    device: str  # cpu, cuda:0, mps...
     precision: EncoderPrecision
     why: str
+    compiles: bool = False  # the encoder is compiled, and the steps of the search are CUDA graphs
+
+    @property
+    def precisions(self) -> str:
+        """The precisions of the encoder and of the search, such as "bf16+fp32"."""
+        return f"{self.precision}+{fastest_precision(self.device)}"
 
     def for_bundle(self, bundle: Bundle) -> "Runtime":
         """Return the runtime of a bundle: int8 needs ranges in it, and without them floating point is used."""
@@ -51,20 +64,33 @@ class Runtime:
         return replace(self, precision=openvino_precision()) if lacks_ranges else self
 
 
-def choose_runtime(runtime: str = "auto", device: str = "auto", precision: str = "auto") -> Runtime:
-    """Choose what computes the encoder. Raises UsageError when what is asked for is not available."""
+def choose_runtime(
+    runtime: str = "auto", device: str = "auto", precision: str = "auto", compiled: str = "off"
+) -> Runtime:
+    """Choose what computes the encoder. Raises UsageError when what is asked for is not available.
+
+    `compiled` is `auto`, which is for CUDA only, or `off`.
+    """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(
             f"device {device}: torch {torch.__version__} finds no CUDA GPU on this machine."
             " Set CAPTIONING_DEVICE to cpu or auto (or `worker --device`)."
         )
-    if device == "auto" and runtime != "openvino" and torch.cuda.is_available():
-        device = "cuda:0"
-    if device.startswith("cuda"):
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(
+            f"device mps: torch {torch.__version__} finds no Apple GPU on this machine."
+            " Set CAPTIONING_DEVICE to cpu or auto (or `worker --device`)."
+        )
+    if device == "auto" and runtime != "openvino":
+        device = _fastest_device()
+    if device.startswith(("cuda", "mps")):
         if runtime == "openvino":
             raise UsageError("OpenVINO runs only on the CPU: set CAPTIONING_RUNTIME (or `worker --runtime`) to auto.")
+        if device == "mps":
+            return _torch_runtime(device, precision, "this GPU is used: Apple's")
         device = device if ":" in device else f"{device}:0"
-        return _torch_runtime(device, precision, f"this GPU is used: {torch.cuda.get_device_name(device)}")
+        chosen = _torch_runtime(device, precision, f"this GPU is used: {torch.cuda.get_device_name(device)}")
+        return replace(chosen, compiles=compiled == "auto")
     has_openvino = importlib.util.find_spec("openvino") is not None
     if runtime == "openvino" and not has_openvino:
         raise UsageError(
@@ -76,9 +102,14 @@ def choose_runtime(runtime: str = "auto", device: str = "auto", precision: str =
     return Runtime("openvino", "cpu", _checked(precision, ("int8", "bf16", "fp32"), "OpenVINO") or "int8", why)
 
 
+def _fastest_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda:0"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def _torch_runtime(device: str, precision: str, why: str) -> Runtime:
-    of_device: tuple[Precision, ...] = ("bf16", "fp32") if device == "cpu" else ("bf16", "fp16", "fp32")
-    wanted = _checked(precision, of_device, f"torch on {device}")
+    wanted = _checked(precision, _PRECISIONS[device.partition(":")[0]], f"torch on {device}")
     return Runtime("torch", device, wanted or best_precision(device), why)
 
 
@@ -102,7 +133,7 @@ def load_captioner(
     """Return a bundle's model, ready to run. Raises BundleError.
 
     `encode` is the encoder of a bundle with the same `encoder_key`, if one is loaded already. `cache` is a folder in
-    which OpenVINO's converted encoders are kept from one process to the next.
+    which converted and compiled encoders are kept from one process to the next.
     """
     decoder, vocabulary = load_decoder(bundle)
     classifier = load_classifier(bundle, decoder, vocabulary)
@@ -115,17 +146,18 @@ def load_captioner(
         neutral_words(bundle, vocabulary), classifier and classifier.to(choice.device),
         demand_of(bundle, classifier, vocabulary), likeness and likeness.to(choice.device),
         presence and presence.to(choice.device), absent_words(bundle, vocabulary), fastest_precision(choice.device),
+        GraphLoop() if choice.compiles else searched_images,
     )  # fmt: skip
 
 
 def make_grid_encoder(bundle: Bundle, choice: Runtime, cache: Path | None = None) -> GridEncoder:
     """Return a bundle's encoder as a function of uint8 pixels (B, size, size, 3). Raises BundleError.
 
-    `cache` is a folder in which OpenVINO's forms of encoders are kept from one process to the next.
+    `cache` is a folder in which converted and compiled encoders are kept from one process to the next.
     """
     load = functools.partial(load_encoder, bundle)
     if choice.name != "openvino":
-        return _torch(load(), choice)
+        return _torch(load(), choice, cache)
     size, kept = preprocessing_of(bundle).size, cache / bundle.encoder_key if cache else None
     precision = choice.for_bundle(bundle).precision
     if precision != "int8":
@@ -144,14 +176,16 @@ def optimize_for_inference(network: PixelsToGrid, device: str, precision: Precis
     return network.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _torch(network: PixelsToGrid, choice: Runtime) -> GridEncoder:
+def _torch(network: PixelsToGrid, choice: Runtime, cache: Path | None) -> GridEncoder:
     assert choice.precision != "int8"  # which only OpenVINO computes
     network = optimize_for_inference(network, choice.device, choice.precision)
+    form = CompiledEncoder(network, choice.precision, cache) if choice.compiles else network
+    device = torch.device(choice.device)
 
     def encode(pixels: Tensor) -> Tensor:
-        if choice.device != "cpu":
-            pixels = pixels.pin_memory().to(choice.device, non_blocking=True)
-        features: Tensor = network(pixels)
+        if device.type == "cuda":
+            pixels = pixels.pin_memory()
+        features: Tensor = form(pixels.to(device, non_blocking=device.type == "cuda"))
         return features.float()
 
     return encode

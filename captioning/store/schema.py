@@ -334,7 +334,9 @@ class Caption(Base):
         Json, comment="other hypotheses of the search: text and log-probability"
     )
     runtime: Mapped[str | None] = mapped_column(Text, comment="openvino, torch or another program that ran the model")
-    precision: Mapped[str | None] = mapped_column(Text, comment="of the arithmetic: fp32, bf16, fp16 or int8")
+    precision: Mapped[str | None] = mapped_column(
+        Text, comment="of the encoder and of the search, as in bf16+fp32; in older rows of the encoder"
+    )
     software: Mapped[str | None] = mapped_column(Text, comment="versions of the programs that made it")
     created_at: Mapped[float] = mapped_column(Double, comment="when it was written")
     unlike: Mapped[bool | None] = mapped_column(comment="the image is unlike those that the model learned from")

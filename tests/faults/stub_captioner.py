@@ -38,6 +38,7 @@ class StubRuntime:
     name: str = "stub"
     device: str = "cpu"
     precision: str = "fp32"
+    precisions: str = "fp32+fp32"
     why: str = "a test"
 
     def for_bundle(self, bundle: object) -> "StubRuntime":

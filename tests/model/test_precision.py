@@ -10,7 +10,8 @@ from captioning.bundles import find_bundles
 from captioning.errors import UsageError
 from captioning.model.openvino_encoder import openvino_precision
 from captioning.model.precision import best_precision, faster, torch_dtype
-from captioning.model.runtime import choose_runtime
+from captioning.model.runtime import Runtime, choose_runtime
+from captioning.model.search.layers import fastest_precision
 
 
 def test_a_cpu_computes_in_bf16_or_fp32() -> None:
@@ -47,3 +48,26 @@ def test_a_gpu_computes_in_bf16_or_fp16() -> None:
 
 def test_every_precision_is_a_type_of_torch() -> None:
     assert [torch_dtype(name) for name in ("bf16", "fp16", "fp32")] == [torch.bfloat16, torch.float16, torch.float32]
+
+
+def test_the_precisions_of_a_row_are_those_of_the_encoder_and_of_the_search() -> None:
+    assert choose_runtime("torch", "cpu", "fp32").precisions == f"fp32+{fastest_precision('cpu')}"
+    assert Runtime("torch", "cuda:0", "bf16", "a test").precisions == "bf16+fp32"
+
+
+def test_an_apple_gpu_is_used_where_there_is_one_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    chosen = choose_runtime(compiled="auto")
+    assert (chosen.name, chosen.device, chosen.precision, chosen.compiles) == ("torch", "mps", "fp32", False)
+    assert choose_runtime("auto", "mps", "fp16").precision == "fp16"
+    with pytest.raises(UsageError, match=r"torch on mps does not compute the encoder in bf16: .* auto, fp16 or fp32"):
+        choose_runtime("auto", "mps", "bf16")
+    with pytest.raises(UsageError, match="OpenVINO runs only on the CPU"):
+        choose_runtime("openvino", "mps")
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an Apple GPU")
+def test_an_apple_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UsageError, match="device mps: torch .* finds no Apple GPU on this machine"):
+        choose_runtime("auto", "mps")

@@ -85,6 +85,7 @@ class LocalCaptioner:
     def __init__(self) -> None:
         self.batches: list[int] = []  # images in each
         self.error: Exception | None = None
+        self.text = "a dog runs"
         self.before: Callable[[], object] = lambda: None  # called before each batch
 
     def caption(self, images: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
@@ -93,7 +94,7 @@ class LocalCaptioner:
         self.before()
         if self.error is not None:
             raise self.error
-        return [Caption("a dog runs", (-0.5,) * 4)] * len(images)
+        return [Caption(self.text, (-0.5,) * 4)] * len(images)
 
 
 @dataclass(frozen=True)

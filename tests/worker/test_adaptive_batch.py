@@ -1,4 +1,7 @@
-"""A device without memory for a batch gets half as many images at once; a failed device is not taken for a bug."""
+"""A device without memory for a batch gets half as many images at once; a failed device is not taken for a bug.
+
+What it computes wrongly for one image is that image's failure.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -81,6 +84,7 @@ def test_a_device_without_memory_for_one_image_is_not_the_fault_of_the_image(mod
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DeviceFailed),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), DeviceOutOfMemory),
         (RuntimeError("The size of tensor a (3) must match"), RuntimeError),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 18 GB). Tried to allocate 1 GB."), DeviceOutOfMemory),
         (ValueError("a bug"), ValueError),
     ],
 )
@@ -92,3 +96,43 @@ def test_errors_of_the_device_are_distinguished_from_bugs(
     assert type(raised.value) is expected
     if expected in (DeviceFailed, DeviceOutOfMemory):
         assert "\n" not in str(raised.value)
+
+
+class Glitching(Device):
+    """An encoder that computes something that is no number for bright images, as often as `glitches` says."""
+
+    def __init__(self, glitches: int, wrong: float = float("nan")) -> None:
+        super().__init__()
+        self.glitches, self.wrong = glitches, wrong
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        features = super().__call__(pixels)
+        if self.glitches:
+            self.glitches -= 1
+            features[(pixels > 0).flatten(1).any(1), 3, 5] = self.wrong
+        return features
+
+
+BRIGHT = np.full_like(BLANK, 255)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_an_image_for_which_there_are_no_numbers_twice_has_no_text_and_the_others_have(
+    model: Captioner, wrong: float
+) -> None:
+    device = Glitching(2, wrong)
+    found = with_encoder(device, model).caption([BLANK, BRIGHT, BLANK], GREEDY)
+    assert [bool(caption.text) for caption in found] == [True, False, True]
+    assert found[1].confidence == 0
+    assert found[1].vector is None
+    assert device.batches == [3, 1]
+
+
+def test_an_image_for_which_there_are_numbers_at_the_second_attempt_is_captioned(model: Captioner) -> None:
+    found = with_encoder(Glitching(1), model).caption([BLANK, BRIGHT], GREEDY)
+    assert all(caption.text and caption.vector for caption in found)
+
+
+def test_a_device_without_numbers_for_any_of_several_images_has_failed(model: Captioner) -> None:
+    with pytest.raises(DeviceFailed, match="no numbers for any of 2 images"):
+        with_encoder(Glitching(2), model).caption([BRIGHT, BRIGHT], GREEDY)

@@ -42,6 +42,14 @@ def test_copies_of_a_corrupt_image_are_decoded_once_and_all_fail(local: LocalWor
     assert [reason for _, _, reason in local.items()] == ["truncated", "truncated"]
 
 
+def test_an_image_for_which_the_model_has_no_numbers_fails_and_its_copies_too(local: LocalWorker) -> None:
+    local.submit({name: png(1) for name in ("a.png", "copy.png", "later.png")})
+    local.captioner.text = ""
+    assert local.run(local.claim(), batch_size=2).counts == {ItemState.FAILED: 3}
+    assert [reason for _, _, reason in local.items()] == ["no_result"] * 3
+    assert local.row("SELECT DISTINCT detail FROM items") == ("the model computed no numbers for it",)
+
+
 def test_content_that_has_a_caption_is_not_decoded_again(local: LocalWorker) -> None:
     local.submit({"a.png": png(1)}, key="first")
     local.process_all()
