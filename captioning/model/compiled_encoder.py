@@ -38,9 +38,14 @@ class CompiledEncoder:
     """An encoder, uint8 pixels (B, S, S, 3) -> float32 grids (B, N, F) on the same device. Not for several threads."""
 
     def __init__(
-        self, network: nn.Module, precision: Precision, cache: Path | None, sizes: Sequence[int] = SIZES
-    ) -> None:
-        """`cache` is a folder for what torch generates; it must be this user's alone. None: nothing is kept."""
+        self, network: nn.Module, precision: Precision, cache: Path | None,
+        sizes: Sequence[int] = SIZES, backend: str = "inductor",
+    ) -> None:  # fmt: skip
+        """`cache` is a folder for what torch generates; it must be this user's alone. None: nothing is kept.
+
+        `backend` is that of `torch.compile`.
+        """
+        self._backend = backend
         self._eager = _Float(network)
         self._tolerance, self._cache, self._sizes = TOLERANCES[precision], cache, sorted(sizes, reverse=True)
         self._calls: Counter[int] = Counter()
@@ -90,7 +95,7 @@ class CompiledEncoder:
         try:
             with COMPILING, torch.inference_mode(), _current(pixels.device):
                 use_folder(self._cache)
-                compiled = torch.compile(self._eager, fullgraph=True, dynamic=False)
+                compiled = torch.compile(self._eager, fullgraph=True, dynamic=False, backend=self._backend)
                 difference = relative_difference(compiled(pixels), self._eager(pixels))
         except Exception as error:  # of any kind: no compiler, no Triton, no memory
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

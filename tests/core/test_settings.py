@@ -62,7 +62,7 @@ def test_a_variable_that_is_set_for_children_is_in_their_environment(monkeypatch
         ("BATCH_SIZE", "-1", "write a whole number from 1 to 1024"),
         ("DEBUG", "perhaps", "write true or false"),
         ("RUNTIME", "onnx", "write auto, torch or openvino"),
-        ("DEVICE", "gpu", "write auto, cpu, cuda or cuda:N"),
+        ("DEVICE", "gpu", "write auto, cpu, cuda, cuda:N or mps"),
     ],
 )
 def test_a_setting_that_is_wrong_is_named_with_what_it_may_be(

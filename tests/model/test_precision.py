@@ -69,5 +69,5 @@ def test_an_apple_gpu_is_used_where_there_is_one_and_no_other(monkeypatch: pytes
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an Apple GPU")
 def test_an_apple_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(UsageError, match="device mps: torch .* finds no Apple GPU on this machine"):
+    with pytest.raises(UsageError, match=r"device mps: torch .* finds no Apple GPU on this machine"):
         choose_runtime("auto", "mps")
