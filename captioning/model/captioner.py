@@ -22,7 +22,7 @@ from captioning.model.likeness import Likeness
 from captioning.model.pixels import Pixels, Preprocessing
 from captioning.model.presence import AbsentWords, Presence, least_present
 from captioning.model.search.beam import Loop, searched_images
-from captioning.model.search.captions import CaptionSearch
+from captioning.model.search.captions import BatchSearch, CaptionSearch
 from captioning.model.search.layers import SearchPrecision
 from captioning.model.vocabulary import PAD, START, Vocabulary
 from captioning.values import Alternative, Caption, DecodeOptions
@@ -79,8 +79,11 @@ class Captioner:
         raise error
 
     def _caption_once(self, images: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
+        on_gpu = self.decoder.bias.is_cuda  # which reads pinned memory; a copy into it would be one more
+        pixels = torch.empty(len(images), *images[0].shape, dtype=torch.uint8, pin_memory=on_gpu)
+        np.stack(images, out=pixels.numpy())
         with torch.inference_mode():
-            features = self.encode(torch.from_numpy(np.stack(images)))
+            features = self.encode(pixels)
         return self.caption_features(features, options)
 
     def _with_numbers(self, images: Sequence[Pixels], captions: list[Caption], options: DecodeOptions) -> list[Caption]:
@@ -105,15 +108,7 @@ class Captioner:
             concepts = self.classifier.concepts(probabilities)
         present = None if self.presence is None else self.presence(mean)
         excluded = None if self.absent is None or present is None else self.absent.of(present)
-        search = self._search.begin(features, concepts, excluded, options)
-        found = hypotheses_of(search.best(), self.vocabulary)
-        if self.demand is not None and probabilities is not None:
-            rows, phrases = self.demand.missing(probabilities, [best.text for best, *_ in found])
-            if rows:
-                again = search.with_phrases(rows, phrases)
-                scores = again.scores[:, 0].tolist()
-                for row, score, hypotheses in zip(rows, scores, hypotheses_of(again, self.vocabulary), strict=True):
-                    found[row] = hypotheses if score > float("-inf") else found[row]
+        found = self._found(self._search.begin(features, concepts, excluded, options), probabilities)
         distances = None if self.likeness is None else self.likeness(mean)
         evidence = self._evidence([best for best, *_ in found], probabilities, distances, present)
         means = mean.squeeze(1).cpu().numpy()
@@ -122,6 +117,19 @@ class Captioner:
         captions = [self._caption(*parts) for parts in zip(found, evidence, vectors, strict=True)]
         captions = [c if is_finite and c.text else NOTHING for c, is_finite in zip(captions, finite, strict=True)]
         return self._with_attention(captions, features, concepts) if options.attention else captions
+
+    def _found(self, search: BatchSearch, probabilities: Tensor | None) -> list[list[Hypothesis]]:
+        """Search the captions of a batch, and those that lack a concept that is demanded again."""
+        found = hypotheses_of(search.best(), self.vocabulary)
+        if self.demand is None or probabilities is None:
+            return found
+        rows, phrases = self.demand.missing(probabilities, [best.text for best, *_ in found])
+        if rows:
+            again = search.with_phrases(rows, phrases)
+            scores = again.scores[:, 0].tolist()
+            for row, score, hypotheses in zip(rows, scores, hypotheses_of(again, self.vocabulary), strict=True):
+                found[row] = hypotheses if score > float("-inf") else found[row]
+        return found
 
     def _evidence(
         self,
