@@ -81,8 +81,10 @@ class Settings(BaseSettings):
 
     # -- how the work is divided --
     chunk_size: int = Field(128, ge=1, le=4096, description="Images that a worker claims at once.")
-    batch_size: int = Field(
-        32, ge=1, le=MAX_BATCH_SIZE, description="Images that go through the model, and are committed, at once."
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)] = Field(
+        "auto",
+        description="Images that go through the model at once. `auto`: as many as the device is fastest with, which the"
+        " worker finds out.",
     )
     lease_seconds: float = Field(
         30.0,

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from inspect import cleandoc, getsource
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import sqlalchemy as sa
@@ -152,16 +152,22 @@ def settings_page() -> str:
     for title in dict.fromkeys(sections.values()):
         fields = [(n, f) for n, f in settings.Settings.model_fields.items() if sections[n] == title]
         rows = (
-            (f"`{PREFIX}{n.upper()}`", _field_values(f), _field_default(n, f), f.description or "") for n, f in fields
+            (f"`{PREFIX}{n.upper()}`", _field_values(f.annotation, f.metadata), _field_default(n, f), f.description or "")
+            for n, f in fields
         )
         page += [f"## {title[:1].upper()}{title[1:]}", _table(("variable", "value", "default", "meaning"), rows)]
     return _joined(page)
 
 
-def _field_values(field: FieldInfo) -> str:
-    bounds: dict[type, Any] = {type(rule): rule for rule in field.metadata}
+def _field_values(annotation: Any, metadata: Sequence[Any]) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType) and type(None) not in arguments:
+        return " or ".join(_field_values(each, ()) for each in arguments)
+    if origin is Annotated:
+        return _field_values(arguments[0], arguments[1].metadata)
+    bounds: dict[type, Any] = {type(rule): rule for rule in metadata}
     least, above, most = (bounds.get(bound) for bound in (annotated_types.Ge, annotated_types.Gt, annotated_types.Le))
-    return _type_name(field.annotation) + _range(least and least.ge, above and above.gt, most and most.le)
+    return _type_name(annotation) + _range(least and least.ge, above and above.gt, most and most.le)
 
 
 def _field_default(name: str, field: FieldInfo) -> str:

@@ -56,10 +56,10 @@ def test_a_variable_that_is_set_for_children_is_in_their_environment(monkeypatch
     [
         ("LEASE_SECONDS", "soon", "write a number above 0, at most 86400"),
         ("LEASE_SECONDS", "nan", "write a number above 0, at most 86400"),
-        ("BATCH_SIZE", "abc", "write a whole number from 1 to 1024"),
-        ("BATCH_SIZE", "1.5", "write a whole number from 1 to 1024"),
-        ("BATCH_SIZE", "1e99", "write a whole number from 1 to 1024"),
-        ("BATCH_SIZE", "-1", "write a whole number from 1 to 1024"),
+        ("BATCH_SIZE", "abc", "write auto or a whole number from 1 to 1024"),
+        ("BATCH_SIZE", "1.5", "write auto or a whole number from 1 to 1024"),
+        ("BATCH_SIZE", "1e99", "write auto or a whole number from 1 to 1024"),
+        ("BATCH_SIZE", "-1", "write auto or a whole number from 1 to 1024"),
         ("DEBUG", "perhaps", "write true or false"),
         ("RUNTIME", "onnx", "write auto, torch or openvino"),
         ("DEVICE", "gpu", "write auto, cpu, cuda, cuda:N or mps"),
@@ -76,7 +76,7 @@ def test_a_setting_that_is_wrong_is_named_with_what_it_may_be(
 
 def test_an_empty_setting_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAPTIONING_BATCH_SIZE", "")
-    assert read_settings().batch_size == 32
+    assert read_settings().batch_size == "auto"
 
 
 @pytest.mark.parametrize("url", ["postgres://u@host/db", "postgresql://u@host/db", "POSTGRES://u@host/db"])
