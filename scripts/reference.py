@@ -152,7 +152,12 @@ def settings_page() -> str:
     for title in dict.fromkeys(sections.values()):
         fields = [(n, f) for n, f in settings.Settings.model_fields.items() if sections[n] == title]
         rows = (
-            (f"`{PREFIX}{n.upper()}`", _field_values(f.annotation, f.metadata), _field_default(n, f), f.description or "")
+            (
+                f"`{PREFIX}{n.upper()}`",
+                _field_values(f.annotation, f.metadata),
+                _field_default(n, f),
+                f.description or "",
+            )
             for n, f in fields
         )
         page += [f"## {title[:1].upper()}{title[1:]}", _table(("variable", "value", "default", "meaning"), rows)]

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from captioning.decoding.pool import DecodedImage, DecodePool, DecodeRequest
 from captioning.errors import FileUnreachable, FolderUnavailable, ImageError
@@ -22,12 +23,14 @@ from worker.disk_reader import Reads
 from worker.file_reader import FileReader
 from worker.reader import FileBytes
 from worker.sharing import CaptionSharing
+from worker.stages import Stage, Stages
 
 TURN_SECONDS = 30.0  # with one chunk; then its rest is released and other jobs go first
 BATCH_BYTES = 64_000_000  # of files in memory; a batch is cut short before it exceeds this
 PARTIAL_BATCH_SECONDS = 5.0  # decoded images wait this long for the rest of their batch
 NO_NUMBERS = ImageError(Reason.NO_RESULT, "the model computed no numbers for it")
 FOLDER_GONE_SECONDS = 30.0  # grace for a folder that is gone; an empty one has CAPTIONING_MISSING_GRACE_SECONDS
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Resources:
     decode_pool: DecodePool
     files: FileReader
     in_flight: ContentsInFlight
+    stages: Stages = field(default_factory=Stages)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,10 @@ class DecodedBatch:
 
     def __len__(self) -> int:
         return len(self.to_caption)
+
+    def split(self, count: int) -> "tuple[DecodedBatch, DecodedBatch]":
+        """Return the first images to caption, and the rest with what is finished: copies follow their captions."""
+        return DecodedBatch([], self.to_caption[:count]), DecodedBatch(self.finished, self.to_caption[count:])
 
 
 class LeaseKeeper:
@@ -165,7 +173,9 @@ class ChunkWork:
                 yield batch
                 batch = FileBatch()
             try:
-                content = read()
+                with self.resources.stages.timed(Stage.READ):
+                    content = read()
+                self.resources.stages.count_file(len(content.data))
                 batch.files.append((item, content))
                 batch.size += len(content.data)
             except ImageError as error:
@@ -192,7 +202,7 @@ class ChunkWork:
         to_decode, repeated = self._split(batch.files)
         part, started = DecodedBatch(finished=batch.failed), time.monotonic()
         requests = [DecodeRequest(file.data, (item, file), item.attempts) for item, file in to_decode]
-        for request, result in self.resources.decode_pool.decode_all(requests, self._count_death):
+        for request, result in self._timed(self.resources.decode_pool.decode_all(requests, self._count_death)):
             item, file = request.item
             self.lease.renew_if_due()
             if isinstance(result, ImageError):
@@ -207,6 +217,15 @@ class ChunkWork:
                 part, started = DecodedBatch(), time.monotonic()
         part.finished += [self._repeated(item, file) for item, file in repeated]
         yield self._without_near_duplicates(part)
+
+    def _timed(self, decoded: Iterator[T]) -> Iterator[T]:
+        """Yield what a decode pool yields, and count the time that it takes."""
+        while True:
+            with self.resources.stages.timed(Stage.DECODE):
+                one = next(decoded, None)
+            if one is None:
+                return
+            yield one
 
     def _without_near_duplicates(self, batch: DecodedBatch) -> DecodedBatch:
         """Return a batch in which near-duplicates of captioned images need no model, if the job wants that.
@@ -233,7 +252,8 @@ class ChunkWork:
         if not self.claim.force:
             sha256s = {file.sha256 for _, file in files} - self._contents.keys()
             self.resources.in_flight.take(self.claim, sha256s, lambda: self.is_over)
-            captioned = self.db.retry(lambda: results.captioned_digests(self.db, self.claim, list(sha256s)))
+            with self.resources.stages.timed(Stage.LOOK_UP):
+                captioned = self.db.retry(lambda: results.captioned_digests(self.db, self.claim, list(sha256s)))
             self.resources.in_flight.give_back(self.claim, captioned)
         to_decode, repeated = [], []
         for item, file in files:
@@ -246,6 +266,7 @@ class ChunkWork:
 
     def _count_death(self, request: DecodeRequest[tuple[ClaimedItem, FileBytes]]) -> None:
         item, _ = request.item
+        self.resources.stages.count_death()
         self.db.retry(lambda: leases.count_attempt(self.db, self.claim, item))
 
     def _repeated(self, item: ClaimedItem, file: FileBytes) -> Outcome:

@@ -48,18 +48,17 @@ def work(
         Literal["auto", "torch", "openvino"] | None, typer.Option(help="Library that computes the encoder.")
     ] = None,
     batch_size: Annotated[
-        str,
+        str | None,
         typer.Option(
             parser=_batch_size,
             metavar="<auto|N>",
-            help="Images in a batch; auto: the setting.",
+            help="Images in a batch; auto: as many as the device is fastest with.",
         ),
-    ] = "auto",
+    ] = None,
     until_eof: Annotated[bool, typer.Option("--until-eof", help="Stop when standard input closes.")] = False,
 ) -> None:
     """Check the models, the database and the settings, then work until stopped."""
-    size = None if batch_size == "auto" else batch_size
-    for name, value in (("DEVICE", device), ("RUNTIME", runtime), ("BATCH_SIZE", size)):
+    for name, value in (("DEVICE", device), ("RUNTIME", runtime), ("BATCH_SIZE", batch_size)):
         if value is not None:
             set_for_children(PREFIX + name, value)  # `read_settings` below reads them too
     if until_eof:
@@ -134,9 +133,10 @@ def _check_broker(settings: Settings) -> None:
 
 @app.command(epilog="Example: worker doctor")
 def doctor() -> None:
-    """Show what a worker would use on this machine: runtime, device, models, decoding, lease, database, roots."""
+    """Show what a worker would use on this machine, from the runtime and the models to the database and the roots."""
     from captioning.decoding import report
     from captioning.model.runtime import choose_runtime
+    from worker.adaptive_batch import describe_batch
     from worker.environment import available_bundles
 
     settings = read_settings()
@@ -149,6 +149,7 @@ def doctor() -> None:
         default = " (default)" if bundle.name == settings.model else ""
         typer.echo(f"model     {bundle.name} {bundle.digest[:16]}{default}")
     typer.echo(f"decoding  {report.describe(report.start_one(settings))}")
+    typer.echo(f"batch     {describe_batch(settings.batch_size, chosen.device)}")
     typer.echo(f"lease     {describe_lease(settings)}")
     typer.echo(f"database  {Database.open(settings).url}")
     roots = ", ".join(f"{name}={path}" for name, path in settings.roots.items())

@@ -11,6 +11,7 @@ from captioning.errors import StoreUnavailable
 from captioning.store import results
 from captioning.store.outcomes import Outcome
 from worker.chunk_work import ChunkWork
+from worker.stages import Stage
 
 Finish = Callable[[ChunkWork, bool, Exception | None], Exception | None]
 """Completes a chunk if all of it is done, else releases it, perhaps because of an error; returns that or its own."""
@@ -92,7 +93,8 @@ class Committer:
     def _commit(self, chunk: ChunkWork, outcomes: list[Outcome]) -> None:
         db, claim, config = chunk.db, chunk.claim, chunk.config
         try:
-            db.retry(lambda: results.commit_batch(db, claim, outcomes, config.provenance, config.lease_seconds))
+            with chunk.resources.stages.timed(Stage.COMMIT):
+                db.retry(lambda: results.commit_batch(db, claim, outcomes, config.provenance, config.lease_seconds))
         except Exception as error:  # of any kind: it concerns this chunk, and the others go on
             self._end(chunk, error)
             return

@@ -1,7 +1,7 @@
 """The models that a worker has loaded. Models with the same encoder share it in memory."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from captioning.model.captioner import Captioner, GridEncoder
 from captioning.model.load_bundle import preprocessing_of
 from captioning.model.runtime import Runtime, load_captioner
 from captioning.values import DecodeOptions, digest_of
+from worker.stages import Stage, Stages
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +27,7 @@ class ModelCache:
     folder: Path  # of encoders that are converted or compiled
     captioners: dict[str, Captioner] = field(default_factory=dict)
     encoders: dict[tuple[str, str], GridEncoder] = field(default_factory=dict)
+    stages: Stages = field(default_factory=Stages)
 
     @classmethod
     def of(cls, bundles: dict[str, Bundle], runtime: Runtime, folder: Path) -> "ModelCache":
@@ -51,6 +53,7 @@ class ModelCache:
         of_encoder = bundle.encoder_key, digest_of(bundle.description.get("int8"))
         captioner = load_captioner(bundle, self.runtime, self.folder, self.encoders.get(of_encoder))
         self.encoders[of_encoder] = captioner.encode
+        captioner = replace(captioner, encode=self.stages.timing(Stage.ENCODE, captioner.encode))
         size = captioner.preprocessing.size
         blank = np.zeros((size, size, 3), np.uint8)
         captioner.caption([blank], DecodeOptions())  # the first run compiles and allocates

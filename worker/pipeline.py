@@ -5,6 +5,7 @@ the images of the others run out. What a chunk holds up, a dead disk or an image
 """
 
 import contextvars
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,9 +19,10 @@ from worker.adaptive_batch import AdaptiveBatch
 from worker.chunk_work import ChunkWork, DecodedBatch
 from worker.committing import Committer, Finish
 from worker.ready import Ready, ReadyQueue
+from worker.stages import Stage, Stages
 
-FEEDERS = 3  # threads, each with one chunk
-_BATCHES_AHEAD = 2  # that are decoded or will be, before the next chunk is claimed
+FEEDERS, MOST_FEEDERS = 3, 16  # threads, each with one chunk; more than the first only for large batches
+_BATCHES_AHEAD = 2  # that are decoded or will be; the next chunk is claimed when fewer are coming
 _NOT_FATAL = (FolderUnavailable, LeaseLost)  # they concern one chunk; after others, none is claimed for a while
 
 
@@ -34,21 +36,17 @@ class Pipeline:
         captioner_of: Callable[[Claim], Captioner],
         finish: Finish,
         adaptive_batch: AdaptiveBatch,
-        batch_size: int,
-        feeders: int = FEEDERS,
+        stages: Stages | None = None,
     ) -> None:
         """`claim` and `open_chunk` are called on one thread at a time."""
         self._claim, self._open_chunk, self._captioner_of = claim, open_chunk, captioner_of
-        self._adaptive_batch, self._batch_size = adaptive_batch, batch_size
-        self._ready = ReadyQueue(feeders, _BATCHES_AHEAD * batch_size)
+        self._adaptive_batch, self._stages = adaptive_batch, stages or Stages()
+        self._ready = ReadyQueue(self._images_ahead, self._stages)
         self._committer = Committer(finish, self._ready.chunks)
         self._claiming = threading.Lock()
         self._is_exhausted = False  # nothing more is claimed
         self._claim_errors: list[Exception] = []
-        contexts = [contextvars.copy_context() for _ in range(feeders)]  # of the log
-        self._feeders = [
-            threading.Thread(target=context.run, args=(self._feed,), name="feed", daemon=True) for context in contexts
-        ]
+        self._feeders: list[threading.Thread] = []
 
     def run(self, stop_requested: Callable[[], bool], seconds: float) -> list[Exception]:
         """Work until nothing is left to claim, a stop is requested, or some seconds have passed; return the errors.
@@ -57,16 +55,26 @@ class Pipeline:
         Raises DeviceFailed.
         """
         self._until = time.monotonic() + seconds
-        for feeder in self._feeders:
-            feeder.start()
+        for _ in range(FEEDERS):
+            self._start_feeder()
         try:
-            while (ready := self._ready.take(self._batch_size)) is not None:
+            while (ready := self._ready.take(self._adaptive_batch.size)) is not None:
                 self._process(ready)
                 if stop_requested():
                     break
         finally:
             self._end_all()
         return self._claim_errors + self._committer.errors
+
+    def _images_ahead(self) -> int:
+        return _BATCHES_AHEAD * self._adaptive_batch.largest
+
+    def _start_feeder(self) -> None:
+        context = contextvars.copy_context()  # of the log
+        feeder = threading.Thread(target=context.run, args=(self._feed,), name="feed", daemon=True)
+        self._ready.add_producer()
+        self._feeders.append(feeder)
+        feeder.start()
 
     # -- on the threads that feed --
 
@@ -83,16 +91,23 @@ class Pipeline:
 
     def _next_chunk(self) -> ChunkWork | None:
         with self._claiming:
-            least = _BATCHES_AHEAD * self._batch_size
-            if self._claims_no_more() or not self._ready.wait_for_demand(least, self._until) or self._claims_no_more():
+            if self._claims_no_more() or not self._ready.wait_for_demand(self._until) or self._claims_no_more():
                 return None
-            claim = self._claim()
+            with self._stages.timed(Stage.CLAIM):
+                claim = self._claim()
             if claim is None:
                 self._is_exhausted = True
                 return None
             chunk = self._open_chunk(claim)
             self._ready.add_chunk(chunk)
+            if len(self._feeders) < self._feeders_for(len(claim.items)):
+                self._start_feeder()
             return chunk
+
+    def _feeders_for(self, images: int) -> int:
+        """Return how many chunks of so many images may be in work: what is ahead, and one that is being begun."""
+        chunks = math.ceil(self._images_ahead() / max(1, images)) + 1
+        return min(MOST_FEEDERS, max(FEEDERS, chunks))
 
     def _claims_no_more(self) -> bool:
         return self._is_exhausted or any(not isinstance(error, _NOT_FATAL) for error in self._committer.errors)

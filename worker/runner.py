@@ -23,12 +23,14 @@ from captioning.store.database import Database
 from captioning.store.outcomes import Provenance
 from captioning.values import ItemState
 from worker.adaptive_batch import AdaptiveBatch
+from worker.batch_climb import MAX_SECONDS
 from worker.chunk_work import TURN_SECONDS, ChunkConfig, ChunkWork, Resources
 from worker.contents_in_flight import ContentsInFlight
 from worker.environment import MountedRoot, available_bundles, stop_requested, visible_roots, worker_name
 from worker.file_reader import FileReader
 from worker.model_cache import ModelCache
 from worker.pipeline import Pipeline
+from worker.stages import Stages
 
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS = 15.0  # that a chunk waits after a failure, before it is claimed again
@@ -79,9 +81,19 @@ class Runner:
     start_decode_pool: Callable[[int], DecodePool]  # for an image size in pixels
     files: FileReader
     decode_pools: dict[int, DecodePool] = field(default_factory=dict)  # by image size
-    adaptive_batch: AdaptiveBatch = field(default_factory=AdaptiveBatch)
     roots: dict[int, MountedRoot] = field(default_factory=dict)  # visible at the last claim, by id
+    adaptive_batch: AdaptiveBatch = field(init=False)
     _in_flight: ContentsInFlight = field(default_factory=ContentsInFlight)
+
+    @property
+    def stages(self) -> Stages:
+        """How long each stage of this worker's work has taken."""
+        return self.models.stages
+
+    def __post_init__(self) -> None:
+        most_seconds = min(MAX_SECONDS, self.settings.effective_lease_seconds / BATCHES_PER_LEASE**2)
+        device = self.models.runtime.device
+        self.adaptive_batch = AdaptiveBatch(self.settings.batch_size, device, most_seconds, self.stages)
 
     @classmethod
     def open(cls, settings: Settings) -> "Runner":
@@ -151,7 +163,7 @@ class Runner:
             lambda claimed: self.models.captioner(claimed.model_digest),
             self._finish,
             self.adaptive_batch,
-            self.settings.batch_size,
+            self.stages,
         )
         return pipeline.run(self.stop_requested, seconds)
 
@@ -193,7 +205,7 @@ class Runner:
             runtime = self.models.runtime.for_bundle(bundle)
             capability = capability_of(self.settings)
             config = ChunkConfig(
-                batch_size=self.settings.batch_size,
+                batch_size=self.adaptive_batch.largest,
                 missing_grace_seconds=self.settings.missing_grace_seconds,
                 lease_seconds=self.lease_seconds,
                 backoff_seconds=BACKOFF_SECONDS,
@@ -201,7 +213,7 @@ class Runner:
                 provenance=Provenance(runtime.name, runtime.precisions, __version__, capability, self._encoder(claim)),
             )
             pool = self._decode_pool(self.models.image_size(claim.model_digest))
-            resources = Resources(self.db, pool, self.files, self._in_flight)
+            resources = Resources(self.db, pool, self.files, self._in_flight, self.stages)
             return ChunkWork(claim, self.roots[claim.root_id].path, resources, config)
         except Exception as error:
             self._dispose(claim, error)

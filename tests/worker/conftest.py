@@ -166,8 +166,7 @@ class LocalWorker:
             lambda claim: chunk,
             lambda claim: self.captioner,  # type: ignore[arg-type, return-value]
             finish,
-            AdaptiveBatch(),
-            chunk.config.batch_size,
+            AdaptiveBatch(chunk.config.batch_size),
         )
         for error in pipeline.run(lambda: self.stop, inf):
             raise error

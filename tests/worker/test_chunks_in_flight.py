@@ -141,6 +141,55 @@ def test_nothing_more_is_claimed_after_the_time_of_a_task(local: LocalWorker) ->
     assert local.row("SELECT count(*) FROM chunks WHERE state = 'running'") == (0,)
 
 
+@pytest.mark.parametrize(("batch_size", "least", "most"), [(2, 2, 4), (8, 4, 13)])
+def test_as_many_chunks_are_in_work_as_the_batches_ahead_need(
+    local: LocalWorker, batch_size: int, least: int, most: int
+) -> None:
+    """And no more, so that other workers get theirs: three batches, one of them in the model, and one chunk."""
+    local.submit({f"{i}.png": png(i) for i in range(48)}, chunk_size=2)
+    in_work: list[int] = []
+
+    def count() -> None:
+        if len(in_work) < 3:
+            time.sleep(0.4)  # for claims that should not happen
+        in_work.append(local.row("SELECT count(*) FROM chunks WHERE state = 'running'")[0])
+
+    local.captioner.before = count
+    assert work(local, batch_size=batch_size) == []
+    assert least <= max(in_work) <= most
+    assert set(states(local).values()) == {"captioned"}
+
+
+def test_two_workers_share_a_job_of_few_chunks(local: LocalWorker) -> None:
+    local.submit({f"{i}.png": png(i) for i in range(20)}, chunk_size=2)
+    local.captioner.before = lambda: time.sleep(0.05)
+    runners = [local.runner(batch_size=2) for _ in range(2)]
+    done = [0, 0]
+
+    def run(number: int) -> None:
+        assert runners[number].work(inf, lambda: None) == []
+        done[number] = runners[number].stages.now().images
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(done) == 20
+    assert min(done) >= 4
+    assert set(states(local).values()) == {"captioned"}
+
+
+def test_batches_are_filled_from_parts_of_chunks_and_copies_follow_their_captions(local: LocalWorker) -> None:
+    local.submit({f"{i:02}.png": png(min(i, 9)) for i in range(12)}, chunk_size=6)
+    local.captioner.before = lambda: wait_until(lambda: local.decode_pool.calls == 10, 30, "the others to be decoded")
+    runner = local.runner(batch_size=4)
+    assert runner.work(inf, lambda: None) == []
+    assert sum(local.captioner.batches) == 10
+    assert max(local.captioner.batches) == 4
+    assert sorted(states(local).values()) == ["captioned"] * 10 + ["reused"] * 2
+
+
 def test_a_chunk_waits_for_content_of_another_one_until_that_is_committed(local: LocalWorker) -> None:
     local.submit({"a.png": png(1), "b.png": png(2)}, chunk_size=1)
     one, other = local.claim(), local.claim()
