@@ -156,7 +156,7 @@ def test_as_many_chunks_are_in_work_as_the_batches_ahead_need(
 
     local.captioner.before = count
     assert work(local, batch_size=batch_size) == []
-    assert least <= max(in_work) <= most
+    assert least <= max(in_work[:3]) <= most
     assert set(states(local).values()) == {"captioned"}
 
 
