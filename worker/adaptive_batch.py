@@ -62,6 +62,11 @@ class AdaptiveBatch:
         return self._fixed if self._climb is None else self._within_limit(self._climb.wanted)
 
     @property
+    def is_settled(self) -> bool:
+        """Whether the size stays as it is."""
+        return self._climb is None or self._climb.is_settled
+
+    @property
     def largest(self) -> int:
         """The most images that a batch may have soon."""
         return self._fixed if self._climb is None else self._within_limit(self._climb.largest)

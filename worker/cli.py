@@ -1,9 +1,12 @@
 """The command line of `worker`: options and output, no logic."""
 
+import json
+import logging
 import os
 import re
 import signal
 import threading
+from pathlib import Path
 from typing import Annotated, Literal
 
 import structlog
@@ -154,6 +157,31 @@ def doctor() -> None:
     typer.echo(f"database  {Database.open(settings).url}")
     roots = ", ".join(f"{name}={path}" for name, path in settings.roots.items())
     typer.echo(f"roots     {roots or 'at the paths from which they were submitted'}")
+
+
+@app.command("bench", epilog="Example: worker bench photos")
+def measure(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with images; nothing is written into it.")],
+    images: Annotated[int, typer.Option(min=1, max=100_000, help="Most files of the folder that are used.")] = 1000,
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="Seconds to measure, after a warm-up.")] = 20.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure how fast this machine captions a folder of images, and show what is the limit.
+
+    The images are read, decoded, captioned and committed as a worker does it, again and again, into a temporary SQLite
+    database. The configured database and broker are not used. `model alone` is the encoder and the search of words on
+    images in memory.
+    """
+    from worker.bench.measure import bench
+    from worker.bench.render import print_result, progress_bar
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    with progress_bar() as show:
+        result = bench(read_settings(), folder, images, seconds, show)
+    if as_json:
+        typer.echo(json.dumps(result.as_json()))
+    else:
+        print_result(result)
 
 
 def main() -> None:

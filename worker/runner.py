@@ -212,7 +212,7 @@ class Runner:
                 turn_seconds=TURN_SECONDS,
                 provenance=Provenance(runtime.name, runtime.precisions, __version__, capability, self._encoder(claim)),
             )
-            pool = self._decode_pool(self.models.image_size(claim.model_digest))
+            pool = self.decode_pool(self.models.image_size(claim.model_digest))
             resources = Resources(self.db, pool, self.files, self._in_flight, self.stages)
             return ChunkWork(claim, self.roots[claim.root_id].path, resources, config)
         except Exception as error:
@@ -223,7 +223,7 @@ class Runner:
         """Identify what computes features: only those of one encoder and one version can be compared."""
         return f"{FEATURES_VERSION}:{self.models.bundles[claim.model_digest].encoder_key}"
 
-    def _decode_pool(self, size: int) -> DecodePool:
+    def decode_pool(self, size: int) -> DecodePool:
         """Return the pool that decodes images to this size; start it when it is first needed."""
         if size not in self.decode_pools:
             self.decode_pools[size] = self.start_decode_pool(size)

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import wraps
 from typing import TypeVar
@@ -41,11 +41,15 @@ class Counters:
 
     def since(self, earlier: "Counters") -> "Counters":
         """Return what was counted after an earlier moment."""
-        seconds = {stage: self.seconds[stage] - earlier.seconds[stage] for stage in Stage}
-        return Counters(
-            seconds, self.images - earlier.images, self.batches - earlier.batches, self.wanted - earlier.wanted,
-            self.files - earlier.files, self.bytes - earlier.bytes, self.deaths - earlier.deaths,
-        )  # fmt: skip
+        return self._plus(earlier, -1)
+
+    def __add__(self, other: "Counters") -> "Counters":
+        return self._plus(other, 1)
+
+    def _plus(self, other: "Counters", sign: int) -> "Counters":
+        seconds = {stage: self.seconds[stage] + sign * other.seconds[stage] for stage in Stage}
+        numbers = (f.name for f in fields(self) if f.name != "seconds")
+        return Counters(seconds, **{name: getattr(self, name) + sign * getattr(other, name) for name in numbers})
 
 
 class Stages:

@@ -57,6 +57,11 @@ class Driver:
         if self._is_asleep:
             self._wake()
 
+    @property
+    def busy_seconds(self) -> float:
+        """How long processes have decoded so far, together."""
+        return self._turns.settled_seconds
+
     def started(self) -> "Future[Started]":
         """Return what a decode process says about itself; one is started if need be."""
         future: Future[Started] = Future()

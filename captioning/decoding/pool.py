@@ -72,6 +72,11 @@ class DecodePool:
         """Return what a decode process says about itself; start one if need be. Raises DecodePoolUnavailable."""
         return self._driver.started().result()
 
+    @property
+    def busy_seconds(self) -> float:
+        """How long the processes have decoded so far, together."""
+        return self._driver.busy_seconds
+
     def decode(self, data: bytes) -> DecodedImage:
         """Decode one image. Raises ImageError and DecodePoolUnavailable."""
         ((_, result),) = self.decode_all([DecodeRequest(data, None)], lambda _: None)

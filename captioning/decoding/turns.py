@@ -71,6 +71,7 @@ class Turns:
         self._count = 0
         self._closed: CaptioningError | None = None
         self._now = 0.0  # seconds that the caller had had who came last
+        self.settled_seconds = 0.0  # that processes have taken for images, together
 
     def __len__(self) -> int:
         return self._count
@@ -131,6 +132,7 @@ class Turns:
         """Charge the caller of a decoded image what it took."""
         caller = task.caller
         with self._lock:
+            self.settled_seconds += seconds
             caller.seconds += seconds - task.charged
             caller.expected += 0.2 * (seconds - caller.expected)
 
