@@ -6,6 +6,7 @@ their children drop these variables before they import the libraries.
 """
 
 import os
+import platform
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -93,6 +94,16 @@ def child_environment_without_secrets(changes: Mapping[str, str]) -> dict[str, s
 def set_for_children(name: str, value: str) -> None:
     """Set an environment variable for every process that this one starts from now on."""
     os.environ[name] = value
+
+
+def use_one_numpy_thread() -> None:
+    """Let NumPy multiply on one thread, here if it is not imported yet, and in child processes.
+
+    Our products are small. OpenBLAS has a thread for each core, and all of them spin for a while after each product.
+    On ARM, torch uses the same variable.
+    """
+    if platform.machine() not in ("aarch64", "arm64"):
+        set_for_children("OPENBLAS_NUM_THREADS", "1")
 
 
 def debug_enabled() -> bool:

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from captioning.decoding.pool import DecodedImage, DecodePool, DecodeRequest
 from captioning.errors import FileUnreachable, FolderUnavailable, ImageError
-from captioning.features import pack_thumbnail
 from captioning.store import leases, results
 from captioning.store.claims import Claim, ClaimedItem
 from captioning.store.database import Database
@@ -210,7 +209,7 @@ class ChunkWork:
                 part.finished.append(_failed(item, result, was_read=True))
             else:
                 content = Content(file.sha256, len(file.data), result.info)
-                outcome = Outcome(item, ItemState.CAPTIONED, content, thumbnail=pack_thumbnail(result.pixels))
+                outcome = Outcome(item, ItemState.CAPTIONED, content, thumbnail=result.thumbnail)
                 part.to_caption.append((outcome, result))
             if time.monotonic() - started > self.config.partial_batch_seconds:
                 yield self._without_near_duplicates(part)

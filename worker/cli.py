@@ -15,7 +15,7 @@ import typer
 import migrations
 from captioning.cli import command_line
 from captioning.command_tree import new_app
-from captioning.environment import PREFIX, set_for_children
+from captioning.environment import PREFIX, set_for_children, use_one_numpy_thread
 from captioning.errors import BrokerRefused, BrokerUnavailable, CaptioningError, StoreUnavailable
 from captioning.locks import require_semaphores
 from captioning.settings import MAX_BATCH_SIZE, Settings, describe_lease, is_device, read_settings
@@ -172,6 +172,7 @@ def measure(
     database. The configured database and broker are not used. `model alone` is the encoder and the search of words on
     images in memory.
     """
+    use_one_numpy_thread()  # as in a worker's pool process
     from worker.bench.measure import bench
     from worker.bench.render import print_result, progress_bar
 

@@ -20,7 +20,7 @@ import billiard.pool
 import structlog
 from celery import signals
 
-from captioning.environment import PREFIX, set_for_children
+from captioning.environment import PREFIX, set_for_children, use_one_numpy_thread
 from captioning.errors import CaptioningError, UsageError
 from captioning.queue.celery_app import wake_workers
 from captioning.store.database import Database
@@ -65,6 +65,7 @@ def _prepare(instance: Any, **_: Any) -> None:
     parent.state_dir = Path(tempfile.mkdtemp(prefix="captionmill-"))
     set_for_children(PREFIX + "WORKER_STATE_DIR", str(parent.state_dir))
     set_for_children(PREFIX + "WORKER_NAME", worker_name(settings))
+    use_one_numpy_thread()
     set_for_children("PYTHONSAFEPATH", "1")  # `celery -A worker` does not come through our own command line
 
 

@@ -22,6 +22,7 @@ from captioning.decoding.capability import decoded_formats
 from captioning.decoding.confinement import Confinement, available, confine
 from captioning.decoding.messages import ANSWER, REQUEST, STARTED, Layout, Memory, Options, Started
 from captioning.errors import ImageError
+from captioning.features import pack_thumbnail
 from captioning.model import formats
 from captioning.model.pixels import Limits, open_image
 from captioning.values import Reason, digest_of_pixels
@@ -61,7 +62,8 @@ def decode(
     rows, columns, _ = pixels.shape
     raw = np.ascontiguousarray(pixels).reshape(-1).data
     facts = {"width": info.width, "height": info.height, "format": info.format, "rows": rows, "columns": columns}
-    return facts | {"digest": digest_of_pixels(raw)}, raw
+    thumbnail = b"" if keep_aspect else pack_thumbnail(pixels)
+    return facts | {"digest": digest_of_pixels(raw), "thumbnail": thumbnail.hex()}, raw
 
 
 def _map_memory(layout: Layout, descriptor: int) -> Memory:

@@ -20,6 +20,7 @@ import numpy as np
 
 from captioning.decoding.confinement import Confinement
 from captioning.errors import ImageError
+from captioning.features import THUMBNAIL_BYTES
 from captioning.model import formats
 from captioning.model.pixels import Pixels
 from captioning.terminal import printable
@@ -63,6 +64,7 @@ class DecodedImage:
 
     pixels: Pixels
     info: ImageInfo
+    thumbnail: bytes = b""  # as `pack_thumbnail` makes it; of squares only
 
 
 @dataclass(frozen=True)
@@ -166,10 +168,13 @@ class Answers:
             raise ValueError("not a square")
         if not is_digest_of_pixels(digest := str(facts["digest"])):
             raise ValueError("not a digest")
+        thumbnail = bytes.fromhex(str(facts["thumbnail"]))
+        if len(thumbnail) != (0 if self.keep_aspect else THUMBNAIL_BYTES):
+            raise ValueError("not a thumbnail")
         if memory.is_there:
             pixels = memory.take_pixels(number, rows * columns * 3)
         shaped = np.frombuffer(pixels, np.uint8).reshape(rows, columns, 3)
-        return DecodedImage(shaped, ImageInfo(width, height, form, digest))
+        return DecodedImage(shaped, ImageInfo(width, height, form, digest), thumbnail)
 
 
 def json_object(text: bytes) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """An image that kills its decode process, or keeps it busy, or takes too much memory, fails alone."""
 
 import io
+import json
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from PIL import Image
 from captioning.decoding.messages import ANSWER, Options, create_memory
 from captioning.decoding.pool import MAX_ATTEMPTS_WHEN_KILLED, DecodedImage, DecodePool, DecodeRequest
 from captioning.errors import DecodePoolUnavailable, ImageError, LeaseLost
+from captioning.features import THUMBNAIL_BYTES
 from captioning.model.pixels import Limits
 from captioning.values import Reason, digest_of_pixels
 from tests.support.polling import wait_until
@@ -106,7 +108,8 @@ def test_an_image_that_kills_its_process_twice_is_to_blame_and_its_neighbours_ar
 
 
 NUMBER = 2**64 - 1  # replaced by the number of the image
-SQUARE = '{"width": 1, "height": 1, "format": "JPEG", "rows": 224, "columns": 224, "digest": "2:%s"}' % ("0" * 32)
+FACTS = {"width": 1, "height": 1, "format": "JPEG", "rows": 224, "columns": 224}
+SQUARE = json.dumps(FACTS | {"digest": "2:" + "0" * 32, "thumbnail": "88" * THUMBNAIL_BYTES})
 
 
 def message(head: str, data: bytes = b"", number: int = NUMBER) -> str:
@@ -143,6 +146,8 @@ def square(field: str, value: str) -> str:
         square("height", "70000"),
         square("format", '"\\u0000"'),
         square("digest", '"2:00"'),
+        square("thumbnail", '"88"'),
+        square("thumbnail", '"no hex"'),
     ],
 )
 def test_an_invalid_answer_counts_as_a_crash(pool: DecodePool, word: str) -> None:

@@ -18,6 +18,7 @@ from structlog.contextvars import merge_contextvars
 import migrations
 from captioning.decoding.pool import DecodedImage, DecodeRequest
 from captioning.errors import ImageError
+from captioning.features import pack_thumbnail
 from captioning.model.pixels import Limits, Pixels, Preprocessing, open_image
 from captioning.model.runtime import Runtime
 from captioning.settings import Settings, read_settings
@@ -70,7 +71,7 @@ class LocalDecodePool:
             pixels, info = open_image(data, SIZE, Limits())
         except ImageError as error:
             return error
-        return DecodedImage(pixels, info)
+        return DecodedImage(pixels, info, pack_thumbnail(pixels))
 
     def close(self) -> None:
         pass
