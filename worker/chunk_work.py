@@ -172,9 +172,9 @@ class ChunkWork:
                 yield batch
                 batch = FileBatch()
             try:
-                with self.resources.stages.timed(Stage.READ):
-                    content = read()
-                self.resources.stages.count_file(len(content.data))
+                began = time.monotonic()
+                content = read()
+                self.resources.stages.count_read(len(content.data), time.monotonic() - began)
                 batch.files.append((item, content))
                 batch.size += len(content.data)
             except ImageError as error:
@@ -219,12 +219,12 @@ class ChunkWork:
 
     def _timed(self, decoded: Iterator[T]) -> Iterator[T]:
         """Yield what a decode pool yields, and count the time that it takes."""
-        while True:
-            with self.resources.stages.timed(Stage.DECODE):
-                one = next(decoded, None)
-            if one is None:
-                return
+        seconds, began = 0.0, time.monotonic()
+        for one in decoded:
+            seconds += time.monotonic() - began
             yield one
+            began = time.monotonic()
+        self.resources.stages.add(Stage.DECODE, seconds)
 
     def _without_near_duplicates(self, batch: DecodedBatch) -> DecodedBatch:
         """Return a batch in which near-duplicates of captioned images need no model, if the job wants that.

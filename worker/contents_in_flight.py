@@ -40,4 +40,5 @@ class ContentsInFlight:
 
 
 def _keys(claim: Claim, sha256s: Collection[str]) -> list[_Key]:
-    return [(claim.model_digest, claim.options.digest, sha256) for sha256 in sha256s]
+    options = claim.options.digest  # is computed
+    return [(claim.model_digest, options, sha256) for sha256 in sha256s]

@@ -1,9 +1,11 @@
 """Reads an image file: once, completely, only below its root, and unchanged from the first byte to the last."""
 
 import errno
+import functools
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -122,7 +124,7 @@ def _open_below(root: bytes, path: bytes) -> int:
     A path is opened from the root down, one name at a time, without following links. If there are any, they are
     resolved, and the real path is opened in the same way: what has become a link in the meantime cannot lead elsewhere.
     """
-    real_root, names = os.path.realpath(root), path.split(b"/")
+    real_root, names = _real(root, int(time.monotonic())), path.split(b"/")
     if not _NO_NAMES.intersection(names):
         try:
             return _open_names(real_root, names)
@@ -136,6 +138,12 @@ def _open_below(root: bytes, path: bytes) -> int:
     if not is_below(real, real_root):
         raise ImageError(Reason.FORBIDDEN, "the path leads out of its root")
     return _open_names(real_root, os.path.relpath(real, real_root).split(b"/"))
+
+
+@functools.lru_cache(maxsize=64)
+def _real(root: bytes, _second: int) -> bytes:
+    """Return the real path of a root. It is looked up once a second, not for each file."""
+    return os.path.realpath(root)
 
 
 def _open_names(folder: bytes, names: list[bytes]) -> int:
@@ -171,9 +179,16 @@ def _read(descriptor: int, max_bytes: int) -> FileBytes:
     if before.st_size > max_bytes:
         message = f"{before.st_size} bytes; the limit is {max_bytes} (CAPTIONING_MAX_BYTES)"
         raise ImageError(Reason.TOO_LARGE, message)
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        data = file.read(before.st_size + 1)
+    data = _read_up_to(descriptor, before.st_size + 1)
     after = os.fstat(descriptor)
     if len(data) != before.st_size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ImageError(Reason.CHANGED, "the file was modified while it was read")
     return FileBytes(data, hashlib.sha256(data).hexdigest())
+
+
+def _read_up_to(descriptor: int, count: int) -> bytes:
+    """Return the next bytes of a file, all that are left if they are fewer."""
+    data = os.read(descriptor, count)  # nearly always all: each more call costs the worker time
+    while len(data) < count and (more := os.read(descriptor, count - len(data))):
+        data += more
+    return data

@@ -35,6 +35,7 @@ from worker.stages import Stages
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS = 15.0  # that a chunk waits after a failure, before it is claimed again
 DECODE_MODULE = MODULE  # that decode processes run; the fault tests set another one
+ROOTS_SECONDS = 1.0  # for which roots count as visible, unless there is nothing to claim in them
 BATCHES_PER_LEASE = 3  # a lease outlasts this many batches of a slow machine...
 MAX_LEASE_FACTOR = 20  # ... up to this many times the effective lease
 
@@ -81,7 +82,8 @@ class Runner:
     start_decode_pool: Callable[[int], DecodePool]  # for an image size in pixels
     files: FileReader
     decode_pools: dict[int, DecodePool] = field(default_factory=dict)  # by image size
-    roots: dict[int, MountedRoot] = field(default_factory=dict)  # visible at the last claim, by id
+    roots: dict[int, MountedRoot] = field(default_factory=dict)  # visible a moment ago, by id
+    _looked_at: float = -inf  # for roots, seconds
     adaptive_batch: AdaptiveBatch = field(init=False)
     _in_flight: ContentsInFlight = field(default_factory=ContentsInFlight)
 
@@ -130,11 +132,16 @@ class Runner:
         if self.stop_requested():
             return None
 
-        def transaction() -> Claim | None:
-            self.roots = visible_roots(self.db, self.settings)
-            return claims.claim(self.db, self.name, list(self.models.bundles), list(self.roots), self.lease_seconds)
+        is_recent = time.monotonic() - self._looked_at < ROOTS_SECONDS
+        return (self.db.retry(self._claim) if is_recent else None) or self.db.retry(self._look_and_claim)
 
-        return self.db.retry(transaction)
+    def _look_and_claim(self) -> Claim | None:
+        self.roots = visible_roots(self.db, self.settings)
+        self._looked_at = time.monotonic()
+        return self._claim()
+
+    def _claim(self) -> Claim | None:
+        return claims.claim(self.db, self.name, list(self.models.bundles), list(self.roots), self.lease_seconds)
 
     def process_chunk(self, claim: Claim) -> None:
         """Process one chunk. Raises what ended the work on it early, after acting on it as DISPOSITIONS says."""

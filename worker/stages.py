@@ -82,9 +82,10 @@ class Stages:
 
         return timed
 
-    def count_file(self, size: int) -> None:
+    def count_read(self, size: int, seconds: float) -> None:
         """Count a file of some bytes that was read."""
         with self._lock:
+            self._counters.seconds[Stage.READ] += seconds
             self._counters.files += 1
             self._counters.bytes += size
 
