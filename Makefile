@@ -42,8 +42,9 @@ lint: setup ## Run ruff, mypy --strict, import-linter and yamllint, and check th
 	$(BIN)/yamllint -s docker-compose.yml .github .pre-commit-config.yaml
 	$(BIN)/python -m scripts.reference --check
 
-docs: setup ## Generate the reference pages: command lines, settings, schema
+docs: setup ## Generate the reference pages: command lines, settings, schema; the schema of new SQLite files
 	$(BIN)/python -m scripts.reference
+	$(BIN)/python -m scripts.new_sqlite
 
 run-svg: setup ## Draw the image in the README from a real run
 	$(BIN)/python -m scripts.render_run

@@ -62,10 +62,20 @@ def ensure_schema(db: Database) -> None:
     The tables of a shared database are changed by `producer db upgrade` only.
     """
     revision = current(db)
-    if revision is None or (db.is_sqlite and revision != head() and revision in _revisions()):
+    if revision is None and db.is_sqlite:
+        create_sqlite(db)
+    elif revision is None or (db.is_sqlite and revision != head() and revision in _revisions()):
         upgrade(db)
     else:
         refuse_other(db)
+
+
+def create_sqlite(db: Database) -> None:
+    """Create the tables in an empty SQLite file."""
+    from migrations import new_sqlite
+
+    if not new_sqlite.create(db) and current(db) != head():  # it is not empty: another process may have been faster
+        upgrade(db)
 
 
 def refuse_other(db: Database) -> None:

@@ -17,10 +17,11 @@ CAPTIONING, WAITING = "captioning", "waiting for a worker"  # stages of a job
 class Dispatcher:
     """A context in which queued work gets done. In embedded mode the worker may stop at its end."""
 
-    def __init__(self, db: Database, settings: Settings) -> None:
+    def __init__(self, db: Database, settings: Settings, embedded: EmbeddedClient | None = None) -> None:
+        """`embedded` is the connection to an embedded worker that is started already."""
         self._db = db
         self._settings = settings
-        self._embedded = EmbeddedClient(settings) if settings.embedded else None
+        self._embedded = embedded or (EmbeddedClient(settings) if settings.embedded else None)
         self._disks = DiskWatch(needed_folders(db, settings))
 
     def __enter__(self) -> "Dispatcher":

@@ -5,23 +5,21 @@ import logging
 import os
 import re
 import signal
+import socket
 import threading
 from pathlib import Path
 from typing import Annotated, Literal
 
-import structlog
 import typer
 
-import migrations
 from captioning.cli import command_line
 from captioning.command_tree import new_app
 from captioning.environment import PREFIX, set_for_children, use_one_numpy_thread
-from captioning.errors import BrokerRefused, BrokerUnavailable, CaptioningError, StoreUnavailable
+from captioning.errors import CaptioningError
 from captioning.locks import require_semaphores
 from captioning.settings import MAX_BATCH_SIZE, Settings, describe_lease, is_device, read_settings
-from captioning.store.database import Database
+from captioning.start import fast_imports
 
-log = structlog.get_logger(__name__)
 app = new_app(
     help="Caption what producers have queued. `worker` alone starts a worker; Ctrl-C or SIGTERM stops it.",
     epilog="Example: CAPTIONING_BROKER_URL=redis://... CAPTIONING_DATABASE_URL=postgresql+psycopg://... worker",
@@ -77,19 +75,22 @@ def _stop_at_eof() -> None:
 
 def _run() -> int:
     """Run a worker in this process; return the exit code."""
-    from worker.log import set_up_log
-
     settings = read_settings()
-    set_up_log(settings.log)
-    _check(settings)
-    from worker import lifecycle
-    from worker.celery import app as celery
+    with fast_imports():
+        from worker.log import set_up_log
 
-    name = f"captions-{os.getpid()}@%h"
-    celery.worker_main(
-        ["--quiet", "worker", "--without-gossip", "--without-mingle", "-n", name, "--loglevel", "WARNING"]
-    )
+        set_up_log(settings.log)
+        _check(settings)
+        from worker import lifecycle
+        from worker.celery import app as celery
+        from worker.checks import Checks
+
+    celery.steps["worker"].add(Checks)
+    name = f"captions-{os.getpid()}@{socket.gethostname()}"  # of Celery's own command line we need nothing
+    celery.Worker(hostname=name, loglevel="WARNING", quiet=True, without_gossip=True, without_mingle=True).start()
     stop_requested, failures = lifecycle.close_parent()
+    if Checks.error is not None:
+        raise Checks.error
     if len(failures) >= lifecycle.MAX_LOAD_FAILURES:
         raise CaptioningError(f"the model cannot be loaded: {failures[-1]}")
     if stop_requested:
@@ -99,39 +100,19 @@ def _run() -> int:
 
 
 def _check(settings: Settings) -> None:
-    """Raise CaptioningError when this worker cannot work: no model, no database, no semaphores, no broker is set."""
+    """Raise CaptioningError when this worker cannot work: no model, no semaphores, no broker is set."""
     from worker.environment import available_bundles
 
     bundles = available_bundles(settings)
     bundles.report_outdated()
     for bundle in bundles.values():
         bundle.verify()
-    db = Database.open(settings)
-    try:
-        migrations.ensure_schema(db)
-    except StoreUnavailable as error:  # it may be starting too
-        log.warning("waiting_for_database", error=str(error), seconds=settings.database_retry_seconds)
-        db.retry(lambda: migrations.ensure_schema(db))
-    db.close()
     require_semaphores()
     if settings.embedded:
         raise CaptioningError(
             f"{PREFIX}BROKER_URL is not set: a worker needs the Redis that producers send their messages to, for"
             " example redis://host:6379/0. Without one, `producer submit` starts its own broker and worker."
         )
-    _check_broker(settings)
-
-
-def _check_broker(settings: Settings) -> None:
-    """Raise BrokerRefused for a broker that cannot be used. One that does not answer may be starting too."""
-    from captioning.queue.celery_app import make_celery, refuse_shards
-
-    try:
-        refuse_shards(make_celery(settings))
-    except BrokerRefused:
-        raise
-    except BrokerUnavailable as error:
-        log.warning("waiting_for_broker", error=str(error))
 
 
 @app.command(epilog="Example: worker doctor")
@@ -139,6 +120,7 @@ def doctor() -> None:
     """Show what a worker would use on this machine, from the runtime and the models to the database and the roots."""
     from captioning.decoding import report
     from captioning.model.runtime import choose_runtime
+    from captioning.store.database import Database
     from worker.adaptive_batch import describe_batch
     from worker.environment import available_bundles
 
@@ -175,6 +157,8 @@ def measure(
     use_one_numpy_thread()  # as in a worker's pool process
     from worker.bench.measure import bench
     from worker.bench.render import print_result, progress_bar
+
+    import structlog
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with progress_bar() as show:

@@ -3,12 +3,13 @@
 import os
 import socket
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from captioning.bundles import Bundles, find_bundles, named
 from captioning.settings import Settings
-from captioning.store import claims
-from captioning.store.database import Database
-from worker.reader import is_visible
+
+if TYPE_CHECKING:  # imports SQLAlchemy
+    from captioning.store.database import Database
 
 STOP_FILE = "stop"
 """A file in the worker's state folder. When it exists, the pool process returns its chunk to the queue."""
@@ -34,11 +35,15 @@ class MountedRoot:
     path: bytes
 
     def is_visible(self) -> bool:
+        from worker.reader import is_visible
+
         return is_visible(self.path)
 
 
-def served_roots(db: Database, settings: Settings) -> dict[int, MountedRoot]:
+def served_roots(db: "Database", settings: Settings) -> dict[int, MountedRoot]:
     """Return the roots that have work and that this worker may serve, by id."""
+    from captioning.store import claims
+
     roots = {}
     for root_id, name, path in claims.roots_with_work(db):
         if settings.roots and name not in settings.roots:
@@ -47,7 +52,7 @@ def served_roots(db: Database, settings: Settings) -> dict[int, MountedRoot]:
     return roots
 
 
-def visible_roots(db: Database, settings: Settings) -> dict[int, MountedRoot]:
+def visible_roots(db: "Database", settings: Settings) -> dict[int, MountedRoot]:
     """Return the served roots that this machine sees, by id."""
     return {root_id: root for root_id, root in served_roots(db, settings).items() if root.is_visible()}
 

@@ -14,7 +14,7 @@ import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import billiard.pool
 import structlog
@@ -23,11 +23,13 @@ from celery import signals
 from captioning.environment import PREFIX, set_for_children, use_one_numpy_thread
 from captioning.errors import CaptioningError, UsageError
 from captioning.queue.celery_app import wake_workers
-from captioning.store.database import Database
+from captioning.start import fast_imports
 from worker.celery import app, settings
 from worker.environment import STOP_FILE, worker_name
 from worker.log import set_up_log
-from worker.sweeper import Sweeper
+
+if TYPE_CHECKING:  # imports SQLAlchemy, which the parent process needs later
+    from worker.sweeper import Sweeper
 
 log = structlog.get_logger(__name__)
 LOAD_FAILURES = "load-failures"
@@ -41,7 +43,7 @@ class ParentProcess:
 
     controller: Any = None  # Celery's WorkController
     state_dir: Path | None = None
-    sweeper: Sweeper | None = None
+    sweeper: "Sweeper | None" = None
     stop_requested: threading.Event = field(default_factory=threading.Event)
 
 
@@ -66,11 +68,15 @@ def _prepare(instance: Any, **_: Any) -> None:
     set_for_children(PREFIX + "WORKER_STATE_DIR", str(parent.state_dir))
     set_for_children(PREFIX + "WORKER_NAME", worker_name(settings))
     use_one_numpy_thread()
+    set_for_children("OMP_WAIT_POLICY", "PASSIVE")  # threads of torch that wait must not keep a core from decoding
     set_for_children("PYTHONSAFEPATH", "1")  # `celery -A worker` does not come through our own command line
 
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
 def _start_sweeping(**_: Any) -> None:
+    from captioning.store.database import Database
+    from worker.sweeper import Sweeper
+
     parent.sweeper = Sweeper(Database.open(settings), settings, functools.partial(wake_workers, app))
     parent.sweeper.start()
 
@@ -114,9 +120,10 @@ def _load(**_: Any) -> None:
     earlier = load_failures(folder)  # in case this process is killed while it loads, note the likely reason now
     write_load_failures(folder, [*earlier, "the system killed the process while it loaded the model; is memory short?"])
     try:
-        from worker.runner import get_runner
+        with fast_imports():
+            from worker.runner import get_runner
 
-        get_runner()
+            get_runner()
     except Exception as error:  # of any kind: this process must not take tasks
         expected = isinstance(error, CaptioningError)
         reason = " ".join((str(error) if expected else load_error(error)).split())

@@ -54,9 +54,9 @@ class ModelCache:
         captioner = load_captioner(bundle, self.runtime, self.folder, self.encoders.get(of_encoder))
         self.encoders[of_encoder] = captioner.encode
         captioner = replace(captioner, encode=self.stages.timing(Stage.ENCODE, captioner.encode))
-        size = captioner.preprocessing.size
-        blank = np.zeros((size, size, 3), np.uint8)
-        captioner.caption([blank], DecodeOptions())  # the first run compiles and allocates
+        if self.runtime.device != "cpu":  # where the first run compiles and allocates for seconds
+            size = captioner.preprocessing.size
+            captioner.caption([np.zeros((size, size, 3), np.uint8)], DecodeOptions())
         log.info(
             "model_loaded",
             model=bundle.name,

@@ -86,6 +86,7 @@ class Runner:
     _looked_at: float = -inf  # for roots, seconds
     adaptive_batch: AdaptiveBatch = field(init=False)
     _in_flight: ContentsInFlight = field(default_factory=ContentsInFlight)
+    _has_released: bool = False
 
     @property
     def stages(self) -> Stages:
@@ -99,11 +100,10 @@ class Runner:
 
     @classmethod
     def open(cls, settings: Settings) -> "Runner":
-        """Load the default model, and release what an earlier pool process of this worker held."""
+        """Load the default model, while a decode process starts. The database may not be there yet."""
         bundles = available_bundles(settings)
         runtime = choose_runtime(settings.runtime, settings.device, settings.precision, settings.compile)
         models = ModelCache.of(bundles, runtime, settings.model_cache)
-        models.captioner(named(settings.model, bundles).digest)
         count = settings.decode_processes or max(1, available_cores() - 1)
 
         def start_decode_pool(size: int) -> DecodePool:
@@ -111,8 +111,9 @@ class Runner:
 
         db, files = Database.open(settings), FileReader(settings)
         runner = cls(settings, worker_name(settings), db, models, start_decode_pool, files)
-        with suppress(StoreUnavailable):  # then the leases expire
-            leases.release_held_by(runner.db, runner.name, counts_as_attempt=True)  # a process before this one died
+        default = named(settings.model, bundles).digest
+        runner._decode_pool(models.image_size(default)).start_early()
+        models.captioner(default)
         return runner
 
     @property
@@ -152,8 +153,13 @@ class Runner:
     def work(self, seconds: float, on_claim: Callable[[], object]) -> list[Exception]:
         """Process chunks until none is left, or for some seconds; return what ended the work on some of them early.
 
-        `on_claim` is called after each claim. Raises DeviceFailed.
+        At the first call, chunks that an earlier pool process of this worker held are released: it died. `on_claim` is
+        called after each claim. Raises DeviceFailed.
         """
+        if not self._has_released:
+            with suppress(StoreUnavailable):  # then the leases expire
+                leases.release_held_by(self.db, self.name, counts_as_attempt=True)
+            self._has_released = True
 
         def claim() -> Claim | None:
             claimed = self.claim()

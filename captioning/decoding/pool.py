@@ -68,6 +68,10 @@ class DecodePool:
         self._driver = Driver(lambda: DecodeProcess(command, layout, answers), count, timeout_seconds)
         hide_memory()  # of a process that talks to hostile images and may know passwords
 
+    def start_early(self) -> None:
+        """Start a decode process before there is an image, without waiting for it."""
+        self._driver.started()
+
     def started(self) -> Started:
         """Return what a decode process says about itself; start one if need be. Raises DecodePoolUnavailable."""
         return self._driver.started().result()

@@ -130,6 +130,7 @@ def _with_weights(make: Callable[[], M], path: Path, bundle: Bundle) -> M:
     wrong += [name for name in wanted.keys() & weights.keys() if wanted[name] != weights[name].shape]
     if wrong:
         raise bundle.damaged(f"it does not fit the weights in {path.name}: {printable(', '.join(sorted(wrong)[:5]))}")
-    module = make()
-    module.load_state_dict(weights, strict=False)
+    with _WithoutInitialisation():
+        module = make()
+    module.load_state_dict(weights, strict=False, assign=True)  # without a copy
     return module

