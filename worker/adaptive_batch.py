@@ -5,17 +5,19 @@ Never more than the device has memory for.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 
 from captioning.errors import DeviceOutOfMemory
-from captioning.model.captioner import Captioner
 from captioning.model.pixels import Pixels
 from captioning.settings import MAX_BATCH_SIZE
 from captioning.values import Caption, DecodeOptions
 from worker.batch_climb import MAX_SECONDS, BatchClimb
 from worker.stages import Stage, Stages
+
+if TYPE_CHECKING:  # imports torch
+    from captioning.model.captioner import Captioner
 
 log = structlog.get_logger(__name__)
 GROW_AFTER = 64  # successes in a row, after which twice as many images are tried
@@ -74,7 +76,7 @@ class AdaptiveBatch:
     def _within_limit(self, size: int) -> int:
         return size if self.limit is None else min(size, self.limit)
 
-    def caption(self, captioner: Captioner, images: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
+    def caption(self, captioner: "Captioner", images: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
         """Return one caption per image, in order. Raises DeviceOutOfMemory when not even one image fits."""
         wanted, started = self.size, self._clock()
         with self._stages.timed(Stage.MODEL):
@@ -89,7 +91,7 @@ class AdaptiveBatch:
         return captions
 
     def _caption(
-        self, captioner: Captioner, images: Sequence[Pixels], options: DecodeOptions
+        self, captioner: "Captioner", images: Sequence[Pixels], options: DecodeOptions
     ) -> tuple[list[Caption], bool]:
         """Return the captions, and whether all images were captioned at once."""
         captions: list[Caption] = []

@@ -10,7 +10,7 @@ import structlog
 from captioning.bundles import Bundle
 from captioning.errors import BundleError
 from captioning.model.captioner import Captioner, GridEncoder
-from captioning.model.load_bundle import preprocessing_of
+from captioning.model.descriptions import preprocessing_of
 from captioning.model.runtime import Runtime, load_captioner
 from captioning.values import DecodeOptions, digest_of
 from worker.stages import Stage, Stages

@@ -9,17 +9,20 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from structlog.contextvars import bound_contextvars
 
 from captioning.errors import DeviceFailed, FolderUnavailable, LeaseLost
-from captioning.model.captioner import Captioner
 from captioning.store.claims import Claim
 from worker.adaptive_batch import AdaptiveBatch
 from worker.chunk_work import ChunkWork, DecodedBatch
 from worker.committing import Committer, Finish
 from worker.ready import Ready, ReadyQueue
 from worker.stages import Stage, Stages
+
+if TYPE_CHECKING:  # imports torch
+    from captioning.model.captioner import Captioner
 
 FEEDERS, MOST_FEEDERS = 3, 16  # threads, each with one chunk; more than the first only for large batches
 _BATCHES_AHEAD = 2  # that are decoded or will be; the next chunk is claimed when fewer are coming
@@ -33,7 +36,7 @@ class Pipeline:
         self,
         claim: Callable[[], Claim | None],
         open_chunk: Callable[[Claim], ChunkWork],
-        captioner_of: Callable[[Claim], Captioner],
+        captioner_of: Callable[[Claim], "Captioner"],
         finish: Finish,
         adaptive_batch: AdaptiveBatch,
         stages: Stages | None = None,

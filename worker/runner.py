@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -15,7 +16,7 @@ from captioning.decoding.capability import capability_of
 from captioning.decoding.pool import MODULE, DecodePool, available_cores, open_pool
 from captioning.errors import CaptioningError, DeviceFailed, FolderUnavailable, LeaseLost, StoreFault, StoreUnavailable
 from captioning.features import VERSION as FEATURES_VERSION
-from captioning.model.runtime import choose_runtime
+from captioning.model.descriptions import preprocessing_of
 from captioning.settings import Settings, read_settings
 from captioning.store import claims, leases
 from captioning.store.claims import Claim
@@ -28,9 +29,11 @@ from worker.chunk_work import TURN_SECONDS, ChunkConfig, ChunkWork, Resources
 from worker.contents_in_flight import ContentsInFlight
 from worker.environment import MountedRoot, available_bundles, stop_requested, visible_roots, worker_name
 from worker.file_reader import FileReader
-from worker.model_cache import ModelCache
 from worker.pipeline import Pipeline
 from worker.stages import Stages
+
+if TYPE_CHECKING:  # imports torch
+    from worker.model_cache import ModelCache
 
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS = 15.0  # that a chunk waits after a failure, before it is claimed again
@@ -78,7 +81,7 @@ class Runner:
     settings: Settings
     name: str  # of the worker
     db: Database
-    models: ModelCache
+    models: "ModelCache"
     start_decode_pool: Callable[[int], DecodePool]  # for an image size in pixels
     files: FileReader
     decode_pools: dict[int, DecodePool] = field(default_factory=dict)  # by image size
@@ -102,19 +105,23 @@ class Runner:
     def open(cls, settings: Settings) -> "Runner":
         """Load the default model, while a decode process starts. The database may not be there yet."""
         bundles = available_bundles(settings)
-        runtime = choose_runtime(settings.runtime, settings.device, settings.precision, settings.compile)
-        models = ModelCache.of(bundles, runtime, settings.model_cache)
+        default = named(settings.model, bundles)
         count = settings.decode_processes or max(1, available_cores() - 1)
 
         def start_decode_pool(size: int) -> DecodePool:
             return open_pool(settings, size, count, module=DECODE_MODULE)
 
+        size = preprocessing_of(default).size
+        pools = {size: start_decode_pool(size)}
+        pools[size].start_early()
+        from captioning.model.runtime import choose_runtime  # imports torch, which takes as long as all before
+        from worker.model_cache import ModelCache
+
+        runtime = choose_runtime(settings.runtime, settings.device, settings.precision, settings.compile)
+        models = ModelCache.of(bundles, runtime, settings.model_cache)
+        models.captioner(default.digest)
         db, files = Database.open(settings), FileReader(settings)
-        runner = cls(settings, worker_name(settings), db, models, start_decode_pool, files)
-        default = named(settings.model, bundles).digest
-        runner._decode_pool(models.image_size(default)).start_early()
-        models.captioner(default)
-        return runner
+        return cls(settings, worker_name(settings), db, models, start_decode_pool, files, pools)
 
     @property
     def lease_seconds(self) -> float:

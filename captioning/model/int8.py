@@ -11,7 +11,7 @@ import numpy as np
 
 from captioning.bundles import Bundle
 from captioning.errors import BundleError
-from captioning.model.load_bundle import from_description
+from captioning.model.descriptions import from_description
 from captioning.model.openvino_encoder import import_openvino
 from captioning.terminal import printable
 

@@ -1,26 +1,23 @@
 """The parts of a bundle as modules, checked: wrong descriptions and weights end in one line."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch.overrides import TorchFunctionMode
 
-from captioning.bundles import Bundle, first_error
+from captioning.bundles import Bundle
 from captioning.model.concepts import ConceptClassifier
 from captioning.model.decoder import CaptionDecoder, DecoderConfig, make_decoder
+from captioning.model.descriptions import from_description, preprocessing_of
 from captioning.model.encoder import CHANNELS, PixelsToGrid, ResNetEncoder, Stride
 from captioning.model.likeness import Likeness
-from captioning.model.pixels import Preprocessing
 from captioning.model.presence import AbsentWords, Presence
 from captioning.model.vocabulary import Vocabulary
 from captioning.model.weights import load_weights
 from captioning.terminal import printable
 
-T = TypeVar("T")
 M = TypeVar("M", bound=torch.nn.Module)
 
 
@@ -86,21 +83,6 @@ def load_encoder(bundle: Bundle) -> PixelsToGrid:
         raise bundle.damaged(f"encoder.stride: must be one of {', '.join(get_args(Stride))}, not {stride!r}")
     encoder = _with_weights(lambda: ResNetEncoder(stride), bundle.encoder_file, bundle)
     return PixelsToGrid(encoder.eval(), preprocessing.mean, preprocessing.std).eval()
-
-
-def preprocessing_of(bundle: Bundle) -> Preprocessing:
-    """Return how images are prepared for a bundle. Raises BundleError for another version of the preprocessing."""
-    bundle.require_current()
-    return from_description(Preprocessing, "preprocessing", bundle)
-
-
-def from_description(kind: type[T], part: str, bundle: Bundle) -> T:
-    """Make a dataclass from a part of the description, with exact types and no other fields. Raises BundleError."""
-    text = json.dumps(bundle.description[part])  # only from JSON does strict validation take a list for a tuple
-    try:
-        return TypeAdapter(kind).validate_json(text, strict=True, extra="forbid")
-    except ValidationError as error:
-        raise bundle.damaged(first_error(error, part)) from error
 
 
 class _WithoutInitialisation(TorchFunctionMode):

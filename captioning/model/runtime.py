@@ -19,6 +19,7 @@ from captioning.errors import UsageError
 from captioning.model.captioner import Captioner, GridEncoder
 from captioning.model.compiled_encoder import CompiledEncoder
 from captioning.model.demand import demand_of
+from captioning.model.descriptions import preprocessing_of
 from captioning.model.encoder import PixelsToGrid, fold_batch_norm
 from captioning.model.gender import neutral_words
 from captioning.model.int8 import int8_graph
@@ -29,7 +30,6 @@ from captioning.model.load_bundle import (
     load_encoder,
     load_likeness,
     load_presence,
-    preprocessing_of,
 )
 from captioning.model.openvino_encoder import EncoderSource, openvino_encoder, openvino_precision
 from captioning.model.precision import EncoderPrecision, Precision, best_precision, torch_dtype

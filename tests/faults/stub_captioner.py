@@ -82,5 +82,8 @@ def install() -> None:
     runtime.Runtime = StubRuntime
     runtime.choose_runtime = lambda *_: StubRuntime()
     runtime.load_captioner = lambda *_: StubCaptioner()
+    descriptions: Any = types.ModuleType("captioning.model.descriptions")
+    descriptions.preprocessing_of = lambda _: StubCaptioner.preprocessing
+    sys.modules["captioning.model.descriptions"] = descriptions
     sys.modules["captioning.model.captioner"] = captioner
     sys.modules["captioning.model.runtime"] = runtime

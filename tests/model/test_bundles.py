@@ -8,7 +8,8 @@ import pytest
 
 from captioning.bundles import BUILT_IN, Bundle, find_bundles, named, read_bundle
 from captioning.errors import BundleError, UsageError
-from captioning.model.load_bundle import load_decoder, load_encoder, preprocessing_of
+from captioning.model.descriptions import preprocessing_of
+from captioning.model.load_bundle import load_decoder, load_encoder
 from training.export.model_card import model_card
 
 

@@ -19,7 +19,8 @@ from captioning.calibration import calibration_of
 from captioning.errors import BundleError
 from captioning.model.captioner import Captioner
 from captioning.model.decoder import DecoderConfig, make_decoder
-from captioning.model.load_bundle import load_decoder, load_encoder, preprocessing_of
+from captioning.model.descriptions import preprocessing_of
+from captioning.model.load_bundle import load_decoder, load_encoder
 from captioning.model.vocabulary import SPECIAL
 from captioning.model.weights import load_weights, save_weights
 from captioning.values import DecodeOptions

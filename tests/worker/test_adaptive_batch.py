@@ -13,7 +13,8 @@ import torch
 from captioning.bundles import find_bundles
 from captioning.errors import DeviceFailed, DeviceOutOfMemory
 from captioning.model.captioner import Captioner
-from captioning.model.load_bundle import load_classifier, load_decoder, preprocessing_of
+from captioning.model.descriptions import preprocessing_of
+from captioning.model.load_bundle import load_classifier, load_decoder
 from captioning.values import DecodeOptions
 from worker.adaptive_batch import GROW_AFTER, AdaptiveBatch
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from captioning.bundles import Bundle
+from captioning.model.descriptions import preprocessing_of
 from captioning.model.int8 import Int8, convolution_inputs
-from captioning.model.load_bundle import load_encoder, preprocessing_of
+from captioning.model.load_bundle import load_encoder
 from captioning.model.openvino_encoder import converted_encoder, import_openvino
 from captioning.model.pixels import Pixels, open_image
 from training.data.corpus import Corpus
