@@ -2,7 +2,6 @@
 
 import re
 import sys
-from importlib.metadata import PackageNotFoundError, requires
 
 DISTRIBUTION = "captionmill"
 _DISTRIBUTION_OF = {  # module -> distribution, where their names differ by more than - and _
@@ -35,6 +34,8 @@ def install_hint(error: ModuleNotFoundError) -> str:
 
 def _requirements() -> dict[str, str]:
     """Return the packages that captionmill requires, each with the extra that it belongs to; empty: always required."""
+    from importlib.metadata import PackageNotFoundError, requires  # takes longer than all of this package
+
     try:
         lines = requires(DISTRIBUTION) or []
     except PackageNotFoundError:  # a checkout that is not installed

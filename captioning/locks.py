@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import multiprocessing
 import os
 import tempfile
 from pathlib import Path
@@ -39,6 +38,8 @@ def require_locks(folder: Path) -> None:
 
 def require_semaphores() -> None:
     """Raise CaptioningError when no semaphore can be created, of which a worker's pool needs some."""
+    import multiprocessing  # few processes need it
+
     try:
         multiprocessing.Lock()
     except (OSError, ImportError) as error:

@@ -14,8 +14,6 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
-
 from captioning.paths import is_below
 
 _MOUNTINFO = Path("/proc/self/mountinfo")
@@ -138,6 +136,8 @@ def _unescaped(field: bytes) -> bytes:
 
 def _by_longest_path(path: bytes) -> str | None:
     """Find the mount by the longest mount point above the path, on systems without mountinfo."""
+    import psutil  # few processes need it
+
     os.stat(path)
     best: tuple[int, str] | None = None
     for mount in psutil.disk_partitions(all=True):
@@ -150,6 +150,8 @@ def _by_longest_path(path: bytes) -> str | None:
 
 def mounts_of(folder: bytes) -> frozenset[tuple[bytes, str, str]]:
     """Return mount point, device and type of the file systems of a folder and of what is mounted below it."""
+    import psutil
+
     mounts = [(os.fsencode(m.mountpoint), m.device, m.fstype) for m in psutil.disk_partitions(all=True)]
     own = max((point for point, *_ in mounts if is_below(folder, point)), key=len, default=b"/")
     by_point = {mount[0]: mount for mount in mounts}  # the last of several at one point hides the others

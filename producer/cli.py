@@ -43,9 +43,9 @@ def app_with(modules: list[str]) -> Any:
 
 def modules_for(arguments: list[str]) -> list[str]:
     """Return the modules that a command line needs: one if it begins with a command, otherwise all, for the help."""
-    return [module for module, commands in MODULES.items() if arguments and arguments[0] in commands.split()] or [
-        *MODULES
-    ]
+    first = arguments[0] if arguments else ""
+    needed = [module for module, commands in MODULES.items() if first in commands.split()]
+    return needed if needed or first == "--version" else list(MODULES)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from captioning.store.captions import FileRow
 from captioning.store.history import HistoryEntry, Undone
@@ -11,9 +12,11 @@ from captioning.store.model_diff import ModelDiff, common
 from captioning.store.sidecars import LastExport
 from captioning.store.statistics import Statistics
 from captioning.terminal import count, printable
-from producer.export.sidecars import Kept, Restored, Written
-from producer.importing import Counts
 from producer.render import local_time, percent, print_table, print_text
+
+if TYPE_CHECKING:  # imports NumPy
+    from producer.export.sidecars import Kept, Restored, Written
+    from producer.importing import Counts
 
 DECORATIVE = "(decorative: no caption)"
 
@@ -99,7 +102,7 @@ def print_history(entries: Sequence[HistoryEntry]) -> None:
     )
 
 
-def print_sidecars(done: Written, why_nothing: str) -> None:
+def print_sidecars(done: "Written", why_nothing: str) -> None:
     """Print what an export of sidecars did."""
     parts = [
         f"{number} {word}"
@@ -116,7 +119,7 @@ def print_sidecars(done: Written, why_nothing: str) -> None:
         print("`producer export --undo` puts back what people had there", file=sys.stderr)
 
 
-def print_restored(last: LastExport, done: Restored) -> None:
+def print_restored(last: LastExport, done: "Restored") -> None:
     """Print what an undo of an export did."""
     removed, restored = count(done.removed, "file"), count(done.restored, "file")
     of = f"export of {local_time(last.created_at)} ({last.detail.get('format')}, {last.detail.get('output')})"
@@ -126,7 +129,7 @@ def print_restored(last: LastExport, done: Restored) -> None:
         print("mend that, and `producer export --undo` puts back the rest", file=sys.stderr)
 
 
-def _print_kept(kept: Kept) -> None:
+def _print_kept(kept: "Kept") -> None:
     """Print which files were left as they are, and why."""
     for reason, number in kept.counts.items():
         print(f"{count(number, 'file')} not written: {printable(reason)}", file=sys.stderr)
@@ -165,7 +168,7 @@ _KINDS = {
 _NAMED = (Kind.CONFLICT, Kind.UNKNOWN, Kind.TWICE, Kind.UNREADABLE)
 
 
-def print_imported(counts: Counts, written: int, *, dry_run: bool, theirs: bool) -> None:
+def print_imported(counts: "Counts", written: int, *, dry_run: bool, theirs: bool) -> None:
     """Print what an import found, and what it did or would do."""
     if not counts.number:
         print("nothing to import: no rows, or no sidecars beside registered images", file=sys.stderr)

@@ -15,7 +15,6 @@ from producer.commands.shared import JobArgument, Json, Limit, Wait, app, open_d
 from producer.commands.submit import dispatch
 from producer.diagnosis import diagnose, other_waiting_job
 from producer.dispatch import ExternalBackend
-from producer.export.tables import write_csv_table
 from producer.progress import explained_interrupt, progress_display, wait_for_job
 
 _REASONS = ", ".join(Reason)
@@ -105,6 +104,8 @@ def failures(
     if as_json:
         render.print_json([asdict(row) for row in rows])
     elif as_csv:
+        from producer.export.tables import write_csv_table  # imports NumPy
+
         write_csv_table(render.FAILURE_COLUMNS, render.failure_rows(rows), sys.stdout)
     else:
         render.print_failures(rows)

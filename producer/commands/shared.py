@@ -6,17 +6,17 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-import migrations
-from captioning.bundles import find_bundles, named
 from captioning.command_tree import UNLIMITED, new_app
 from captioning.errors import UsageError
 from captioning.settings import Settings, read_settings
-from captioning.store.database import Database
-from producer.progress import ProgressDisplay
+
+if TYPE_CHECKING:  # imports SQLAlchemy
+    from captioning.store.database import Database
+    from producer.progress import ProgressDisplay
 
 T = TypeVar("T")
 
@@ -55,8 +55,11 @@ def optional_job(default: str) -> Any:
     return typer.Argument(metavar="JOB", max=UNLIMITED, help=f"The number of the job. Without it: {default}.")
 
 
-def open_database(settings: Settings | None = None, *, create: bool = False) -> Database:
+def open_database(settings: Settings | None = None, *, create: bool = False) -> "Database":
     """Open the database. Only with `create` are its file and its tables created or upgraded, where that is allowed."""
+    import migrations
+    from captioning.store.database import Database
+
     settings = settings or read_settings()
     if not settings.database_url and settings.data_dir.exists() and not settings.data_dir.is_dir():
         raise UsageError(f"CAPTIONING_DATA_DIR={settings.data_dir} is not a folder: set it to one.")
@@ -73,6 +76,8 @@ def open_database(settings: Settings | None = None, *, create: bool = False) -> 
 
 def check_model(settings: Settings, model: str | None) -> None:
     """Raise UsageError for a model that is not there, unless its captions still are."""
+    from captioning.bundles import find_bundles, named
+
     if model is not None:
         bundles = find_bundles(settings.bundle_folders)
         if model not in bundles.outdated:  # its captions are as good as they were
@@ -91,7 +96,7 @@ def confirm(question: str, done: str) -> None:
         raise SystemExit(1)
 
 
-def counted(rows: Iterable[T], what: str, display: ProgressDisplay | None) -> Iterator[T]:
+def counted(rows: Iterable[T], what: str, display: "ProgressDisplay | None") -> Iterator[T]:
     """Yield rows, and show how many there were so far."""
     for number, row in enumerate(rows, start=1):
         yield row

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.embedded import supervisor
-from producer.embedded.client import LOCK, LOG, SOCKET
+from producer.embedded import LOCK, LOG, SOCKET, supervisor
 
 HOLD_LOCK = """
 import sys, time
