@@ -1,14 +1,24 @@
 """Embedded mode: one supervisor per data folder, and the error that its clients see."""
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
+from captioning.settings import Settings
+from captioning.store.database import Database
+from captioning.values import DecodeOptions
+from producer.commands.submit import _start_in_new_folder
 from producer.embedded import LOCK, LOG, SOCKET, supervisor
+from producer.sources import Filters, read_sources
+from producer.submit import SubmitRequest
+from tests.store.helpers import LSTM
+from tests.support.polling import wait_until
 
 HOLD_LOCK = """
 import sys, time
@@ -91,3 +101,42 @@ def test_the_private_folder_has_a_short_path_that_is_safe_in_a_url(temporary: st
 def test_the_error_of_a_worker_is_the_last_one_in_its_log(tmp_path: Path, log: str, error: str) -> None:
     (tmp_path / LOG).write_text(log)
     assert supervisor._worker_error(tmp_path / LOG) == error.replace("LOG", str(tmp_path / LOG))
+
+
+def request_for(folder: Path) -> SubmitRequest:
+    return SubmitRequest(read_sources([os.fsencode(folder)]), Filters(), LSTM, DecodeOptions())
+
+
+@pytest.mark.processes
+def test_in_a_new_data_folder_the_worker_starts_before_anything_is_registered_and_ends_with_its_client(
+    settings: Settings, photographs: Path
+) -> None:
+    client = _start_in_new_folder(settings, request_for(photographs))
+    assert client is not None
+    assert client._supervisor is not None
+    started = psutil.Process(client._supervisor.pid)
+    wait_until(lambda: any("worker.cli" in child.cmdline() for child in started.children()), 30, "the worker")
+    family = [started, *started.children(recursive=True)]
+    client.close()
+    assert client._supervisor.wait(15) == 0
+    wait_until(lambda: not any(is_alive(process) for process in family), 5, "all processes to end")
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_no_worker_starts_early_where_there_is_nothing_to_caption(settings: Settings, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert _start_in_new_folder(settings, request_for(empty)) is None
+    assert not settings.data_dir.exists()
+
+
+def test_no_worker_starts_early_where_images_may_have_captions(settings: Settings, photographs: Path) -> None:
+    with Database.open(settings).engine.connect():  # creates the file
+        pass
+    assert _start_in_new_folder(settings, request_for(photographs)) is None
