@@ -155,10 +155,10 @@ def measure(
     images in memory.
     """
     use_one_numpy_thread()  # as in a worker's pool process
+    import structlog
+
     from worker.bench.measure import bench
     from worker.bench.render import print_result, progress_bar
-
-    import structlog
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with progress_bar() as show:
