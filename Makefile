@@ -103,6 +103,11 @@ compare: setup ## Compare LSTM and GRU again (an hour): make compare DATA= ENCOD
 bench: setup ## Measure a whole embedded job: make bench IMAGES=folder
 	$(BIN)/python benchmarks/embedded_job.py $(IMAGES)
 
+bench-compare: setup ## Compare with other ways to caption a folder, table and plot into OUT: make bench-compare IMAGES=folder
+	@test -n "$(IMAGES)" || { echo "usage: make bench-compare IMAGES=folder [OUT=docs/speed] [ARGUMENTS='--base producer']"; exit 2; }
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
+	$(BIN)/python -m benchmarks.compare $(IMAGES) --out $(or $(OUT),docs/speed) $(ARGUMENTS)
+
 bench-beam: setup ## Time the search of captions against the plain one: make bench-beam IMAGES=folder
 	@test -n "$(IMAGES)" || { echo "usage: make bench-beam IMAGES=folder"; exit 2; }
 	$(BIN)/python -m benchmarks.beam_search $(IMAGES)
@@ -135,5 +140,5 @@ wheel: setup ## Build the wheel into dist/
 clean: ## Remove everything that the other targets created
 	rm -rf $(VENV) .audit build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench bench-beam bench-store bench-decode bench-exports bench-gallery bench-duplicates screenshots \
+.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench bench-compare bench-beam bench-store bench-decode bench-exports bench-gallery bench-duplicates screenshots \
   scale migration wheel clean

@@ -1,0 +1,59 @@
+"""Ray Data: one stage decodes in tasks, another captions batches in an actor that holds the model; Arrow files out.
+
+That is what its guide to batch inference advises. Tried on two cores: see TRIED.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from benchmarks.competitors.careful_script import prepared
+from benchmarks.competitors.common import BATCH, arguments, bundle_of, note_finished, plain_captioner
+from captioning.decoding.pool import available_cores
+from captioning.model.pixels import Limits, open_image
+from captioning.values import DecodeOptions
+
+OBJECT_STORE = 300_000_000  # bytes; pixels of 2000 images
+
+
+def decoded(row: dict[str, Any]) -> dict[str, Any]:
+    """Replace the bytes of a file by its pixels."""
+    return {"name": Path(row["path"]).name, "pixels": open_image(row["bytes"], 224, Limits())[0]}
+
+
+class Model:
+    """The model of an actor."""
+
+    def __init__(self, model: str, options: DecodeOptions, out: Path) -> None:
+        torch.set_num_threads(available_cores())  # Ray sets it to the cores that the actor reserves
+        self._captioner = plain_captioner(bundle_of(model), prepared)
+        self._options, self._out = options, out
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        captions = self._captioner.caption(list(batch["pixels"]), self._options)
+        note_finished(self._out, len(captions))
+        return {"name": batch["name"], "caption": np.array([caption.text for caption in captions])}
+
+
+def main() -> None:
+    given = arguments(__doc__)
+    ray.init(
+        num_cpus=available_cores(), object_store_memory=OBJECT_STORE, include_dashboard=False, log_to_driver=False
+    )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    images = ray.data.read_binary_files([str(path) for path in given.images], include_paths=True)
+    captions = images.map(decoded, num_cpus=1).map_batches(
+        Model,
+        fn_constructor_args=(given.model, given.options, given.out),
+        batch_size=BATCH,
+        num_cpus=0.5,  # another number than the stage before, with which Ray would fuse it into the actor otherwise
+        compute=ray.data.ActorPoolStrategy(size=1),
+    )
+    captions.write_parquet(str(given.out / "captions"))
+
+
+if __name__ == "__main__":
+    main()
