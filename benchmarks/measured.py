@@ -34,9 +34,7 @@ class Measured:
     error: str  # why it failed; empty when it did not
 
 
-def run_measured(
-    command: Sequence[str], environment: Mapping[str, str], log: Path, timeout_seconds: float
-) -> Measured:
+def run_measured(command: Sequence[str], environment: Mapping[str, str], log: Path, timeout_seconds: float) -> Measured:
     """Run a command to its end and return what it took. What it prints goes into the log."""
     _adopt_orphans()
     before, began_at, began = _cpu_of_children(), time.time(), time.monotonic()

@@ -11,6 +11,7 @@ from captioning.cli import command_line
 
 MODULES = {  # and their commands, in the order of the help
     "submit": "submit",
+    "plan": "plan",
     "watch": "watch",
     "jobs": "status jobs pause resume cancel retry failures",
     "captions": "search show list stats diff",

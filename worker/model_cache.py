@@ -24,13 +24,13 @@ class ModelCache:
 
     bundles: dict[str, Bundle]
     runtime: Runtime
-    folder: Path  # of encoders that are converted or compiled
+    folder: Path | None  # of encoders that are converted or compiled; None: none are kept
     captioners: dict[str, Captioner] = field(default_factory=dict)
     encoders: dict[tuple[str, str], GridEncoder] = field(default_factory=dict)
     stages: Stages = field(default_factory=Stages)
 
     @classmethod
-    def of(cls, bundles: dict[str, Bundle], runtime: Runtime, folder: Path) -> "ModelCache":
+    def of(cls, bundles: dict[str, Bundle], runtime: Runtime, folder: Path | None) -> "ModelCache":
         """Return a cache of these bundles (by name), none loaded yet."""
         return cls({bundle.digest: bundle for bundle in bundles.values()}, runtime, folder)
 

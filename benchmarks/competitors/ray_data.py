@@ -40,9 +40,7 @@ class Model:
 
 def main() -> None:
     given = arguments(__doc__)
-    ray.init(
-        num_cpus=available_cores(), object_store_memory=OBJECT_STORE, include_dashboard=False, log_to_driver=False
-    )
+    ray.init(num_cpus=available_cores(), object_store_memory=OBJECT_STORE, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     images = ray.data.read_binary_files([str(path) for path in given.images], include_paths=True)
     captions = images.map(decoded, num_cpus=1).map_batches(

@@ -39,8 +39,10 @@ def find_model(db: Database, digest: str) -> int:
         return connection.execute(sa.select(Model.id).where(Model.digest == digest)).scalar() or 0
 
 
-def preview(db: Database, found: Sequence[FoundFile], policy: ReusePolicy, options_digest: str, total: Preview) -> None:
-    """Add to `total` what a new job would do with files, which have absolute paths here.
+def preview(
+    db: Database, found: Sequence[FoundFile], policy: ReusePolicy, options_digest: str, total: Preview
+) -> list[FoundFile]:
+    """Add to `total` what a new job would do with files, which have absolute paths here; return those that need work.
 
     A copy or a renamed file counts as new: only reading it can tell.
     """
@@ -57,6 +59,7 @@ def preview(db: Database, found: Sequence[FoundFile], policy: ReusePolicy, optio
     total.known += len(with_options)
     total.other_options += len(with_options) - sum(with_options.values())
     total.new_sizes.update(file.size for file in new)
+    return new
 
 
 def count_other_options(db: Database, file_ids: Sequence[int], policy: ReusePolicy, options_digest: str) -> int:

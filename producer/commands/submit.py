@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from captioning.bundles import find_bundles, named
-from captioning.command_tree import UNLIMITED
 from captioning.errors import CaptioningError, PathsGone, UsageError
 from captioning.paths import text_of
 from captioning.settings import Settings, read_settings
@@ -25,14 +24,21 @@ from producer.commands.shared import (
     Archives,
     BeamSize,
     Exclude,
+    FollowSymlinks,
+    Force,
+    FromFile,
     Include,
     JobName,
     Json,
+    ListSkipped,
     ModelName,
+    MostImages,
+    Null,
     Priority,
+    RetryFailed,
+    Stale,
     Wait,
     app,
-    file_name,
     open_database,
 )
 from producer.dispatch import Dispatcher
@@ -49,9 +55,9 @@ def submit(
     paths: Annotated[list[str] | None, typer.Argument(metavar="PATH", help="Folders, files, archives, URLs.")] = None,
     include: Include = None,
     exclude: Exclude = None,
-    from_file: Annotated[str | None, file_name(help="Also take the paths in this file; -: standard input.")] = None,
-    null: Annotated[bool, typer.Option("-0", help="The file separates paths by NUL, like find -print0.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, max=UNLIMITED, help="Take at most this many images.")] = None,
+    from_file: FromFile = None,
+    null: Null = False,
+    limit: MostImages = None,
     only_count: Annotated[bool, typer.Option("--dry-run", help="Only count; write nothing.")] = False,
     name: JobName = "",
     model: ModelName = None,
@@ -60,16 +66,16 @@ def submit(
         bool, typer.Option("--attention", help="Keep where the model looks for each word, for `producer gallery`.")
     ] = False,
     priority: Priority = "normal",
-    stale: Annotated[bool, typer.Option("--stale", help="Redo captions by older versions of the model.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Redo all captions.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try files again that failed before.")] = False,
+    stale: Stale = False,
+    force: Force = False,
+    retry_failed: RetryFailed = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read all files to find changed ones.")] = False,
     skip_near_duplicates: Annotated[
         bool, typer.Option("--skip-near-duplicates", help="Resized and re-encoded copies share a caption.")
     ] = False,
     archives: Archives = False,
-    follow_symlinks: Annotated[bool, typer.Option("--follow-symlinks", help="Follow links inside the folder.")] = False,
-    list_skipped: Annotated[bool, typer.Option("--list-skipped", help="Name each path that is not taken.")] = False,
+    follow_symlinks: FollowSymlinks = False,
+    list_skipped: ListSkipped = False,
     wait: Wait = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -79,12 +85,9 @@ def submit(
     """
     started = time.monotonic()
     settings = read_settings()
-    if stale and force:
-        raise UsageError("--stale and --force exclude each other: --force captions all images, --stale only some.")
+    check_options(from_file, null=null, stale=stale, force=force)
     if force and skip_near_duplicates:
         raise UsageError("--force and --skip-near-duplicates exclude each other: --force captions all images.")
-    if null and not from_file:
-        raise UsageError("-0 describes the list of --from-file, which is missing.")
     bundle = named(model or settings.model, find_bundles(settings.bundle_folders))
     if attention and not bundle.attends:
         raise UsageError(
@@ -93,7 +96,7 @@ def submit(
     listed = read_list(from_file, null=null) if from_file else None
     report = render.SkipReport(listed=list_skipped, as_json=as_json)
     request = SubmitRequest(
-        sources=_read_sources(settings, paths or [], listed, report, is_dry_run=only_count),
+        sources=find_sources(settings, paths or [], listed, report, writes_nothing=only_count),
         filters=Filters(tuple(include or ()), tuple(exclude or ()), follow_symlinks, archives),
         bundle=bundle,
         options=DecodeOptions(beam_size=beam_size, attention=attention),
@@ -122,17 +125,30 @@ def submit(
         submitted = _register(db, settings, request, dispatcher, display)
         progress = _begin(db, settings, submitted, dispatcher, display, wait=wait or settings.embedded)
     _finish(db, settings, progress, started, began_at, submitted, as_json=as_json)
-    _exit_if_unusable(request, submitted.refused)
+    exit_if_unusable(request, submitted.refused)
 
 
-def _read_sources(
-    settings: Settings, paths: list[str], listed: Iterable[bytes] | None, report: render.SkipReport, *, is_dry_run: bool
+def check_options(from_file: str | None, *, null: bool, stale: bool, force: bool) -> None:
+    """Raise UsageError for options of which one excludes or needs the other."""
+    if stale and force:
+        raise UsageError("--stale and --force exclude each other: --force captions all images, --stale only some.")
+    if null and not from_file:
+        raise UsageError("-0 describes the list of --from-file, which is missing.")
+
+
+def find_sources(
+    settings: Settings,
+    paths: list[str],
+    listed: Iterable[bytes] | None,
+    report: render.SkipReport,
+    *,
+    writes_nothing: bool,
 ) -> Sources:
     """Look up the paths that a person named. Files of the store at a path that does not exist are marked as missing."""
     try:
         return read_sources([os.fsencode(path) for path in paths], listed, report)
     except PathsGone as gone:
-        if is_dry_run or (not settings.database_url and not settings.sqlite_file.exists()):
+        if writes_nothing or (not settings.database_url and not settings.sqlite_file.exists()):
             raise
         absent = submitting.mark_gone(open_database(settings), gone.paths)
         raise UsageError(" ".join([str(gone), *submitting.describe_absent(absent)])) from None
@@ -154,19 +170,24 @@ def _start_in_new_folder(settings: Settings, request: SubmitRequest) -> Embedded
 
 
 def _dry_run(settings: Settings, request: SubmitRequest, *, as_json: bool) -> None:
-    try:
-        db = open_database(settings)
-    except CaptioningError as error:
-        render.print_warning(f"new and known images cannot be counted separately: {error}")
-        db = None
+    db = open_readable(settings)
     result = dry_run(db, settings, request)
     render.print_dry_run(result, as_json=as_json)
     if not result.scanned:
         raise UsageError(f"no images found. {submitting.hint_without_images(result.skipped)}")
-    _exit_if_unusable(request, result.refused)
+    exit_if_unusable(request, result.refused)
 
 
-def _exit_if_unusable(request: SubmitRequest, refused: int) -> None:
+def open_readable(settings: Settings) -> Database | None:
+    """Open the database to look up what is known; None, after a warning, when that is not possible."""
+    try:
+        return open_database(settings)
+    except CaptioningError as error:
+        render.print_warning(f"new and known images cannot be counted separately: {error}")
+        return None
+
+
+def exit_if_unusable(request: SubmitRequest, refused: int) -> None:
     """Exit with FAILED_SOME when paths that the person named, or archives, cannot be used."""
     if request.sources.skipped or refused:
         raise SystemExit(FAILED_SOME)
