@@ -1,4 +1,4 @@
-"""Caption a folder in several ways, in turns: ours, a plain script, Ray Data and others: `make bench-compare IMAGES=folder`.
+"""Caption a folder in several ways, in turns: ours, a careful script, Ray Data and others; or `make bench-compare`.
 
 python -m benchmarks.compare FOLDER --out docs/speed --images 320 --rounds 3
 python -m benchmarks.compare FOLDER --out docs/speed --base ../old/.venv/bin/producer --captions captions.txt
@@ -11,7 +11,6 @@ with the start is that of the whole command. Writes compare.json with all raw nu
 import argparse
 import csv
 import hashlib
-import json
 import os
 import shutil
 import sqlite3

@@ -1,4 +1,4 @@
-"""The table and the plot of `benchmarks.compare`; again from its numbers: `python -m benchmarks.compare_report FOLDER`."""
+"""The table and the plot of `benchmarks.compare`; `python -m benchmarks.compare_report FOLDER` makes them again."""
 
 import json
 import sys

@@ -22,8 +22,8 @@ PROJECT = Path(__file__).parents[1]
 class Deployment:
     """Servers and processes with all their files below one folder."""
 
-    def __init__(self, folder: Path, store: str) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, store: str, model: str = "stub") -> None:
+        self.folder, self._model = folder, model
         folder.chmod(0o755)  # PostgreSQL runs as another user when we are root
         for name in ("faults", "timings", "logs"):
             (folder / name).mkdir(exist_ok=True)
@@ -49,6 +49,7 @@ class Deployment:
             "PYTHONPATH": str(PROJECT),
             "FAULTS_DIR": str(self.folder / "faults"),
             "SCALE_TIMINGS": str(self.folder / "timings"),
+            "SCALE_MODEL": self._model,
         }
 
     @property

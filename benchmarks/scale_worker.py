@@ -1,8 +1,8 @@
 """The worker of a scale run: the product with the stub captioner of the fault suite; it records its timings.
 
-For each claim and each commit it writes the time, the duration and the number of images to a file. Timings of the
-product are unchanged, except that the broker redelivers the messages of a killed worker after a minute instead of an
-hour: a run waits at its end until the broker has no message.
+With SCALE_MODEL=real it is the product with its model. For each claim and each commit it writes the time, the duration
+and the number of images to a file. Timings of the product are unchanged, except that the broker redelivers the messages
+of a killed worker after a minute instead of an hour: a run waits at its end until the broker has no message.
 """
 
 import os
@@ -15,13 +15,16 @@ from captioning.queue.celery_app import TRANSPORT_OPTIONS
 from tests.faults import stub_captioner
 from tests.faults.failpoint_wiring import wrap
 
-stub_captioner.install()
+IS_REAL = os.environ.get("SCALE_MODEL") == "real"
+if not IS_REAL:
+    stub_captioner.install()
 TRANSPORT_OPTIONS["visibility_timeout"] = 60  # seconds
 
 import worker.runner  # noqa: E402, the stub must be installed first
 from captioning.store import results  # noqa: E402
 
-worker.runner.DECODE_MODULE = "tests.faults.decode_child"
+if not IS_REAL:
+    worker.runner.DECODE_MODULE = "tests.faults.decode_child"
 
 
 def record_durations(owner: Any, name: str, count_images: Callable[..., int]) -> None:

@@ -71,7 +71,7 @@ def _measure_files(request: ProbeRequest, reader: FileReader, pool: DecodePool) 
             for item, read in reads:
                 if len(times) >= request.at_least and time.monotonic() > until:
                     return times, images
-                _tell(done=len(times), total=len(request.files))
+                _tell(done=len(times))
                 times.append(_measure_file(item.item_id, read, pool, images))
     return times, images
 

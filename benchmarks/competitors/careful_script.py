@@ -1,4 +1,4 @@
-"""A careful script: a DataLoader, batches, folded batch normalisation, channels_last, the faster precision, beam 3, CSV.
+"""A careful script: DataLoader, batches, folded batch norm, channels_last, the faster precision, beam 3, CSV.
 
 Tried on two cores: see TRIED.
 """

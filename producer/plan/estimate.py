@@ -58,14 +58,10 @@ def estimate(strata: Sequence[Measured], probe: ProbeResult, workers: int = 1) -
     start = probe.load_seconds + START_SECONDS
     parts = _parts(counts @ means, probe)
     work = float(parts.max()) / workers
-    spread = np.quantile(_draws(strata, means, errors, probe), _tails()) / workers
-    low, high = (start + float(seconds) for seconds in spread)
+    draws = (start + _draws(strata, means, errors, probe) / workers) * _unexplained()
+    low, high = map(float, np.quantile(draws, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)))
     rate = float(counts.sum()) / work if work else 0.0
     return Estimate(start + work, low, high, start, rate, LIMITS[int(parts.argmax())])
-
-
-def _tails() -> tuple[float, float]:
-    return (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
 
 
 def _costs(files: Sequence[FileTimes], probe: ProbeResult) -> Vector:
@@ -101,11 +97,17 @@ def _parts(total: Vector, probe: ProbeResult) -> Vector:
 
 
 def _draws(strata: Sequence[Measured], means: Vector, errors: Vector, probe: ProbeResult) -> Vector:
-    """Return seconds of the job as they could be too, given what was measured."""
+    """Return seconds after the start as they could be too, given what was measured."""
     rng = np.random.default_rng(0)
     total = np.zeros((_DRAWS, len(LIMITS)))
     for stratum, mean, error in zip(strata, means, errors, strict=True):
         away = rng.standard_t(max(_LEAST_FREEDOM, len(stratum.files) - 1), (_DRAWS, 1))
         total += stratum.count * np.maximum(mean + away * error, _LEAST_COST * mean)
-    unexplained = np.exp(MODEL_ERROR * rng.standard_normal(_DRAWS))
-    return np.multiply(_parts(total, probe).max(1), unexplained)
+    busy: Vector = _parts(total, probe).max(1)
+    return busy
+
+
+def _unexplained() -> Vector:
+    """Return factors for what the sample cannot know: the simple model of the pipeline, other programs, the start."""
+    factors: Vector = np.exp(MODEL_ERROR * np.random.default_rng(1).standard_normal(_DRAWS))
+    return factors

@@ -30,7 +30,7 @@ def run_probe(settings: Settings, request: ProbeRequest, on_progress: Callable[[
     try:
         with process.stdin as stdin:
             stdin.write(request.to_text() + "\n")
-        return _answers(process.stdout, on_progress)
+        return _answers(process.stdout, len(request.files), on_progress)
     except BrokenPipeError:  # it ended before it read the request
         raise _unexpected() from None
     finally:
@@ -39,14 +39,14 @@ def run_probe(settings: Settings, request: ProbeRequest, on_progress: Callable[[
         process.wait()
 
 
-def _answers(lines: IO[str], on_progress: Callable[[str, int, int], object]) -> ProbeResult:
+def _answers(lines: IO[str], total: int, on_progress: Callable[[str, int, int], object]) -> ProbeResult:
     for line in lines:
         message = json.loads(line)
         if "result" in message:
             return ProbeResult.from_json(message["result"])
         if "error" in message:
             raise CaptioningError(message["error"])
-        on_progress(message.get("text", "measuring"), message.get("done", 0), message.get("total", 0))
+        on_progress(message.get("text", "measuring"), message.get("done", 0), total)
     raise _unexpected()
 
 
