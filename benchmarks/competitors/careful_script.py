@@ -15,6 +15,9 @@ from captioning.model.encoder import PixelsToGrid, fold_batch_norm
 from captioning.model.pixels import Pixels
 from captioning.model.precision import best_precision, torch_dtype
 
+WORKERS = max(1, available_cores() - 1)  # processes that decode
+THREADS = available_cores()  # of torch
+
 
 class Images(Dataset[tuple[str, Pixels]]):
     """Names and pixels of image files."""
@@ -37,13 +40,13 @@ def prepared(network: PixelsToGrid) -> PixelsToGrid:
 
 def main() -> None:
     given = arguments(__doc__)
-    torch.set_num_threads(available_cores())
+    torch.set_num_threads(THREADS)
     captioner = plain_captioner(bundle_of(given.model), prepared)
     loader = DataLoader(
         Images(given.images),
         batch_size=BATCH,
-        num_workers=max(1, available_cores() - 1),
-        prefetch_factor=2,
+        num_workers=WORKERS,
+        prefetch_factor=2 if WORKERS else None,
         collate_fn=lambda pairs: pairs,  # pixels are stacked by the captioner
     )
     with (given.out / "captions.csv").open("w", newline="") as file:

@@ -16,6 +16,7 @@ from captioning.decoding.pool import available_cores
 from captioning.model.pixels import Limits, open_image
 from captioning.values import DecodeOptions
 
+ACTOR_CORES = 0.5  # another number than the stage before, with which Ray would fuse it into the actor otherwise
 OBJECT_STORE = 300_000_000  # bytes; pixels of 2000 images
 
 
@@ -47,7 +48,7 @@ def main() -> None:
         Model,
         fn_constructor_args=(given.model, given.options, given.out),
         batch_size=BATCH,
-        num_cpus=0.5,  # another number than the stage before, with which Ray would fuse it into the actor otherwise
+        num_cpus=ACTOR_CORES,
         compute=ray.data.ActorPoolStrategy(size=1),
     )
     captions.write_parquet(str(given.out / "captions"))

@@ -11,7 +11,8 @@ import pytest
 from captioning.near_duplicates import Kind
 from captioning.store.jobs import Failure
 from captioning.store.similar import Duplicates, SimilarFile
-from producer import render, render_similar
+from producer import render, render_plan, render_similar
+from tests.producer.test_plan import LARGE
 from tests.producer.test_render import DONE, file_row
 
 WIDTHS = (50, 80, 160)
@@ -64,3 +65,9 @@ def test_a_cluster_of_duplicates_keeps_what_each_file_is(shown: Callable[..., li
     assert sum("mirrored 99 %" in line for line in lines) == 1
     lines = shown(render_similar.print_similar, files)
     assert sum("mirrored" in line and "99 %" in line for line in lines) == 1
+
+
+def test_a_plan_keeps_its_numbers_and_its_words(shown: Callable[..., list[str]]) -> None:
+    words = " ".join(shown(lambda plan: render_plan.print_plan(plan, as_json=False), LARGE)).split()
+    assert words[:2] == ["1,204,331", "images"]
+    assert words[-3:] == ["cannot", "be", "captioned."]
