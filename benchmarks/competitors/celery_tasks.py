@@ -1,6 +1,7 @@
 """One Celery task for each image: the product's captioner in a worker, a row for each task in SQLite.
 
-Tried on two cores: see TRIED.
+The worker fetches some messages ahead and acknowledges each after its commit, as ours does. One process uses all cores
+for an image; two processes are TRIED in `benchmarks.compare_rows`.
 """
 
 import os
@@ -20,7 +21,6 @@ from captioning.values import DecodeOptions
 from tests.support.valkey import valkey
 
 ROWS = "captions.sqlite"
-WORKER = ["--pool", "prefork", "--concurrency", "1", "--prefetch-multiplier", "8"]
 
 app = Celery("competitor", broker=os.environ.get("COMPETITOR_BROKER"))
 app.conf.update(task_ignore_result=True, task_acks_late=True, worker_hijack_root_logger=False)
@@ -53,7 +53,7 @@ def caption(path: str, beam: int) -> None:
 
 
 def main() -> None:
-    given = arguments(__doc__)
+    given = arguments(__doc__, concurrency=1, prefetch=8)
     with valkey(given.out / "broker") as broker:
         app.conf.broker_url = broker
         os.environ |= {
@@ -62,7 +62,8 @@ def main() -> None:
             "COMPETITOR_MODEL": given.model,
             "COMPETITOR_CACHE": str(given.cache),
         }
-        command = ["-m", "celery", "-A", __spec__.name, "worker", "--without-gossip", "--without-mingle", *WORKER]
+        command = ["-m", "celery", "-A", "benchmarks.competitors.celery_tasks", "worker", "--without-gossip"]
+        command += ["--without-mingle", f"--concurrency={given.concurrency}", f"--prefetch-multiplier={given.prefetch}"]
         worker = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
         try:
             with app.connection_for_write() as connection:  # one connection for all messages

@@ -26,9 +26,15 @@ FINISHED = "finished"  # a line for each batch: the time in seconds since 1970, 
 BATCH = 32
 
 
-def arguments(text: str | None) -> argparse.Namespace:
-    """Return what the command line says; `images` are the files of the folder."""
+def arguments(text: str | None, **choices: float | str) -> argparse.Namespace:
+    """Return what the command line says; `images` are the files of the folder.
+
+    `choices` are options of the competitor with their defaults: those that are best on two cores, as
+    `python -m benchmarks.compare FOLDER --tried` measures.
+    """
     parser = argparse.ArgumentParser(description=(text or "").partition("\n")[0])
+    for name, default in choices.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path, help="a folder that exists")
     parser.add_argument("--beam", type=int, default=3)

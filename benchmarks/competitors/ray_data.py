@@ -1,6 +1,7 @@
 """Ray Data: one stage decodes in tasks, another captions batches in an actor that holds the model; Arrow files out.
 
-That is what its guide to batch inference advises. Tried on two cores: see TRIED.
+That is what its guide to batch inference advises. The actor reserves another number of cores than the stage before:
+with the same number, Ray fuses both into the actor. That is TRIED in `benchmarks.compare_rows`, and one thread too.
 """
 
 from pathlib import Path
@@ -16,7 +17,6 @@ from captioning.decoding.pool import available_cores
 from captioning.model.pixels import Limits, open_image
 from captioning.values import DecodeOptions
 
-ACTOR_CORES = 0.5  # another number than the stage before, with which Ray would fuse it into the actor otherwise
 OBJECT_STORE = 300_000_000  # bytes; pixels of 2000 images
 
 
@@ -28,8 +28,8 @@ def decoded(row: dict[str, Any]) -> dict[str, Any]:
 class Model:
     """The model of an actor."""
 
-    def __init__(self, model: str, options: DecodeOptions, out: Path) -> None:
-        torch.set_num_threads(available_cores())  # Ray sets it to the cores that the actor reserves
+    def __init__(self, model: str, options: DecodeOptions, out: Path, threads: int) -> None:
+        torch.set_num_threads(threads)  # Ray sets it to the cores that the actor reserves
         self._captioner = plain_captioner(bundle_of(model), prepared)
         self._options, self._out = options, out
 
@@ -40,15 +40,15 @@ class Model:
 
 
 def main() -> None:
-    given = arguments(__doc__)
+    given = arguments(__doc__, actor_cores=0.5, threads=available_cores(), batch=BATCH)
     ray.init(num_cpus=available_cores(), object_store_memory=OBJECT_STORE, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     images = ray.data.read_binary_files([str(path) for path in given.images], include_paths=True)
     captions = images.map(decoded, num_cpus=1).map_batches(
         Model,
-        fn_constructor_args=(given.model, given.options, given.out),
-        batch_size=BATCH,
-        num_cpus=ACTOR_CORES,
+        fn_constructor_args=(given.model, given.options, given.out, given.threads),
+        batch_size=given.batch,
+        num_cpus=given.actor_cores,
         compute=ray.data.ActorPoolStrategy(size=1),
     )
     captions.write_parquet(str(given.out / "captions"))
