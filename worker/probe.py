@@ -23,6 +23,7 @@ from captioning.model.runtime import choose_runtime
 from captioning.probe import BatchTimes, FileTimes, ProbeRequest, ProbeResult, SampleFile
 from captioning.settings import Settings, read_settings
 from captioning.store.claims import ClaimedItem
+from worker.adaptive_batch import AdaptiveBatch
 from worker.file_reader import FileReader
 from worker.log import set_up_log
 from worker.model_cache import ModelCache
@@ -46,7 +47,7 @@ def main() -> None:
 
 def measure(settings: Settings, request: ProbeRequest) -> ProbeResult:
     """Measure the files and the model. Raises CaptioningError."""
-    runtime = choose_runtime(settings.runtime, settings.device, settings.precision)
+    runtime = choose_runtime(settings.runtime, settings.device, settings.precision, settings.compile)
     folder = settings.model_cache if settings.model_cache.is_dir() else None  # a plan creates no data folder
     models = ModelCache.of(find_bundles(settings.bundle_folders), runtime, folder)
     _tell(text="loading the model")
@@ -57,7 +58,8 @@ def measure(settings: Settings, request: ProbeRequest) -> ProbeResult:
     with closing(open_pool(settings, size, count)) as pool, closing(FileReader(settings)) as files:
         pool.started()  # so that the first image does not wait for it
         times, images = _measure_files(request, files, pool)
-    batches = tuple(_measure_model(captioner, request, images, settings.batch_size)) if images else ()
+    batch_size = AdaptiveBatch(settings.batch_size, runtime.device).size
+    batches = tuple(_measure_model(captioner, request, images, batch_size)) if images else ()
     return ProbeResult(tuple(times), batches, load_seconds, count, available_cores(), runtime.device)
 
 
