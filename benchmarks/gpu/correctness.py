@@ -14,7 +14,7 @@ from captioning.model.pixels import Pixels
 from captioning.model.precision import Precision
 from captioning.model.repeats import said_once
 from captioning.model.search.beam import searched_images
-from captioning.model.search.cuda_graph import GraphLoop
+from captioning.model.search.cuda_graph import CudaRecorder, GraphLoop
 from captioning.values import DecodeOptions
 from tests.support.plain_search import PlainSearch
 from worker.adaptive_batch import AdaptiveBatch
@@ -53,7 +53,7 @@ def check(report: Report, device: Captioner, cpu: Captioner, images: Sequence[Pi
     compare("CPU in fp32", cpu)
     compare("plain search on this device", plain(usual), goal=0.99)
     if device.decoder.bias.is_cuda:
-        compare("CUDA graphs", replace(device, loop=GraphLoop()), goal=1.0)
+        compare("CUDA graphs", replace(device, loop=GraphLoop(CudaRecorder(str(device.decoder.bias.device)))), goal=1.0)
         torch.backends.cuda.matmul.allow_tf32 = True
         compare("search in TF32", usual)
         torch.backends.cuda.matmul.allow_tf32 = False

@@ -11,8 +11,8 @@ from benchmarks.gpu.timing import rate
 from captioning.model.captioner import Captioner
 from captioning.model.compiled_encoder import CompiledEncoder
 from captioning.model.pixels import Pixels
-from captioning.model.search.beam import searched_images
-from captioning.model.search.cuda_graph import GraphLoop
+from captioning.model.search.beam import Loop, searched_images
+from captioning.model.search.cuda_graph import CudaRecorder, GraphLoop
 from captioning.values import DecodeOptions
 
 OPTIONS = DecodeOptions()
@@ -55,9 +55,9 @@ def graph_of(network: nn.Module, pixels: Tensor) -> Callable[[], object]:
 def search_rows(report: Report, captioner: Captioner, features: Tensor, sizes: Sequence[int]) -> None:
     """Measure both searches and the text, with and without CUDA graphs, on the features (B, N, 2048) of images."""
     device = str(features.device)
-    loops = {"as it is": searched_images}
+    loops: dict[str, Loop] = {"as it is": searched_images}
     if features.is_cuda:
-        loops["CUDA graphs"] = GraphLoop()
+        loops["CUDA graphs"] = GraphLoop(CudaRecorder(device))
     for size in sizes:
         part = features.repeat(-(-size // len(features)), 1, 1)[:size]
         for name, loop in loops.items():
@@ -76,7 +76,7 @@ def both_rows(
     """Measure a whole batch: the compiled encoder and the search on the device alone, then from pixels to captions."""
     size, device = len(images), captioner.decoder.bias.device
     pixels = torch.stack([torch.from_numpy(image) for image in images]).to(device)
-    loop = GraphLoop() if device.type == "cuda" else searched_images
+    loop = GraphLoop(CudaRecorder(str(device))) if device.type == "cuda" else searched_images
     fast = replace(captioner, loop=loop, encode=lambda given: compiled(given.to(device)))
 
     def bare() -> None:

@@ -34,7 +34,7 @@ from captioning.model.load_bundle import (
 from captioning.model.openvino_encoder import EncoderSource, openvino_encoder, openvino_precision
 from captioning.model.precision import EncoderPrecision, Precision, best_precision, torch_dtype
 from captioning.model.search.beam import searched_images
-from captioning.model.search.cuda_graph import GraphLoop
+from captioning.model.search.cuda_graph import CudaRecorder, GraphLoop
 from captioning.model.search.layers import fastest_precision
 from captioning.values import digest_of
 
@@ -146,7 +146,7 @@ def load_captioner(
         neutral_words(bundle, vocabulary), classifier and classifier.to(choice.device),
         demand_of(bundle, classifier, vocabulary), likeness and likeness.to(choice.device),
         presence and presence.to(choice.device), absent_words(bundle, vocabulary), fastest_precision(choice.device),
-        GraphLoop() if choice.compiles else searched_images,
+        GraphLoop(CudaRecorder(choice.device)) if choice.compiles else searched_images,
     )  # fmt: skip
 
 

@@ -32,18 +32,23 @@ class Recorder(Protocol):
     """Records functions that read and write tensors, so that they can be run again."""
 
     def record(self, run: Callable[[], Open]) -> tuple[Replay, Open]:
-        """Return what runs a function again, and its result, of which a replay overwrites the tensors."""
+        """Run a function; return what runs it again, and its result, of which a replay overwrites the tensors."""
         ...
 
 
 class CudaRecorder:
     """Records CUDA graphs. All share the memory of what they compute in between, so none may run beside another."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self._device = device
         self._pool: Any = None  # a handle, which has a type of its own in each version of torch
 
     def record(self, run: Callable[[], Open]) -> tuple[Replay, Open]:
         """Run a function on a stream of its own, then capture it."""
+        with torch.cuda.device(self._device):
+            return self._captured(run)
+
+    def _captured(self, run: Callable[[], Open]) -> tuple[Replay, Open]:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -55,6 +60,7 @@ class CudaRecorder:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):  # decoding goes on meanwhile
             result = run()
+        graph.replay()  # a capture computes nothing, and what is recorded next reads the result
         return graph.replay, result
 
 
@@ -62,7 +68,7 @@ class CudaRecorder:
 class GraphLoop:
     """`searched_images` by recorded steps, and as usual where they cannot be recorded. One search at a time."""
 
-    recorder: Recorder = field(default_factory=CudaRecorder)
+    recorder: Recorder
     _recorded: dict[object, "RecordedSearch"] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _has_failed: bool = False
