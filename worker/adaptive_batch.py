@@ -86,7 +86,7 @@ class AdaptiveBatch:
         if images:
             self._stages.count_batch(len(images), wanted)
         if self._climb is not None and in_one and not self._climb.is_settled:
-            self._climb.record(len(images), seconds, (id(captioner), options))
+            self._climb.record(len(images), seconds, (id(captioner), options.beam_size))
             self._log_if_settled(self._climb)
         return captions
 

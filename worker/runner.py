@@ -1,6 +1,7 @@
 """What a pool process works with: models, decode processes, database. It claims chunks and says how each ends."""
 
 import functools
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,6 +39,7 @@ if TYPE_CHECKING:  # imports torch
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS = 15.0  # that a chunk waits after a failure, before it is claimed again
 DECODE_MODULE = MODULE  # that decode processes run; the fault tests set another one
+SWITCH_SECONDS = 0.0005  # that a thread keeps Python's lock while others want it; the driver of decoding needs it often
 ROOTS_SECONDS = 1.0  # for which roots count as visible, unless there is nothing to claim in them
 BATCHES_PER_LEASE = 3  # a lease outlasts this many batches of a slow machine...
 MAX_LEASE_FACTOR = 20  # ... up to this many times the effective lease
@@ -104,6 +106,7 @@ class Runner:
     @classmethod
     def open(cls, settings: Settings) -> "Runner":
         """Load the default model, while a decode process starts. The database may not be there yet."""
+        sys.setswitchinterval(SWITCH_SECONDS)
         bundles = available_bundles(settings)
         default = named(settings.model, bundles)
         count = settings.decode_processes or max(1, available_cores() - 1)

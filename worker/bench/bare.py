@@ -19,7 +19,7 @@ from captioning.values import DecodeOptions
 from worker.reader import read_file
 
 IN_MEMORY = 256  # images
-SECONDS = 2.0  # of one measurement
+DECODE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def decode_some(pool: DecodePool, root: bytes, found: Sequence[FoundFile], max_b
     some = found[:: -(-len(found) // IN_MEMORY)]
     decoded: list[DecodedImage] = []
     errors: list[ImageError] = []
-    ends = time.monotonic() + SECONDS
+    ends = time.monotonic() + DECODE_SECONDS
     for _, result in pool.decode_all(_requests(root, some, max_bytes, errors), id):
         (errors if isinstance(result, ImageError) else decoded).append(result)  # type: ignore[arg-type]
         if decoded and time.monotonic() > ends:
@@ -61,12 +61,14 @@ def _requests(
             errors.append(error)
 
 
-def measure_bare(captioner: Captioner, images: Sequence[DecodedImage], size: int, options: DecodeOptions) -> Bare:
+def measure_bare(
+    captioner: Captioner, images: Sequence[DecodedImage], size: int, options: DecodeOptions, seconds: float
+) -> Bare:
     """Caption batches of `size` images for some seconds, none of which counts before the second one."""
     pixels = cycle(image.pixels for image in images)
     encodes: list[float] = []
     wholes: list[float] = []
-    ends = time.monotonic() + SECONDS
+    ends = time.monotonic() + seconds
     while len(wholes) < 2 or time.monotonic() < ends:
         batch = list(islice(pixels, size))
         began = time.perf_counter()

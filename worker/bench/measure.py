@@ -19,7 +19,6 @@ from captioning.decoding.pool import DecodedImage, available_cores
 from captioning.errors import CaptioningError
 from captioning.settings import Settings
 from captioning.store import jobs
-from worker.bench.bare import SECONDS as BARE_SECONDS
 from worker.bench.bare import Bare, decode_some, mean_of, measure_bare
 from worker.bench.bottleneck import find_bottleneck
 from worker.bench.job import BenchJob, find_files, temporary_settings
@@ -33,6 +32,7 @@ Show = Callable[[str, float], object]
 """Shows what is going on, and how much of all is done, from 0 to 1."""
 
 WARM_UP_SECONDS, MOST_WARM_UPS = 3.0, 10  # each; more than one until the batch size has settled
+BARE_SECONDS = 2.0  # of one measurement of the bare model
 TURNS = 3  # of the whole path and the bare model
 _RESERVE = 2.0  # times as many images are queued as the warm-up lets expect
 _POLL_SECONDS = 0.002
@@ -91,7 +91,8 @@ class Bench:
         self._pool = runner.decode_pool(runner.models.image_size(digest))
         assert runner.settings.worker_state_dir is not None
         self._stop_file = runner.settings.worker_state_dir / STOP_FILE
-        self._expected = (TURNS + 1) * BARE_SECONDS + WARM_UP_SECONDS + seconds
+        self._bare_seconds, self._warm_up_seconds = min(BARE_SECONDS, seconds / TURNS), min(WARM_UP_SECONDS, seconds)
+        self._expected = (TURNS + 1) * self._bare_seconds + self._warm_up_seconds + seconds
         self._spent = 0.0  # of the expected seconds
 
     def run(self) -> BenchResult:
@@ -102,7 +103,8 @@ class Bench:
         rate = self._warm_up()
         bare, whole = [self._bare(decoded)], []
         for _ in range(TURNS):
-            self._job.queue(round(_RESERVE * rate * self._seconds / TURNS))
+            least = 4 * self._runner.adaptive_batch.largest
+            self._job.queue(least + round(_RESERVE * rate * self._seconds / TURNS))
             whole.append(self._whole())
             bare.append(self._bare(decoded))
         around = [mean_of(pair).images_per_second for pair in pairwise(bare)]
@@ -116,16 +118,16 @@ class Bench:
         batch = self._runner.adaptive_batch
         for _ in range(MOST_WARM_UPS):
             began, before = time.monotonic(), self._runner.stages.now().images
-            self._job.queue(batch.largest)
+            self._job.queue(4 * batch.largest)
             self._report("warming up", self._spent)
-            timer = threading.Timer(WARM_UP_SECONDS, self._request_stop)
+            timer = threading.Timer(self._warm_up_seconds, self._request_stop)
             timer.start()
             self._work()
             timer.cancel()
             rate = (self._runner.stages.now().images - before) / (time.monotonic() - began)
             if batch.is_settled:
                 break
-        self._spent += WARM_UP_SECONDS
+        self._spent += self._warm_up_seconds
         return rate
 
     def _work(self) -> None:
@@ -141,8 +143,8 @@ class Bench:
     def _bare(self, decoded: list[DecodedImage]) -> Bare:
         self._report("measuring the model alone", self._spent)
         size = self._runner.adaptive_batch.size
-        found = measure_bare(self._captioner, decoded, size, self._job.options)
-        self._spent += BARE_SECONDS
+        found = measure_bare(self._captioner, decoded, size, self._job.options, self._bare_seconds)
+        self._spent += self._bare_seconds
         return found
 
     def _whole(self) -> Moment:
@@ -158,7 +160,7 @@ class Bench:
             watcher.join()
         self._spent += self._seconds / TURNS
         if len(moments) < 2:
-            raise CaptioningError(f"too few batches were captioned in {self._seconds:g} s: give more --seconds.")
+            raise CaptioningError("too few batches were captioned: give more --seconds.")
         return moments[-1].since(moments[0])
 
     def _watch(self, moments: list[Moment], ended: threading.Event) -> None:
@@ -167,7 +169,7 @@ class Bench:
         filled = latest.images + self._runner.adaptive_batch.largest
         while not ended.wait(_POLL_SECONDS):
             now = self._moment()
-            if moments and now.at - moments[0].at > self._seconds / TURNS:
+            if len(moments) > 1 and now.at - moments[0].at > self._seconds / TURNS:
                 self._request_stop()
                 return
             if now.images > latest.images and now.images >= filled:
