@@ -115,6 +115,9 @@ bench-beam: setup ## Time the search of captions against the plain one: make ben
 bench-decode: setup ## Measure decoding: images a second, what each costs the worker, large images by stage (3 minutes)
 	$(BIN)/python -m benchmarks.decode
 
+bench-pipeline: setup ## Measure what the worker's Python costs an image, with a model and decoding that cost nothing
+	$(BIN)/python -m benchmarks.pipeline
+
 bench-exports: setup ## Measure exports: tables of a million rows, and the how-to pages with 20,000 images (20 minutes)
 	$(BIN)/python -m benchmarks.exports rows
 	$(BIN)/python -m benchmarks.exports pages
@@ -140,5 +143,5 @@ wheel: setup ## Build the wheel into dist/
 clean: ## Remove everything that the other targets created
 	rm -rf $(VENV) .audit build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench bench-compare bench-beam bench-store bench-decode bench-exports bench-gallery bench-duplicates screenshots \
+.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench bench-compare bench-beam bench-store bench-decode bench-exports bench-gallery bench-duplicates screenshots bench-pipeline \
   scale migration wheel clean

@@ -2,6 +2,8 @@
 
 python -m benchmarks.pipeline                       # 20,000 files of 18 KB, batches of 256
 python -m benchmarks.pipeline --images 50000 --batch-size 512 --switch-interval 0.5
+python -m benchmarks.pipeline --images 3000 --read-ms 20 --model-us 2000              # a slow disk, and a model
+python -m benchmarks.pipeline --images 3000 --read-ms 20 --model-us 2000 --readers 1  # not read ahead
 
 On a GPU one process does all of this under one lock (GIL), so 1 second / (microseconds of an image) is the most images
 that it can serve. Decode processes answer at once and the captioner has its captions ready. Times are CPU time of
@@ -10,6 +12,7 @@ batches, `commit` is the database's. What is in brackets is part of it.
 """
 
 import argparse
+import functools
 import os
 import sys
 import tempfile
@@ -29,6 +32,7 @@ from captioning.environment import set_for_children, use_one_numpy_thread
 
 use_one_numpy_thread()  # before it is imported
 
+import worker.disk_reader  # noqa: E402
 import worker.file_reader  # noqa: E402
 from benchmarks.decode import INSTANT  # noqa: E402
 from captioning.bundles import find_bundles  # noqa: E402
@@ -36,7 +40,7 @@ from captioning.decoding.driver import Driver  # noqa: E402
 from captioning.decoding.pool import DecodePool  # noqa: E402
 from captioning.model.pixels import Limits, Pixels, Preprocessing  # noqa: E402
 from captioning.model.runtime import Runtime  # noqa: E402
-from captioning.settings import read_settings  # noqa: E402
+from captioning.settings import Settings, read_settings  # noqa: E402
 from captioning.store import results  # noqa: E402
 from captioning.store.database import Database  # noqa: E402
 from captioning.values import Alternative, Caption, DecodeOptions  # noqa: E402
@@ -47,18 +51,29 @@ from worker.file_reader import FileReader  # noqa: E402
 from worker.model_cache import ModelCache  # noqa: E402
 from worker.pipeline import Pipeline  # noqa: E402
 from worker.runner import Runner  # noqa: E402
+from worker.stages import Stage  # noqa: E402
 
 FILE_BYTES = 18_000
 CAPTION = Caption("a dog runs on the grass", (-0.5,) * 7, (Alternative("a cat", -9.0),) * 2, 0.6, vector=bytes(256))
 
 
 class ReadyCaptioner:
-    """Captions at once."""
+    """Captions in no time, or in some for each image."""
 
     preprocessing = Preprocessing(size=224)
 
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
     def caption(self, images: Sequence[Pixels], options: DecodeOptions) -> list[Caption]:
+        time.sleep(self._seconds * len(images))
         return [CAPTION] * len(images)
+
+
+def slow_down(read: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
+    """Read as from a disk that takes some time for each file."""
+    time.sleep(seconds)
+    return read(*arguments)
 
 
 @dataclass
@@ -102,26 +117,29 @@ def count_all(times: CpuTimes) -> None:
     times.count(results, "captioned_digests", "  (look up)")
 
 
-def run(images: int, processes: int, batch_size: int, database: str) -> None:
+def run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="captionmill-bench-") as temporary:
         folder = Path(temporary, "images")
         folder.mkdir()
-        make_files(folder, images)
-        with temporary_settings(read_settings(batch_size=batch_size)) as own:
-            settings = own.model_copy(update={"database_url": database}) if database else own
-            measure(settings, folder, images, processes)
+        make_files(folder, arguments.images)
+        with temporary_settings(read_settings(batch_size=arguments.batch_size)) as own:
+            url = arguments.database
+            measure(own.model_copy(update={"database_url": url}) if url else own, folder, arguments)
 
 
-def measure(settings: Any, folder: Path, images: int, processes: int) -> None:
+def measure(settings: Settings, folder: Path, arguments: argparse.Namespace) -> None:
+    images, processes = arguments.images, arguments.processes
     bundle = find_bundles()[settings.model]
-    captioner: Any = ReadyCaptioner()
-    models = ModelCache(
-        {bundle.digest: bundle}, Runtime("torch", "cuda:0", "bf16", ""), folder, {bundle.digest: captioner}
-    )
+    captioner: Any = ReadyCaptioner(arguments.model_us / 1e6)
+    runtime = Runtime("torch", "cuda:0", "bf16", "")
+    models = ModelCache({bundle.digest: bundle}, runtime, folder, {bundle.digest: captioner})
 
     def start_pool(size: int) -> DecodePool:
         return DecodePool(processes, size, Limits(), 60.0, INSTANT)
 
+    if arguments.read_ms:
+        wrap(worker.file_reader, "read_file", functools.partial(slow_down, seconds=arguments.read_ms / 1e3))
+    worker.disk_reader.READERS = arguments.readers
     times = CpuTimes()
     count_all(times)
     runner = Runner(settings, "bench", Database.open(settings), models, start_pool, FileReader(settings))
@@ -132,7 +150,8 @@ def measure(settings: Any, folder: Path, images: int, processes: int) -> None:
         wall, cpu = time.monotonic() - began, time.process_time() - cpu
     done = runner.stages.now()
     assert (errors, done.images) == ([], images)
-    print(f"{images / wall:7.0f} images/s; batches {done.images / done.wanted:.0%} full")
+    busy = done.seconds[Stage.MODEL] / wall
+    print(f"{images / wall:7.0f} images/s; batches {done.images / done.wanted:.0%} full; the model works {busy:.0%}")
     print(f"{cpu / images * 1e6:7.1f} us of this process for an image, of which")
     for name in ("feed", "  (claim)", "  (read and hash)", "  (look up)", "driver", "model", "commit"):
         print(f"{times.seconds[name] / images * 1e6:7.1f} us {name}")
@@ -147,11 +166,14 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--switch-interval", type=float, default=5.0, help="of Python's lock, in milliseconds")
     parser.add_argument("--database", default="", help="URL of an empty database; without it, a new one of SQLite")
+    parser.add_argument("--read-ms", type=float, default=0.0, help="that reading a file takes")
+    parser.add_argument("--readers", type=int, default=worker.disk_reader.READERS, help="files of a slow disk at once")
+    parser.add_argument("--model-us", type=float, default=0.0, help="that captioning an image takes")
     arguments = parser.parse_args()
     sys.setswitchinterval(arguments.switch_interval / 1000)
     set_for_children("PYTHONPATH", str(Path.cwd()))  # for the module that answers at once
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    run(arguments.images, arguments.processes, arguments.batch_size, arguments.database)
+    run(arguments)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import textwrap
 import tokenize
 import types
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from inspect import cleandoc, getsource
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -28,6 +29,7 @@ from captioning import settings, values
 from captioning.command_tree import UNLIMITED, argument_name, command_tree, summary
 from captioning.environment import PREFIX
 from captioning.store import captions, schema
+from worker.bench import result
 
 PROJECT = Path(__file__).parents[1]
 FOLDER = PROJECT / "docs" / "reference"
@@ -104,8 +106,21 @@ def _command(path: str, command: Any, level: int) -> Iterator[str]:
     if subcommands:
         summaries = ((f"[{name}](#{path.replace(' ', '-')}-{name})", summary(c)) for name, c in subcommands.items())
         yield _table(("command", "what it does"), summaries)
+    if path == "worker bench":
+        yield from _bench_fields()
     for name, subcommand in subcommands.items():
         yield from _command(f"{path} {name}", subcommand, level + 1)
+
+
+def _bench_fields() -> Iterator[str]:
+    """Yield what `worker bench --json` prints. The comments are those of the source."""
+    source = getsource(result)
+    comments = _comments(source)
+    yield "`--json` prints an object with these fields:"
+    for shown, intro in ((result.BenchResult, ""), (result.StageResult, "Each of `stages` has:")):
+        yield intro
+        names = [field.name for field in fields(shown)]
+        yield _table(("field", "meaning"), ((f"`{name}`", comments.get((shown.__name__, name), "")) for name in names))
 
 
 def _usage(path: str, parameters: Iterable[Any]) -> str:

@@ -43,6 +43,7 @@ def test_a_folder_is_measured_and_nothing_is_changed(cli: CliRunner, images: Pat
         "CAPTIONING_DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:9/none",
         "CAPTIONING_BROKER_URL": "redis://127.0.0.1:9/0",
         "CAPTIONING_BATCH_SIZE": "4",
+        "OMP_NUM_THREADS": "1",  # more would wait for each other where other programs run
     }
     before = everything(images)
     result = cli.run("worker", "bench", str(images), "--seconds", "1", "--json")

@@ -19,7 +19,7 @@ class BenchResult:
 
     images: int  # captioned while it was measured
     seconds: float  # that was measured, after a warm-up
-    images_per_second: float
+    images_per_second: float  # of the whole path: read, decode, encode, search, commit
     bare_images_per_second: float  # encoder and search alone, of images in memory
     of_bare: float  # `images_per_second` as a part of `bare_images_per_second`
     batch_size: int  # images
@@ -31,15 +31,15 @@ class BenchResult:
     file_kb: float  # of a file, on average
     megapixels: float  # of an image, on average
     decode_ms: float  # of one decode process for an image
-    decode_processes: int
+    decode_processes: int  # that decode images
     decode_deaths: int  # of decode processes
     cores: int  # that this process may use
     files: int  # of the folder that were used
     failed: int  # of them, which are no images that can be decoded
-    model: str
-    runtime: str
-    device: str
-    precision: str
+    model: str  # its name
+    runtime: str  # library that computes the encoder
+    device: str  # cpu, cuda:0...
+    precision: str  # of the encoder
     bottleneck: str = ""  # read, decode, device, database or process
     reason: str = ""  # in a sentence
     remedy: str = ""  # what would help
