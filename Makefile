@@ -108,6 +108,10 @@ bench-compare: setup ## Compare with other ways to caption a folder, table and p
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks.compare $(IMAGES) --out $(or $(OUT),docs/speed) $(ARGUMENTS)
 
+bench-start: setup ## Measure the start of an embedded job: make bench-start IMAGES=folder [BASE=other/.venv/bin/producer]
+	@test -n "$(IMAGES)" || { echo "usage: make bench-start IMAGES=folder"; exit 2; }
+	$(BIN)/python -m benchmarks.start_up $(IMAGES) $(if $(BASE),--base $(BASE))
+
 bench-beam: setup ## Time the search of captions against the plain one: make bench-beam IMAGES=folder
 	@test -n "$(IMAGES)" || { echo "usage: make bench-beam IMAGES=folder"; exit 2; }
 	$(BIN)/python -m benchmarks.beam_search $(IMAGES)
@@ -143,5 +147,5 @@ wheel: setup ## Build the wheel into dist/
 clean: ## Remove everything that the other targets created
 	rm -rf $(VENV) .audit build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench bench-compare bench-beam bench-store bench-decode bench-exports bench-gallery bench-duplicates screenshots bench-pipeline \
+.PHONY: help setup demo test test-fast test-all test-consumers faults lint docs run-svg constraints audit secrets bundles compare bench bench-compare bench-beam bench-store bench-decode bench-exports bench-gallery bench-duplicates screenshots bench-pipeline bench-start \
   scale migration wheel clean
