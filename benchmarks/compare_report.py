@@ -25,7 +25,8 @@ def write_report(found: dict[str, Any], out: Path) -> str:
     write_json(found, out / "compare.json")
     draw(found, out / "compare.svg")
     text = f"{table(found)}\n\n{conditions(found)}"
-    put_into_page(out.with_suffix(".md"), "compare", text)
+    plot = f"![Images per second of each way]({out.name}/compare.svg)"
+    put_into_page(out.with_suffix(".md"), "compare", f"{plot}\n\n{text}")
     return text
 
 

@@ -20,13 +20,13 @@ class Row:
 
 ROWS = {
     OURS: Row("captionmill, `producer submit --wait`"),
-    UNQUANTISED: Row("the same, the encoder not quantised", settings={"CAPTIONING_PRECISION": "fp32"}),
+    UNQUANTISED: Row("captionmill, the encoder not quantised", settings={"CAPTIONING_PRECISION": "fp32"}),
     "bare": Row("(e) bare encoder and search, pixels in memory", "bare"),
     "script": Row("(b) careful script, DataLoader, torch", "careful_script"),
     "ray": Row("(c) Ray Data `map_batches`, torch", "ray_data"),
     "celery": Row("(d) a Celery task for each image, our captioner", "celery_tasks"),
     "seed": Row("(a) one image at a time, fp32, torch", "one_at_a_time"),
-    "seed-greedy": Row("(a) the same, greedy", "one_at_a_time", ("--beam", "1")),
+    "seed-greedy": Row("(a) one image at a time, greedy", "one_at_a_time", ("--beam", "1")),
 }
 
 TRIED = {  # competitors with other options: to see, with --tried, that the options of ROWS are their best

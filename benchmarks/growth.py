@@ -227,7 +227,8 @@ def main() -> None:
             print(found[-1], flush=True)
     write_json({"cell_seconds": given.cell_seconds, "cells": found}, given.out / "growth.json")
     draw(found, given.out / "growth.svg")
-    put_into_page(given.out.with_suffix(".md"), "growth", table(found))
+    plot = f"![Images per second by images, workers and size]({given.out.name}/growth.svg)"
+    put_into_page(given.out.with_suffix(".md"), "growth", f"{plot}\n\n{table(found)}")
     print(table(found))
 
 

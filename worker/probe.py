@@ -102,13 +102,14 @@ def _measure_model(
     size = min(batch_size, request.total)
     source = cycle(images)
     until = time.monotonic() + _MODEL_SECONDS
-    captioner.caption(list(islice(source, size)), request.options)  # the first one of a size may compile
+    batches = AdaptiveBatch()  # which halves them where the device is short of memory
+    batches.caption(captioner, list(islice(source, size)), request.options)  # the first one of a size may compile
     for number in range(_MAX_BATCHES):
         if number >= _MIN_BATCHES and time.monotonic() > until:
             return
         batch = list(islice(source, size))
         began, cpu = time.monotonic(), time.process_time()
-        captioner.caption(batch, request.options)
+        batches.caption(captioner, batch, request.options)
         yield BatchTimes(size, time.monotonic() - began, time.process_time() - cpu)
 
 

@@ -95,8 +95,12 @@ def _sample_file(file: FoundFile, folders: tuple[bytes, ...]) -> SampleFile:
 
 
 def _measured(strata: Strata, stratum_of: list[int], probe: ProbeResult) -> list[Measured]:
-    """Return the strata with what the probe measured of each."""
+    """Return the strata with what the probe measured of each; one without any counts like that of the next size.
+
+    Remote files arrive in any order, so the time may be over before one of every size has.
+    """
     times: dict[int, list[FileTimes]] = {}
     for file in probe.files:
         times.setdefault(stratum_of[file.file], []).append(file)
-    return [Measured(stratum.count, tuple(times[i])) for i, stratum in enumerate(strata.all)]
+    nearest = (min(times, key=lambda other: abs(other - i)) for i in range(len(strata.all)))
+    return [Measured(stratum.count, tuple(times[i])) for i, stratum in zip(nearest, strata.all, strict=True)]
