@@ -28,9 +28,9 @@ from typing import Any
 
 import structlog
 
-from captioning.environment import set_for_children, use_one_numpy_thread
+from captioning.environment import set_for_children, set_up_math_threads
 
-use_one_numpy_thread()  # before it is imported
+set_up_math_threads()  # before it is imported
 
 import worker.disk_reader  # noqa: E402
 import worker.file_reader  # noqa: E402

@@ -96,14 +96,17 @@ def set_for_children(name: str, value: str) -> None:
     os.environ[name] = value
 
 
-def use_one_numpy_thread() -> None:
-    """Let NumPy multiply on one thread, here if it is not imported yet, and in child processes.
+def set_up_math_threads() -> None:
+    """Keep threads of NumPy and torch from spinning, here if neither is imported yet, and in child processes.
 
-    Our products are small. OpenBLAS has a thread for each core, and all of them spin for a while after each product.
-    On ARM, torch uses the same variable.
+    NumPy's products are small here, so one thread is enough: OpenBLAS has one for each core, and all of them spin for a
+    while after each product. On ARM, torch uses the same variable. Threads of torch that wait must not keep a core from
+    decoding; what the person has set stays.
     """
     if platform.machine() not in ("aarch64", "arm64"):
         set_for_children("OPENBLAS_NUM_THREADS", "1")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        set_for_children("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def debug_enabled() -> bool:

@@ -14,7 +14,7 @@ import typer
 
 from captioning.cli import command_line
 from captioning.command_tree import new_app
-from captioning.environment import PREFIX, set_for_children, use_one_numpy_thread
+from captioning.environment import PREFIX, set_for_children, set_up_math_threads
 from captioning.errors import CaptioningError
 from captioning.locks import require_semaphores
 from captioning.settings import MAX_BATCH_SIZE, Settings, describe_lease, is_device, read_settings
@@ -154,7 +154,7 @@ def measure(
     database. The configured database and broker are not used. `model alone` is the encoder and the search of words on
     images in memory.
     """
-    use_one_numpy_thread()  # as in a worker's pool process
+    set_up_math_threads()  # as in a worker's pool process
     import structlog
 
     from worker.bench.measure import bench

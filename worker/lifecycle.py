@@ -20,7 +20,7 @@ import billiard.pool
 import structlog
 from celery import signals
 
-from captioning.environment import PREFIX, set_for_children, use_one_numpy_thread
+from captioning.environment import PREFIX, set_for_children, set_up_math_threads
 from captioning.errors import CaptioningError, UsageError
 from captioning.queue.celery_app import wake_workers
 from captioning.start import fast_imports
@@ -67,8 +67,7 @@ def _prepare(instance: Any, **_: Any) -> None:
     parent.state_dir = Path(tempfile.mkdtemp(prefix="captionmill-"))
     set_for_children(PREFIX + "WORKER_STATE_DIR", str(parent.state_dir))
     set_for_children(PREFIX + "WORKER_NAME", worker_name(settings))
-    use_one_numpy_thread()
-    set_for_children("OMP_WAIT_POLICY", "PASSIVE")  # threads of torch that wait must not keep a core from decoding
+    set_up_math_threads()
     set_for_children("PYTHONSAFEPATH", "1")  # `celery -A worker` does not come through our own command line
 
 
