@@ -42,7 +42,7 @@ def measured(shares: dict[str, float], **values: Any) -> BenchResult:
         ),
         (measured({"decode": 0.9}, decode_processes=2), "decode", "there are 2", "more cores"),
         (measured({"read": 0.97, "decode": 0.3}), "read", "the disk gives 80 MB/s in files of 20 KB", "a faster disk"),
-        (measured({"commit": 0.9, "decode": 0.3}), "database", "10 ms to commit", "faster disk"),
+        (measured({"commit": 0.9, "decode": 0.3}), "database", "9 ms to commit", "faster disk"),
         (
             measured({"encode": 0.3, "decode": 0.4}, device="cuda:0", process_ms=0.2, images_per_second=4900.0),
             "process", "200 microseconds", "a second worker",

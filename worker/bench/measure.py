@@ -19,9 +19,10 @@ from captioning.decoding.pool import DecodedImage, available_cores
 from captioning.errors import CaptioningError
 from captioning.settings import Settings
 from captioning.store import jobs
+from captioning.store.files import FoundFile
 from worker.bench.bare import Bare, decode_some, mean_of, measure_bare
 from worker.bench.bottleneck import find_bottleneck
-from worker.bench.job import BenchJob, find_files, temporary_settings
+from worker.bench.job import BenchJob, temporary_settings
 from worker.bench.result import BenchResult, StageResult
 from worker.environment import STOP_FILE
 from worker.pipeline import FEEDERS
@@ -69,12 +70,11 @@ class Moment:
         )
 
 
-def bench(settings: Settings, folder: Path, images: int, seconds: float, show: Show) -> BenchResult:
-    """Caption up to `images` files below a folder, again and again, and measure for some seconds.
+def bench(settings: Settings, folder: Path, found: list[FoundFile], seconds: float, show: Show) -> BenchResult:
+    """Caption files below a folder, again and again, and measure for some seconds.
 
-    Nothing is written into the folder or into the configured database. Raises UsageError for a folder without images.
+    Nothing is written into the folder or into the configured database. Raises UsageError when none is an image.
     """
-    found = find_files(folder, images)
     show("loading the model", 0.0)
     with temporary_settings(settings) as own, closing(Runner.open(own)) as runner:
         return Bench(runner, BenchJob(own, runner.db, folder, found), seconds, show).run()
