@@ -165,9 +165,8 @@ class Caption:
     def weakest_word(self) -> str:
         """The word with the lowest probability."""
         words = self.text.split()
-        if not words:
-            return ""
-        return min(zip(words, self.word_log_probabilities, strict=False), key=lambda pair: pair[1])[0]
+        scores = self.word_log_probabilities[: len(words)]
+        return words[scores.index(min(scores))] if scores else ""
 
 
 @dataclass(frozen=True)

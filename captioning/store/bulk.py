@@ -5,8 +5,8 @@ table: that is as fast as COPY into a temporary table and needs none, which woul
 gets hundreds of batches a second. SQLite has no round trips: it executes a prepared statement for each row.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence, Set
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -15,16 +15,33 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import DeclarativeBase
 
+from captioning.store.documents import array_text, json_text
+
 Table = type[DeclarativeBase]
 Row = Mapping[str, Any]
 
 
-def _bytes_as_text(value: bytes) -> str:
-    return "\\x" + value.hex()
-
-
-_encode = json.JSONEncoder(default=_bytes_as_text, ensure_ascii=False, separators=(",", ":")).encode
+_NEXT_IDS = sa.text(
+    "SELECT nextval(ids) FROM (SELECT pg_get_serial_sequence(:table, 'id')::regclass AS ids OFFSET 0) AS sequence,"
+    " generate_series(1, :n)"
+)
 _DOCUMENT = sa.cast(sa.bindparam("rows", type_=sa.Text), sa.JSON)
+
+
+class _Array(sa.types.UserDefinedType[Any]):
+    """An array as one parameter of PostgreSQL."""
+
+    cache_ok = True
+    render_bind_cast = True  # so that the server plans with the values, not with a text that may become any array
+
+    def __init__(self, of: str) -> None:
+        self.of = of
+
+    def get_col_spec(self) -> str:
+        return f"{self.of}[]"
+
+    def bind_processor(self, dialect: object) -> Any:
+        return array_text
 
 
 def insert_or_ignore(connection: Connection, table: Table, rows: Sequence[Row], *returning: Any) -> Sequence[Any]:
@@ -33,7 +50,7 @@ def insert_or_ignore(connection: Connection, table: Table, rows: Sequence[Row], 
     Return columns of the rows that were inserted, where the database can tell: SQLite returns none.
     """
     if rows and connection.dialect.name == "postgresql":
-        result = connection.execute(_insert_or_ignore(table, tuple(rows[0]), returning), {"rows": _encode(rows)})
+        result = connection.execute(_insert_or_ignore(table, tuple(rows[0]), returning), {"rows": json_text(rows)})
         return result.all() if returning else ()
     _insert_each(connection, table, rows, " ON CONFLICT DO NOTHING")
     return ()
@@ -45,6 +62,33 @@ def insert(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
         _copy(connection, table, rows)
     else:
         _insert_each(connection, table, rows)
+
+
+def insert_new(connection: Connection, table: Table, rows: Sequence[Row], key: Any) -> dict[Any, int]:
+    """Insert rows that are not there as far as this transaction knows; return the ids of those that it has inserted.
+
+    `key` is the column by which they are returned. Rows that somebody else has just inserted stay as they are.
+    """
+    if not rows:
+        return {}
+    numbered = [{"id": i} | row for i, row in zip(_new_ids(connection, table, len(rows)), rows, strict=True)]
+    try:
+        with nullcontext() if connection.dialect.name == "sqlite" else connection.begin_nested():
+            insert(connection, table, numbered)
+    except sa.exc.IntegrityError:
+        if connection.dialect.name == "sqlite":  # nobody else writes
+            raise
+        return dict(insert_or_ignore(connection, table, rows, key, table.id))  # type: ignore[attr-defined]
+    return {row[key.key]: row["id"] for row in numbered}
+
+
+def _new_ids(connection: Connection, table: Table, n: int) -> Sequence[int]:
+    """Return ids that no row has. On SQLite this transaction is the only one that writes."""
+    name = table.__tablename__
+    if connection.dialect.name == "sqlite":
+        last = connection.exec_driver_sql(f"SELECT coalesce(max(id), 0) FROM {name}").scalar_one()  # noqa: S608
+        return range(last + 1, last + 1 + n)
+    return connection.execute(_NEXT_IDS, {"table": name, "n": n}).scalars().all()
 
 
 def insert_for_images(connection: Connection, table: Table, rows: Sequence[Row], new: Set[int]) -> None:
@@ -66,17 +110,20 @@ def update_rows(connection: Connection, table: Table, rows: Sequence[Row], **was
     """
     in_order = sorted(rows, key=lambda row: row["id"])
     if rows and connection.dialect.name == "postgresql":
-        connection.execute(_update(table, tuple(rows[0]), tuple(was.items())), {"rows": _encode(in_order)})
+        connection.execute(_update(table, tuple(rows[0]), tuple(was.items())), {"rows": json_text(in_order)})
     elif rows:
         _update_each(connection, table, in_order, was)
 
 
 def is_one_of(connection: Connection, column: Any, values: Collection[Any]) -> sa.ColumnElement[bool]:
-    """Return the condition for a column to have one of some values; PostgreSQL takes them as one parameter."""
+    """Return the condition for a column to have one of some values, which are one parameter where they can be."""
     if connection.dialect.name == "postgresql":
-        array = sa.bindparam(None, list(values), type_=postgresql.ARRAY(column.type))
+        array = sa.bindparam(None, values, type_=_Array(column.type.compile(connection.dialect)))
         return sa.type_coerce(column == sa.func.any(array), sa.Boolean())
-    return sa.type_coerce(column.in_(sa.bindparam(None, list(values), expanding=True)), sa.Boolean())
+    if isinstance(column.type, sa.LargeBinary):  # JSON has no bytes
+        return sa.type_coerce(column.in_(sa.bindparam(None, list(values), expanding=True)), sa.Boolean())
+    document = sa.bindparam(None, json_text(list(values)), type_=sa.Text)
+    return sa.type_coerce(column.in_(sa.select(sa.func.json_each(document).table_valued("value").c.value)), sa.Boolean())
 
 
 # -- PostgreSQL: statements that take rows as a document --
@@ -84,9 +131,12 @@ def is_one_of(connection: Connection, column: Any, values: Collection[Any]) -> s
 
 def _unfolded(table: Table, columns: Mapping[str, str]) -> Any:
     """Return the rows of a document as a table; `columns` has the columns of `table` by the names in the document."""
-    types = ((name, table.__table__.c[column].type) for name, column in columns.items())
-    typed = [sa.column(name, type_) for name, type_ in types]
-    return sa.func.json_to_recordset(_DOCUMENT).table_valued(*typed, name="new").render_derived(with_types=True)
+    types = {name: table.__table__.c[column].type for name, column in columns.items()}
+    is_binary = {name: isinstance(type_, sa.LargeBinary) for name, type_ in types.items()}
+    typed = [sa.column(name, sa.Text() if is_binary[name] else type_) for name, type_ in types.items()]
+    new = sa.func.json_to_recordset(_DOCUMENT).table_valued(*typed, name="text").render_derived(with_types=True)
+    values = (sa.func.decode(new.c[n], "base64").label(n) if binary else new.c[n] for n, binary in is_binary.items())
+    return sa.select(*values).subquery("new")
 
 
 @lru_cache
@@ -163,4 +213,4 @@ def _with_json_as_text(table: Table, rows: Sequence[Row]) -> list[Row]:
 
 
 def _json(value: Any) -> str | None:
-    return None if value is None else _encode(value)
+    return None if value is None else json_text(value)

@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from captioning.errors import StoreRefused, UsageError
 from captioning.locks import require_locks
+from captioning.store.documents import json_text
 
 BUSY_SECONDS = 30  # that SQLite waits for another writer
 BEGIN = "captionmill_begin"  # key of the statement, in `Connection.info`, that begins the next transaction on SQLite
@@ -63,7 +64,7 @@ def _sqlite(url: URL) -> Engine:
                 raise
             return _connect_to_read(file)
 
-    engine = sa.create_engine(url, creator=connect)
+    engine = sa.create_engine(url, creator=connect, json_serializer=json_text)
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -151,7 +152,9 @@ def _postgresql(url: URL) -> Engine:
         "keepalives_count": 3,
         "tcp_user_timeout": 20_000,  # milliseconds
     }
-    engine = sa.create_engine(url, pool_pre_ping=True, pool_size=3, connect_args=connect)
+    engine = sa.create_engine(
+        url, pool_pre_ping=True, pool_size=3, connect_args=connect, json_serializer=json_text
+    )
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from captioning.errors import StoreUnavailable, UsageError
 from captioning.paths import hash_of, is_below, text_of
-from captioning.store.bulk import insert_or_ignore, is_one_of, update_rows
+from captioning.store.bulk import insert_new, insert_or_ignore, is_one_of, update_rows
 from captioning.store.chunks import enqueue, lock_job, requeue
 from captioning.store.database import Database
 from captioning.store.pairs import Pairs, partner_path
@@ -229,13 +229,10 @@ def _insert_files(
     connection: Connection, root_id: int, rows: Sequence[dict[str, Any]]
 ) -> tuple[dict[bytes, int], dict[bytes, int]]:
     """Insert files; return the ids of those that are new, and of those that another submit has just inserted."""
-    paths = {row["path_hash"]: row["path_bytes"] for row in rows}
-    inserted = insert_or_ignore(connection, File, rows, File.path_hash, File.id)
-    new_ids = {paths.pop(row.path_hash): row.id for row in inserted}
-    other_ids = {path: row.id for path, row in _stored_files(connection, root_id, paths).items()}
-    if connection.dialect.name == "sqlite":  # it does not return them, but has only one writer
-        return other_ids, {}
-    return new_ids, other_ids
+    new_ids = insert_new(connection, File, rows, File.path_hash)
+    raced = {row["path_hash"]: row["path_bytes"] for row in rows if row["path_hash"] not in new_ids}
+    raced_ids = {path: row.id for path, row in _stored_files(connection, root_id, raced).items()}
+    return {row["path_bytes"]: new_ids[row["path_hash"]] for row in rows if row["path_hash"] in new_ids}, raced_ids
 
 
 def _stored_files(connection: Connection, root_id: int, paths: Mapping[bytes, bytes]) -> dict[bytes, Any]:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from captioning.errors import StoreUnavailable
-from captioning.store.bulk import insert_for_images, insert_or_ignore, is_one_of
+from captioning.store.bulk import insert_for_images, insert_new, insert_or_ignore, is_one_of
 from captioning.store.claims import Claim
 from captioning.store.features import NewFeatures, drop_shared_captions, insert_features, share_captions
 from captioning.store.outcomes import Content, Outcome, Provenance
@@ -33,16 +33,22 @@ def insert_images(connection: Connection, contents: Sequence[Content]) -> ImageI
         for c in by_sha.values()
         if (i := c.info) is not None
     ]  # fmt: skip
-    ids = dict(insert_or_ignore(connection, Image, decoded, Image.sha256, Image.id))
-    known = by_sha.keys() - ids.keys()
-    new = frozenset(ids.values())
-    if known:
-        query = sa.select(Image.sha256, Image.id).where(is_one_of(connection, Image.sha256, sorted(known)))
-        query = query.with_for_update(read=True, key_share=True)  # `producer forget` must not remove one now
-        ids |= {row.sha256: row.id for row in connection.execute(query)}
+    ids = _stored_images(connection, sorted(by_sha))
+    new = insert_new(connection, Image, [row for row in decoded if row["sha256"] not in ids], Image.sha256)
+    ids |= new
+    raced = [row["sha256"] for row in decoded if row["sha256"] not in ids]
+    ids |= _stored_images(connection, raced)
     if any(row["sha256"] not in ids for row in decoded):
         raise StoreUnavailable("an image was removed by `producer forget` while it was captioned")  # the caller retries
-    return ImageIds(ids, new)
+    return ImageIds(ids, frozenset(new.values()))
+
+
+def _stored_images(connection: Connection, sha256s: Sequence[str]) -> dict[str, int]:
+    """Return the ids of those contents that have a row. `producer forget` cannot remove one until the commit."""
+    if not sha256s:
+        return {}
+    query = sa.select(Image.sha256, Image.id).where(is_one_of(connection, Image.sha256, sha256s))
+    return dict(connection.execute(query.with_for_update(read=True, key_share=True)).all())
 
 
 def insert_captions(

@@ -16,7 +16,7 @@ from captioning.store.new_captions import insert_captions, insert_images
 from captioning.store.outcomes import Outcome, Provenance
 from captioning.store.schema import Capability, Chunk, File, Image, Item
 from captioning.store.schema import Caption as CaptionRow
-from captioning.values import DecodeCapability, ItemState, Source
+from captioning.values import DecodeCapability, ItemState, Reason, Source
 
 
 def captioned_digests(db: Database, claim: Claim, sha256s: Sequence[str]) -> set[str]:
@@ -52,9 +52,7 @@ def commit_batch(
         images = insert_images(connection, [o.content for o in outcomes if o.content is not None])
         # of re-queued items too: copies need them
         insert_captions(connection, claim, outcomes, images, provenance, at)
-        of_batch = is_one_of(connection, Item.id, [o.item.item_id for o in outcomes])
-        query = sa.select(Item.id).where(of_batch, Item.chunk_id == claim.chunk_id, Item.state == ItemState.PENDING)
-        open_ids = set(connection.execute(query).scalars())
+        open_ids = _finish_items(connection, claim, outcomes, at)
         outcomes = [o for o in outcomes if o.item.item_id in open_ids]
         if not outcomes:
             return
@@ -71,11 +69,23 @@ def commit_batch(
         }
         update_held(connection, claim, counts)
         _update_files(connection, outcomes, images.ids, provenance.capability)
-        rows = [
-            {"id": o.item.item_id, "state": o.state, "reason": o.reason, "detail": o.detail, "finished_at": at}
-            for o in outcomes
-        ]
-        update_rows(connection, Item, rows)
+
+
+def _finish_items(connection: Connection, claim: Claim, outcomes: Sequence[Outcome], at: float) -> set[int]:
+    """Write the results of the items that are still pending in this chunk; return their ids.
+
+    Nobody else changes them meanwhile, because all who do lock the chunk first.
+    """
+    same: dict[tuple[ItemState, Reason | None, str | None], list[int]] = {}
+    for o in outcomes:
+        same.setdefault((o.state, o.reason, o.detail), []).append(o.item.item_id)
+    pending = (Item.chunk_id == claim.chunk_id, Item.state == ItemState.PENDING)
+    open_ids = set[int]()
+    for (state, reason, detail), ids in same.items():
+        update = sa.update(Item).where(is_one_of(connection, Item.id, ids), *pending).returning(Item.id)
+        values = {"state": state, "reason": reason, "detail": detail, "finished_at": at}
+        open_ids.update(connection.execute(update.values(values)).scalars().all())
+    return open_ids
 
 
 def _require_captions(connection: Connection, claim: Claim, reused: Sequence[Outcome]) -> None:
