@@ -10,6 +10,7 @@ The second one says what a free machine does when the cores are shared with othe
 """
 
 import argparse
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -147,6 +148,7 @@ def _write(store: Store, batch: int, writers: int) -> Stopwatch:
 
 def _writer(url: str, batch: int, name: str) -> Stopwatch:
     """Claim, commit and complete chunks until there are no more, as a worker does; what a model does is not counted."""
+    gc.freeze()  # as a worker does
     db = Database(url)
     root, watch = Rows.create(db).root_id, Stopwatch()
     take = partial(claims.claim, db, name, [MODEL.digest], [root], LEASE_SECONDS)

@@ -7,13 +7,18 @@ from alembic import context
 
 from captioning.settings import read_settings
 from captioning.store.database import Database
-from captioning.store.schema import Base
+from captioning.store.schema import NOT_CHECKED_BY_POSTGRESQL, Base
 
 _LOCK = 7305118  # an arbitrary number; every process that migrates takes the advisory lock with this number
 
 
 def _is_compared(_object: object, name: str | None, kind: str, reflected: bool, compare_to: object) -> bool:
-    """Return whether Alembic compares an object; the models cannot describe the search index and its shadow tables."""
+    """Return whether Alembic compares an object.
+
+    The models cannot describe the search index and its shadow tables, and have keys that PostgreSQL does not check.
+    """
+    if kind == "foreign_key_constraint":
+        return name not in NOT_CHECKED_BY_POSTGRESQL
     return not (reflected and compare_to is None and kind in ("table", "index") and "_fts" in (name or ""))
 
 

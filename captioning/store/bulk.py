@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import DeclarativeBase
 
-from captioning.store.documents import array_text, json_text
+from captioning.store.documents import array_text, json_bytes, json_text
 
 Table = type[DeclarativeBase]
 Row = Mapping[str, Any]
@@ -163,14 +163,19 @@ def _update(table: Table, names: tuple[str, ...], were: tuple[tuple[str, str], .
 def _copy(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
     """Send rows with COPY. Its errors become those of SQLAlchemy, which closes a broken connection."""
     import psycopg  # takes a moment, and SQLite does not need it
+    from psycopg.types.string import BytesBinaryDumper
 
-    statement, types = _copy_statement(table, tuple(rows[0]))
+    statement, types, json_columns = _copy_statement(table, tuple(rows[0]))
     driver: Any = connection.connection.driver_connection
     try:
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            cursor.adapters.register_dumper(bytes, BytesBinaryDumper)  # the one of the DB API is slower
             copy.set_types(types)
             for row in rows:
-                copy.write_row(tuple(row.values()))
+                values = list(row.values())
+                for i in json_columns:
+                    values[i] = None if values[i] is None else b"\x01" + json_bytes(values[i])
+                copy.write_row(values)
     except psycopg.Error as error:
         if connection.dialect.is_disconnect(error, driver, None):  # type: ignore[arg-type]
             connection.invalidate(error)
@@ -178,10 +183,13 @@ def _copy(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
 
 
 @lru_cache
-def _copy_statement(table: Table, columns: tuple[str, ...]) -> tuple[str, list[str]]:
+def _copy_statement(table: Table, columns: tuple[str, ...]) -> tuple[str, list[str], list[int]]:
+    """Return the statement, the types of the columns, and the places of those of JSON, which are sent as bytes."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    types = [table.__table__.c[name].type.compile(dialect).lower() for name in columns]
-    return f"COPY {table.__tablename__} ({', '.join(columns)}) FROM STDIN (FORMAT BINARY)", types
+    names = [table.__table__.c[name].type.compile(dialect).lower() for name in columns]
+    json_columns = [i for i, name in enumerate(names) if name == "jsonb"]
+    types = ["bytea" if name == "jsonb" else name for name in names]
+    return f"COPY {table.__tablename__} ({', '.join(columns)}) FROM STDIN (FORMAT BINARY)", types, json_columns
 
 
 # -- SQLite: a statement as text, because SQLAlchemy takes longer to prepare the parameters than SQLite to use them --

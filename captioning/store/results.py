@@ -1,5 +1,6 @@
 """Results: a worker commits a batch of a chunk that it holds, in one transaction."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def commit_batch(
         if not outcomes:
             return
         _require_captions(connection, claim, [o for o in outcomes if o.state == ItemState.REUSED])
-        n = {state: sum(o.state == state for o in outcomes) for state in ItemState}
+        n = Counter(o.state for o in outcomes)
         counts = {
             "attempts": 0,  # progress: these images did not kill the earlier workers
             "deferrals": 0,
@@ -103,13 +104,14 @@ def _update_files(
     failed: list[dict[str, Any]] = []
     capability_id = _capability_id(connection, capability) if any(o.is_permanent for o in outcomes) else None
     for o in outcomes:
-        read: dict[str, Any] = {"id": o.item.file_id, "size_read": o.item.size, "mtime_read": o.item.mtime_ns}
-        read |= {"ctime_read": o.item.ctime_ns or 0}
+        item = o.item
+        row = {"id": item.file_id, "size_read": item.size, "mtime_read": item.mtime_ns, "ctime_read": item.ctime_ns or 0}
         if o.reason is not None:
             reason = {"failed_reason": o.reason, "failed_detail": o.detail}
-            failed.append(read | reason | {"failed_capability_id": capability_id if o.is_permanent else None})
+            failed.append(row | reason | {"failed_capability_id": capability_id if o.is_permanent else None})
         elif o.content is not None:
-            succeeded.append(read | {"image_id": image_ids[o.content.sha256]} | NO_FAILURE)
+            row["image_id"] = image_ids[o.content.sha256]
+            succeeded.append(row | NO_FAILURE)
     for rows in (succeeded, failed):
         update_rows(connection, File, rows, size_read="size", mtime_read="mtime_ns", ctime_read="ctime_ns")
 
