@@ -198,9 +198,9 @@ def _copy_statement(table: Table, columns: tuple[str, ...]) -> tuple[str, list[s
 def _insert_each(connection: Connection, table: Table, rows: Sequence[Row], conflict: str = "") -> None:
     if rows:
         names = ", ".join(map(_quoted, rows[0]))
-        values = ", ".join(f":{name}" for name in rows[0])
+        values = ", ".join("?" * len(rows[0]))
         statement = f"INSERT INTO {table.__tablename__} ({names}) VALUES ({values}){conflict}"  # noqa: S608
-        connection.exec_driver_sql(statement, _with_json_as_text(table, rows))
+        connection.exec_driver_sql(statement, _values(table, rows))
 
 
 def _update_each(connection: Connection, table: Table, rows: Sequence[Row], was: Mapping[str, str]) -> None:
@@ -213,12 +213,14 @@ def _quoted(name: str) -> str:
     return f'"{name}"'
 
 
-def _with_json_as_text(table: Table, rows: Sequence[Row]) -> list[Row]:
-    """Return rows with the values of JSON columns as the driver takes them."""
+def _values(table: Table, rows: Sequence[Row]) -> list[tuple[Any, ...]]:
+    """Return the values of rows as the driver takes them."""
     columns = table.__table__.c
-    names = [name for name in rows[0] if isinstance(columns[name].type, sa.JSON)]
-    return [{**row, **{name: _json(row[name]) for name in names}} for row in rows] if names else list(rows)
-
-
-def _json(value: Any) -> str | None:
-    return None if value is None else json_text(value)
+    json_columns = [i for i, name in enumerate(rows[0]) if isinstance(columns[name].type, sa.JSON)]
+    if not json_columns:
+        return [tuple(row.values()) for row in rows]
+    all_values = [list(row.values()) for row in rows]
+    for values in all_values:
+        for i in json_columns:
+            values[i] = None if values[i] is None else json_text(values[i])
+    return list(map(tuple, all_values))

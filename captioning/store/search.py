@@ -12,7 +12,7 @@ from captioning.store.captions import FileRow, select_file_rows, to_file_row
 from captioning.store.conditions import Terms, condition, terms_of
 from captioning.store.database import Database
 from captioning.store.preferred import shown_caption_id
-from captioning.store.query import Both, Either, Not, Part, Words, asks_for_something, parse
+from captioning.store.query import Both, Either, FieldIs, Not, Part, Words, asks_for_something, parse
 from captioning.store.schema import Caption, File, Model, Root
 
 MAX_COUNTED = 1000  # files that are counted and ranked; more than that by a common word would take longer than 50 ms
@@ -49,15 +49,16 @@ def _best(query: Part, terms: Terms, limit: int, max_counted: int, *, missing: b
     if not missing:
         conditions.append(File.missing_since.is_(None))
     sureness = 0.5 + 0.5 * sa.func.coalesce(Caption.confidence, 1.0)  # what a person wrote is sure
-    if words is None:
+    hits = terms.hits(words) if words is not None else _hits_of_range(query, terms)
+    if hits is None:
         files = sa.select(File.id.label("file_id"), (-sureness).label("rank"))
         files = files.join(Caption, Caption.id == shown_caption_id(None))
     else:
-        hits = terms.hits(words).cte("hits")
+        found = hits.cte("hits")
         # the file of a person's caption need not have the content that it was written for
         of_caption = sa.or_(File.image_id == Caption.image_id, File.id == Caption.file_id)
-        files = sa.select(File.id.label("file_id"), (hits.c.rank * sureness).label("rank"))
-        files = files.join_from(hits, Caption, Caption.id == hits.c.id).join(File, of_caption)
+        files = sa.select(File.id.label("file_id"), (found.c.rank * sureness).label("rank"))
+        files = files.join_from(found, Caption, Caption.id == found.c.id).join(File, of_caption)
         # not "=", or PostgreSQL would look through all files for those that show the captions
         conditions.append(Caption.id.is_not_distinct_from(shown_caption_id(None)))
     if rest:
@@ -65,6 +66,19 @@ def _best(query: Part, terms: Terms, limit: int, max_counted: int, *, missing: b
     matches = files.where(*conditions).limit(max_counted + 1).subquery()
     total = sa.func.count().over().label("total")
     return sa.select(matches.c.file_id, total).order_by(matches.c.rank, matches.c.file_id).limit(limit)
+
+
+_RANGES = {"confidence": Caption.confidence, "before": Caption.created_at, "after": Caption.created_at}
+
+
+def _hits_of_range(query: Part, terms: Terms) -> sa.Select[Any] | None:
+    """Return the query for captions in a range that an index has in order, the best first, if the query has one."""
+    parts = query.parts if isinstance(query, Both) else (query,)
+    for part in parts:
+        if isinstance(part, FieldIs) and part.name in _RANGES:
+            ids = sa.select(Caption.id, sa.literal(-1.0).label("rank")).where(condition(part, terms))
+            return ids.order_by(_RANGES[part.name].desc())
+    return None
 
 
 def _divide(query: Part) -> tuple[Part | None, list[Part]]:

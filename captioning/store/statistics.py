@@ -1,10 +1,13 @@
 """Numbers about all files and captions, and lists of files in an order that people choose."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
+from captioning.store.bulk import is_one_of
 from captioning.store.captions import FileRow, select_file_rows, to_file_row
 from captioning.store.conditions import matching
 from captioning.store.database import Database
@@ -18,6 +21,8 @@ ORDERS: dict[str, Any] = {
     "size": File.size,
 }
 """What files can be sorted by; `time` is when the caption was written, `size` is in bytes."""
+
+_LONGEST_PAGE = 10_000  # captions looked at together
 
 STATUSES = ("captioned", "rejected", "failed", "pending", "missing")
 
@@ -122,12 +127,61 @@ def list_files(
         query = query.where(has_status[status])
     if sort == "path":
         return _by_path(db, query, limit, descending=descending)
-    key = ORDERS[sort]
-    ordered = (key.is_(None), key.desc() if descending else key, File.id)
-    if sort == "size" and not where and status not in has_status:  # then no caption is looked for but those shown
-        query = query.where(File.id.in_(sa.select(File.id).where(is_here).order_by(*ordered).limit(limit)))
+    if sort == "size":
+        order = (File.size.desc() if descending else File.size, File.id)
+        if not where and status not in has_status:  # then no caption is looked for but those shown
+            query = query.where(File.id.in_(sa.select(File.id).where(is_here).order_by(*order).limit(limit)))
+        with db.reading() as connection:
+            return list(map(to_file_row, connection.execute(query.order_by(*order).limit(limit))))
+    has_caption = status not in has_status or status == "captioned"
+    return _by_caption(db, query, ORDERS[sort], limit, descending=descending, has_caption=has_caption)
+
+
+def _by_caption(
+    db: Database, query: sa.Select[Any], key: Any, limit: int, *, descending: bool, has_caption: bool
+) -> list[FileRow]:
+    """Return the first rows by a column of the captions that they show: captions in the order of an index, page by
+    page, and the files that show them; then files without a value, by their ids.
+    """
+    rows: list[FileRow] = []
+    last: tuple[Any, int] | None = None
+    size = 4 * limit
     with db.reading() as connection:
-        return [to_file_row(row) for row in connection.execute(query.order_by(*ordered).limit(limit))]
+        while has_caption and len(rows) < limit:
+            page = _page(connection, key, last, size, descending=descending)
+            shown = query.where(
+                is_one_of(connection, File.id, _files_of(connection, [row.id for row in page])),
+                is_one_of(connection, Caption.id, [row.id for row in page]),
+            )
+            order = (key.desc(), Caption.id.desc()) if descending else (key, Caption.id)
+            rows += map(to_file_row, connection.execute(shown.order_by(*order, File.id).limit(limit - len(rows))))
+            if len(page) < size:
+                break
+            last, size = (page[-1].key, page[-1].id), min(4 * size, _LONGEST_PAGE)
+        if len(rows) < limit:
+            others = query.where(key.is_(None)).order_by(File.id).limit(limit - len(rows))
+            rows += map(to_file_row, connection.execute(others))
+    return rows
+
+
+def _page(
+    connection: Connection, key: Any, last: tuple[Any, int] | None, size: int, *, descending: bool
+) -> Sequence[sa.Row[Any]]:
+    """Return the ids of the captions that follow the last one by a column, with its values."""
+    query = sa.select(Caption.id, key.label("key")).where(key.is_not(None))
+    if last is not None:
+        place = sa.tuple_(key, Caption.id)
+        query = query.where(place < last if descending else place > last)
+    order = (key.desc(), Caption.id.desc()) if descending else (key, Caption.id)
+    return connection.execute(query.order_by(*order).limit(size)).all()
+
+
+def _files_of(connection: Connection, caption_ids: Sequence[int]) -> set[int]:
+    """Return the files that could show captions: those with their content, and those that they were written for."""
+    of_content = sa.select(File.id).join(Caption, Caption.image_id == File.image_id)
+    of_file = sa.select(Caption.file_id).where(Caption.file_id.is_not(None))
+    chosen = is_one_of(connection, Caption.id, caption_ids)
+    return {*connection.execute(of_content.where(chosen)).scalars(), *connection.execute(of_file.where(chosen)).scalars()}
 
 
 def _by_path(db: Database, query: sa.Select[Any], limit: int, *, descending: bool) -> list[FileRow]:
