@@ -37,7 +37,7 @@ class _Array(sa.types.UserDefinedType[Any]):
     def __init__(self, of: str) -> None:
         self.of = of
 
-    def get_col_spec(self) -> str:
+    def get_col_spec(self, **_: Any) -> str:
         return f"{self.of}[]"
 
     def bind_processor(self, dialect: object) -> Any:
@@ -71,7 +71,7 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Row], key: A
     """
     if not rows:
         return {}
-    numbered = [{"id": i} | row for i, row in zip(_new_ids(connection, table, len(rows)), rows, strict=True)]
+    numbered = [{"id": i, **row} for i, row in zip(_new_ids(connection, table, len(rows)), rows, strict=True)]
     try:
         with nullcontext() if connection.dialect.name == "sqlite" else connection.begin_nested():
             insert(connection, table, numbered)
@@ -123,7 +123,9 @@ def is_one_of(connection: Connection, column: Any, values: Collection[Any]) -> s
     if isinstance(column.type, sa.LargeBinary):  # JSON has no bytes
         return sa.type_coerce(column.in_(sa.bindparam(None, list(values), expanding=True)), sa.Boolean())
     document = sa.bindparam(None, json_text(list(values)), type_=sa.Text)
-    return sa.type_coerce(column.in_(sa.select(sa.func.json_each(document).table_valued("value").c.value)), sa.Boolean())
+    return sa.type_coerce(
+        column.in_(sa.select(sa.func.json_each(document).table_valued("value").c.value)), sa.Boolean()
+    )
 
 
 # -- PostgreSQL: statements that take rows as a document --

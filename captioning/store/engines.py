@@ -152,9 +152,7 @@ def _postgresql(url: URL) -> Engine:
         "keepalives_count": 3,
         "tcp_user_timeout": 20_000,  # milliseconds
     }
-    engine = sa.create_engine(
-        url, pool_pre_ping=True, pool_size=3, connect_args=connect, json_serializer=json_text
-    )
+    engine = sa.create_engine(url, pool_pre_ping=True, pool_size=3, connect_args=connect, json_serializer=json_text)
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -160,7 +160,9 @@ def register(
         registered = [f for f in found if f.path in upserted.ids]
         file_ids = tuple(upserted.ids[f.path] for f in registered)
         size_at = {f.path: f.size for f in registered}
-        near = (size_at.get(partner_path(f.path, f.partner), f.size) for f in registered)  # it reads that file
+        near = (  # the size of the file that it reads
+            size_at.get(partner_path(f.path, f.partner), f.size) if f.partner else f.size for f in registered
+        )
         sizes = dict(zip(file_ids, near, strict=True))
         old_ids = [i for i in sizes if i not in upserted.new]  # nothing refers to the others yet
         in_job = _matching(connection, sa.select(Item.file_id).where(Item.job_id == job_id), Item.file_id, old_ids)
@@ -187,14 +189,15 @@ class _Upserted:
 def _upsert(connection: Connection, root_id: int, found: Sequence[FoundFile], *, verify: bool) -> _Upserted:
     """Insert new files and update changed ones, except those whose content must be compared first."""
     mount_ids = _mount_ids(connection, {f.mount for f in found if f.mount is not None})
-    stored = _stored_files(connection, root_id, {hash_of(f.path): f.path for f in found})
+    hashes = {f.path: hash_of(f.path) for f in found}
+    stored = _stored_files(connection, root_id, {path_hash: path for path, path_hash in hashes.items()})
     pairs = Pairs.of(connection, root_id, found)
     unverified = [
         (f, row.sha256) for f in found if (row := stored.get(f.path)) is not None and _is_unverified(f, row, verify)
     ]
     left_out = {f.path for f, _ in unverified}
     found = [f for f in found if f.path not in left_out]
-    rows = [_new_row(root_id, f, mount_ids) | {"partner": pairs.partner(f)} for f in found if f.path not in stored]
+    rows = [_new_row(root_id, f, hashes[f.path], mount_ids, pairs.partner(f)) for f in found if f.path not in stored]
     new_ids, raced_ids = _insert_files(connection, root_id, rows)
     changed, refreshed = [], []
     for f in found:
@@ -248,16 +251,19 @@ def _stored_files(connection: Connection, root_id: int, paths: Mapping[bytes, by
     return {paths[row.path_hash]: row for row in connection.execute(query)}
 
 
-def _new_row(root_id: int, f: FoundFile, mount_ids: dict[str, int]) -> dict[str, Any]:
+def _new_row(
+    root_id: int, f: FoundFile, path_hash: bytes, mount_ids: dict[str, int], partner: bytes | None
+) -> dict[str, Any]:
     return {
         "root_id": root_id,
         "path": text_of(f.path),
         "path_bytes": f.path,
-        "path_hash": hash_of(f.path),
+        "path_hash": path_hash,
         "size": f.size,
         "mtime_ns": f.mtime_ns,
         "ctime_ns": f.ctime_ns,
         "mount_id": None if f.mount is None else mount_ids[f.mount],
+        "partner": partner,
     }
 
 

@@ -36,7 +36,7 @@ def insert_images(connection: Connection, contents: Sequence[Content]) -> ImageI
     ids = _stored_images(connection, sorted(by_sha))
     new = insert_new(connection, Image, [row for row in decoded if row["sha256"] not in ids], Image.sha256)
     ids |= new
-    raced = [row["sha256"] for row in decoded if row["sha256"] not in ids]
+    raced = [sha256 for sha256, c in by_sha.items() if c.info is not None and sha256 not in ids]
     ids |= _stored_images(connection, raced)
     if any(row["sha256"] not in ids for row in decoded):
         raise StoreUnavailable("an image was removed by `producer forget` while it was captioned")  # the caller retries

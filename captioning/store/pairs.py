@@ -52,6 +52,8 @@ class Pairs:
 
     def partner(self, f: "FoundFile") -> bytes | None:
         """Return the name of the partner with which a file shares its caption; None if it is captioned itself."""
+        if f.partner is None:
+            return None
         is_usable = not f.has_pixels or partner_path(f.path, f.partner) not in self.undecodable
         return f.partner if is_usable else None
 

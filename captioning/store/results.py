@@ -105,7 +105,12 @@ def _update_files(
     capability_id = _capability_id(connection, capability) if any(o.is_permanent for o in outcomes) else None
     for o in outcomes:
         item = o.item
-        row = {"id": item.file_id, "size_read": item.size, "mtime_read": item.mtime_ns, "ctime_read": item.ctime_ns or 0}
+        row = {
+            "id": item.file_id,
+            "size_read": item.size,
+            "mtime_read": item.mtime_ns,
+            "ctime_read": item.ctime_ns or 0,
+        }
         if o.reason is not None:
             reason = {"failed_reason": o.reason, "failed_detail": o.detail}
             failed.append(row | reason | {"failed_capability_id": capability_id if o.is_permanent else None})

@@ -454,8 +454,8 @@ NOT_CHECKED_BY_POSTGRESQL = frozenset({
 })  # fmt: skip
 """Foreign keys that are no constraints there, where each costs 4 us a row.
 
-Those who write such a row have read or locked the other one. A trigger refuses to remove a row to which others refer, as
-the key did: that costs nothing while nothing is removed."""
+Those who write such a row have read or locked the other one. A trigger refuses to remove a row to which others refer,
+as the key did: that costs nothing while nothing is removed."""
 
 EXPORT_VIEW = Table(
     "caption_export",

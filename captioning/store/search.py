@@ -49,18 +49,20 @@ def _best(query: Part, terms: Terms, limit: int, max_counted: int, *, missing: b
     if not missing:
         conditions.append(File.missing_since.is_(None))
     sureness = 0.5 + 0.5 * sa.func.coalesce(Caption.confidence, 1.0)  # what a person wrote is sure
-    hits = terms.hits(words) if words is not None else _hits_of_range(query, terms)
-    if hits is None:
+    # the file of a person's caption need not have the content that it was written for
+    of_caption = sa.or_(File.image_id == Caption.image_id, File.id == Caption.file_id)
+    # not "=", or PostgreSQL would look through all files for those that show the captions; so would SQLite without "+"
+    is_shown = (Caption.id + 0).is_not_distinct_from(shown_caption_id(None))
+    if words is not None:
+        hits = terms.hits(words).cte("hits")
+        files = sa.select(File.id.label("file_id"), (hits.c.rank * sureness).label("rank")).where(is_shown)
+        files = files.join_from(hits, Caption, Caption.id == hits.c.id).join(File, of_caption)
+    elif (order := _order_of_range(query)) is not None:
+        files = sa.select(File.id.label("file_id"), (-sureness).label("rank")).where(is_shown)
+        files = files.join_from(Caption, File, of_caption).order_by(order)
+    else:
         files = sa.select(File.id.label("file_id"), (-sureness).label("rank"))
         files = files.join(Caption, Caption.id == shown_caption_id(None))
-    else:
-        found = hits.cte("hits")
-        # the file of a person's caption need not have the content that it was written for
-        of_caption = sa.or_(File.image_id == Caption.image_id, File.id == Caption.file_id)
-        files = sa.select(File.id.label("file_id"), (found.c.rank * sureness).label("rank"))
-        files = files.join_from(found, Caption, Caption.id == found.c.id).join(File, of_caption)
-        # not "=", or PostgreSQL would look through all files for those that show the captions
-        conditions.append(Caption.id.is_not_distinct_from(shown_caption_id(None)))
     if rest:
         files = files.join(Root, Root.id == File.root_id).outerjoin(Model, Model.id == Caption.model_id)
     matches = files.where(*conditions).limit(max_counted + 1).subquery()
@@ -71,14 +73,11 @@ def _best(query: Part, terms: Terms, limit: int, max_counted: int, *, missing: b
 _RANGES = {"confidence": Caption.confidence, "before": Caption.created_at, "after": Caption.created_at}
 
 
-def _hits_of_range(query: Part, terms: Terms) -> sa.Select[Any] | None:
-    """Return the query for captions in a range that an index has in order, the best first, if the query has one."""
+def _order_of_range(query: Part) -> Any:
+    """Return the order, the highest first, in which an index has the captions of a range that a query asks for."""
     parts = query.parts if isinstance(query, Both) else (query,)
-    for part in parts:
-        if isinstance(part, FieldIs) and part.name in _RANGES:
-            ids = sa.select(Caption.id, sa.literal(-1.0).label("rank")).where(condition(part, terms))
-            return ids.order_by(_RANGES[part.name].desc())
-    return None
+    of_parts = (_RANGES[part.name].desc() for part in parts if isinstance(part, FieldIs) and part.name in _RANGES)
+    return next(of_parts, None)
 
 
 def _divide(query: Part) -> tuple[Part | None, list[Part]]:

@@ -181,7 +181,8 @@ def _files_of(connection: Connection, caption_ids: Sequence[int]) -> set[int]:
     of_content = sa.select(File.id).join(Caption, Caption.image_id == File.image_id)
     of_file = sa.select(Caption.file_id).where(Caption.file_id.is_not(None))
     chosen = is_one_of(connection, Caption.id, caption_ids)
-    return {*connection.execute(of_content.where(chosen)).scalars(), *connection.execute(of_file.where(chosen)).scalars()}
+    found = sa.union(of_content.where(chosen), of_file.where(chosen))
+    return set(connection.execute(found).scalars().all())
 
 
 def _by_path(db: Database, query: sa.Select[Any], limit: int, *, descending: bool) -> list[FileRow]:

@@ -1,4 +1,4 @@
-"""Index captions by confidence and time and files by size; let PostgreSQL keep rows by triggers that cost nothing when others refer to them.
+"""Index captions by confidence and time, and files by size; let PostgreSQL check fewer foreign keys.
 
 A foreign key costs 4 us for each row that refers to another one, and workers that refer to the same one at the same
 time wait for each other. So keys to rows that are never removed, or that the writer has locked, become triggers on

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from captioning.errors import StoreFault, StoreUnavailable
-from captioning.store.bulk import insert, insert_or_ignore, is_one_of, update_rows
+from captioning.store.bulk import insert, insert_new, insert_or_ignore, is_one_of, update_rows
 from captioning.store.database import Database
 from captioning.store.schema import Caption, Features, File, Image
 from tests.store.helpers import StoreDriver
@@ -73,6 +73,37 @@ def test_an_update_leaves_rows_that_are_not_as_they_were_read(db: Database) -> N
         assert details == [f"broken {ids[0]}", f"broken {ids[1]}", None]
         wanted = is_one_of(connection, File.path_hash, [b"a", b"\xff", b"nothing"])
         assert connection.execute(sa.select(File.id).where(wanted).order_by(File.id)).scalars().all() == ids[:2]
+
+
+def test_new_rows_get_ids_that_no_row_has(db: Database) -> None:
+    with db.writing() as connection:
+        insert(connection, Image, [image("0" * 64)])
+        ids = insert_new(connection, Image, [image("1" * 64), image("2" * 64)], Image.sha256)
+        insert(connection, Image, [image("3" * 64)])
+        assert insert_new(connection, Image, [], Image.sha256) == {}
+    with db.reading() as connection:
+        stored = dict(connection.execute(sa.select(Image.sha256, Image.id)).all())
+    assert len(set(stored.values())) == 4
+    assert ids == {sha256: stored[sha256] for sha256 in ("1" * 64, "2" * 64)}
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_row_that_somebody_else_has_just_inserted_stays_and_is_not_returned(db: Database) -> None:
+    with db.writing() as connection:
+        with db.writing() as other:
+            insert(other, Image, [image("1" * 64, width=7)])
+        ids = insert_new(connection, Image, [image("0" * 64), image("1" * 64)], Image.sha256)
+        assert list(ids) == ["0" * 64]
+        assert connection.execute(sa.select(Image.width).order_by(Image.sha256)).scalars().all() == [1, 7]
+
+
+def test_texts_with_signs_of_arrays_and_json_are_found(db: Database) -> None:
+    formats = ['a "b"', "{c,d}", "e\\f", "ü\U0001f415", ""]
+    with db.writing() as connection:
+        insert(connection, Image, [image(str(n), format=text) for n, text in enumerate([*formats, "other"])])
+        found = sa.select(Image.format).where(is_one_of(connection, Image.format, formats)).order_by(Image.sha256)
+        assert connection.execute(found).scalars().all() == formats
+        assert connection.execute(sa.select(Image.id).where(is_one_of(connection, Image.id, []))).all() == []
 
 
 @pytest.mark.parametrize("write", [insert, insert_or_ignore])
