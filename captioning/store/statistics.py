@@ -181,7 +181,7 @@ def _files_of(connection: Connection, caption_ids: Sequence[int]) -> set[int]:
     of_content = sa.select(File.id).join(Caption, Caption.image_id == File.image_id)
     of_file = sa.select(Caption.file_id).where(Caption.file_id.is_not(None))
     chosen = is_one_of(connection, Caption.id, caption_ids)
-    found = sa.union(of_content.where(chosen), of_file.where(chosen))
+    found: sa.CompoundSelect[Any] = sa.union(of_content.where(chosen), of_file.where(chosen))
     return set(connection.execute(found).scalars().all())
 
 
