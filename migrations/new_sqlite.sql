@@ -271,5 +271,8 @@ LEFT JOIN models m ON m.id = c.model_id
 WHERE f.missing_since IS NULL;
 CREATE INDEX ix_items_failed ON items (job_id, reason) WHERE reason IS NOT NULL;
 CREATE INDEX ix_files_path ON files (root_id, substr(path, 1, 250));
-INSERT INTO alembic_version VALUES ('0009');
+CREATE INDEX ix_captions_confidence_id ON captions (confidence, id);
+CREATE INDEX ix_captions_created_at_id ON captions (created_at, id);
+CREATE INDEX ix_files_size ON files (size);
+INSERT INTO alembic_version VALUES ('0010');
 INSERT INTO sweeps VALUES (1, 0.0);

@@ -52,6 +52,7 @@ class ChunkConfig:
     lease_seconds: float
     backoff_seconds: float  # that a chunk with unreachable files waits before it is claimed again
     provenance: Provenance
+    first_batch_size: int = 0  # images; 0: as the others
     turn_seconds: float = TURN_SECONDS
     batch_bytes: int = BATCH_BYTES
     partial_batch_seconds: float = PARTIAL_BATCH_SECONDS
@@ -165,12 +166,11 @@ class ChunkWork:
 
     def _read_batches(self, reads: Reads) -> Iterator[FileBatch]:
         batch, started = FileBatch(), time.monotonic()
+        most = self.config.first_batch_size or self.config.batch_size
         for item, read in reads:
-            if len(batch) and (
-                len(batch) >= self.config.batch_size or batch.size + item.size > self.config.batch_bytes
-            ):
+            if len(batch) and (len(batch) >= most or batch.size + item.size > self.config.batch_bytes):
                 yield batch
-                batch = FileBatch()
+                batch, most = FileBatch(), self.config.batch_size
             try:
                 began = time.monotonic()
                 content = read()

@@ -6,7 +6,6 @@ folder, a temporary folder with a stop file and a list of load failures.
 
 import contextlib
 import functools
-import gc
 import logging
 import os
 import shutil
@@ -133,7 +132,6 @@ def _load(**_: Any) -> None:
         _stop_parent_after_too_many(folder)
         os._exit(1)
     write_load_failures(folder, [])
-    gc.freeze()  # looking through a million objects of libraries again and again holds up decoding and commits
 
 
 def load_error(error: Exception) -> str:

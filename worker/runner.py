@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # imports torch
     from worker.model_cache import ModelCache
 
 log = structlog.get_logger(__name__)
+FIRST_IMAGES = 8  # that are decoded before the first batch of a worker, so that the first captions come sooner
 BACKOFF_SECONDS = 15.0  # that a chunk waits after a failure, before it is claimed again
 DECODE_MODULE = MODULE  # that decode processes run; the fault tests set another one
 SWITCH_SECONDS = 0.0005  # that a thread keeps Python's lock while others want it; the driver of decoding needs it often
@@ -229,6 +230,7 @@ class Runner:
             capability = capability_of(self.settings)
             config = ChunkConfig(
                 batch_size=self.adaptive_batch.largest,
+                first_batch_size=0 if self.adaptive_batch.seconds else FIRST_IMAGES,
                 missing_grace_seconds=self.settings.missing_grace_seconds,
                 lease_seconds=self.lease_seconds,
                 backoff_seconds=BACKOFF_SECONDS,
