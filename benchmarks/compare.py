@@ -161,7 +161,7 @@ def machine() -> dict[str, Any]:
     """Return what the figures depend on."""
     import torch
 
-    from captioning.decoding.pool import available_cores
+    from captioning.environment import available_cores
 
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None

@@ -24,8 +24,8 @@ from PIL import Image
 
 from benchmarks import decode_by_threads
 from captioning.decoding.messages import Layout, Memory, create_memory
-from captioning.decoding.pool import DecodePool, DecodeRequest, available_cores
-from captioning.environment import set_for_children
+from captioning.decoding.pool import DecodePool, DecodeRequest
+from captioning.environment import available_cores, set_for_children
 from captioning.model.pixels import Limits, open_image
 from captioning.store.leases import ClaimedItem
 from scripts.scenes import saved

@@ -119,6 +119,11 @@ def is_spawned_rank() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def temporary_folder() -> Path:
     """Return the folder for temporary files: TMPDIR even if nothing can be written there, which Python passes over."""
     return Path(os.environ.get("TMPDIR") or tempfile.gettempdir())

@@ -18,11 +18,14 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from captioning.allowed_values import fault
-from captioning.environment import PREFIX, take_unknown_settings
+from captioning.environment import PREFIX, available_cores, take_unknown_settings
 from captioning.errors import UsageError
 from captioning.paths import is_url
 
 MAX_BATCH_SIZE = 1024
+WORKERS_OF_GPU = 3  # of embedded mode that share a GPU
+_NVIDIA = Path("/dev/nvidiactl")  # exists where NVIDIA's driver runs
+_CORES_FOR_SHARING = 12
 LEASE_PER_DECODE_TIMEOUT = 1.5  # a lease is at least this many times as long as decoding one image may take
 
 
@@ -110,9 +113,19 @@ class Settings(BaseSettings):
         " that does not answer.",
     )
 
+    embedded_workers: Literal["auto"] | Annotated[int, Field(ge=1, le=16)] = Field(
+        "auto",
+        description="Workers that embedded mode starts. `auto`: one, and three on a machine with an NVIDIA GPU and 12"
+        " cores or more: they share the GPU, which the Python code of one could not keep busy.",
+    )
+
     # -- limits on one image, and on an archive --
     decode_processes: int = Field(
-        0, ge=0, le=256, description="Processes that decode images, per image size; 0: one per core, less one."
+        0,
+        ge=0,
+        le=256,
+        description="Processes that decode images, per worker and image size; 0: one per core, less one, shared by all"
+        " workers of embedded mode.",
     )
     decode_timeout_seconds: float = Field(20.0, gt=0, le=3600, description="Seconds that decoding one image may take.")
     max_bytes: int = Field(256_000_000, gt=0, le=10**12, description="Largest file, in bytes.")
@@ -333,9 +346,17 @@ class Settings(BaseSettings):
         return (self.data_dir / "models", *self.bundles)
 
     @property
-    def embedded_worker_name(self) -> str:
-        """The name of the embedded worker of this data folder."""
-        return "embedded-" + hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
+    def embedded_worker_names(self) -> list[str]:
+        """The names of the embedded workers of this data folder."""
+        first = "embedded-" + hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]
+        return [first, *(f"{first}-{number}" for number in range(2, self._count_embedded_workers() + 1))]
+
+    def _count_embedded_workers(self) -> int:
+        if self.embedded_workers != "auto":
+            return self.embedded_workers
+        may_use_gpu = self.device == "auto" or self.device.startswith("cuda")
+        share_gpu = may_use_gpu and _NVIDIA.exists() and available_cores() >= _CORES_FOR_SHARING
+        return WORKERS_OF_GPU if share_gpu else 1
 
     @property
     def effective_lease_seconds(self) -> float:

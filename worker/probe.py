@@ -15,7 +15,8 @@ from itertools import cycle, groupby, islice
 import psutil
 
 from captioning.bundles import find_bundles
-from captioning.decoding.pool import DecodePool, available_cores, open_pool
+from captioning.decoding.pool import DecodePool, open_pool
+from captioning.environment import available_cores
 from captioning.errors import CaptioningError, ImageError
 from captioning.model.captioner import Captioner
 from captioning.model.pixels import Pixels

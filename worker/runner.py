@@ -14,7 +14,8 @@ import structlog
 from captioning import __version__
 from captioning.bundles import named
 from captioning.decoding.capability import capability_of
-from captioning.decoding.pool import MODULE, DecodePool, available_cores, open_pool
+from captioning.decoding.pool import MODULE, DecodePool, open_pool
+from captioning.environment import available_cores
 from captioning.errors import CaptioningError, DeviceFailed, FolderUnavailable, LeaseLost, StoreFault, StoreUnavailable
 from captioning.features import VERSION as FEATURES_VERSION
 from captioning.model.descriptions import preprocessing_of

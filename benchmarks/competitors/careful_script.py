@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.competitors.common import BATCH, arguments, bundle_of, note_finished, pixels_of, plain_captioner
-from captioning.decoding.pool import available_cores
+from captioning.environment import available_cores
 from captioning.model.encoder import PixelsToGrid, fold_batch_norm
 from captioning.model.pixels import Pixels
 from captioning.model.precision import best_precision, torch_dtype

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.competitors.careful_script import prepared
 from benchmarks.competitors.common import BATCH, arguments, bundle_of, note_finished, plain_captioner
-from captioning.decoding.pool import available_cores
+from captioning.environment import available_cores
 from captioning.model.pixels import Limits, open_image
 from captioning.values import DecodeOptions
 

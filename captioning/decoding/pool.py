@@ -5,7 +5,6 @@ callers by the time that their images need (`turns`). Pixels come through shared
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
@@ -17,13 +16,14 @@ from captioning.decoding.driver import Driver
 from captioning.decoding.messages import Answers, DecodedImage, Layout, Options, Started
 from captioning.decoding.process import DecodeProcess
 from captioning.decoding.turns import Caller, Death, DecodeRequest, Task
+from captioning.environment import available_cores
 from captioning.errors import ImageError
 from captioning.model.pixels import Limits
 from captioning.settings import Settings
 from captioning.start import child_command
 from captioning.values import Reason
 
-__all__ = ["DecodePool", "DecodeRequest", "DecodedImage", "available_cores", "open_pool"]
+__all__ = ["DecodePool", "DecodeRequest", "DecodedImage", "open_pool"]
 
 MODULE = "captioning.decoding.child"
 MAX_ATTEMPTS = 2  # the image is to blame when this many processes died while they decoded it
@@ -31,11 +31,6 @@ MAX_ATTEMPTS_WHEN_KILLED = 4  # if the last death was a SIGKILL from outside: th
 _AHEAD = 16  # images of a caller for each process, decoded or not, that it has not taken yet
 _DEFAULTS = Options()
 T = TypeVar("T")
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_pool(

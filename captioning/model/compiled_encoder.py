@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from captioning.environment import set_for_children
@@ -93,8 +94,9 @@ class CompiledEncoder:
     def _compile(self, pixels: Tensor) -> None:
         """Compile the form for batches of the size of this one, and use it if it agrees with the encoder."""
         try:
-            with COMPILING, torch.inference_mode(), _current(pixels.device):
-                use_folder(self._cache)
+            folder = use_folder(self._cache)
+            # another worker on this machine compiles the same: then it is read
+            with FileLock(folder / "compiling.lock"), COMPILING, torch.inference_mode(), _current(pixels.device):
                 compiled = torch.compile(self._eager, fullgraph=True, dynamic=False, backend=self._backend)
                 difference = relative_difference(compiled(pixels), self._eager(pixels))
         except Exception as error:  # of any kind: no compiler, no Triton, no memory
@@ -148,8 +150,10 @@ def _current(device: torch.device) -> torch.cuda.device:
     return torch.cuda.device(device if device.type == "cuda" else -1)
 
 
-def use_folder(cache: Path | None) -> None:
+def use_folder(cache: Path | None) -> Path:
     """Make torch keep what it compiles in a folder, and read it there: in one that only this user can write to.
+
+    Return the folder.
 
     It keeps programs, and those of its usual folder, below /tmp, may be another user's. Raises OSError.
     """
@@ -160,6 +164,7 @@ def use_folder(cache: Path | None) -> None:
     set_for_children("TORCHINDUCTOR_CACHE_DIR", str(folder))
     set_for_children("TRITON_CACHE_DIR", str(folder / "triton"))
     set_for_children("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else it starts a process for each core, which stay
+    return folder
 
 
 @functools.cache

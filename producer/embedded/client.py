@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from captioning.environment import child_environment
+from captioning.environment import PREFIX, available_cores, child_environment
 from captioning.errors import CaptioningError
 from captioning.locks import require_locks
 from captioning.settings import Settings
@@ -132,10 +132,10 @@ class EmbeddedClient:
             self._supervisor = subprocess.Popen(
                 [
                     *child_command("producer.embedded.supervisor"),
-                    self._settings.embedded_worker_name,
+                    ",".join(self._settings.embedded_worker_names),
                     NEW_FOLDER if is_new else "",
                 ],
-                env=child_environment(self._settings.as_environment()),
+                env=child_environment(self._settings.as_environment() | _decode_share(self._settings)),
                 cwd=folder,
                 stdin=its_end.fileno(),
                 stdout=log,
@@ -144,6 +144,14 @@ class EmbeddedClient:
             )
         connection.setblocking(False)
         self._connection = connection
+
+
+def _decode_share(settings: Settings) -> dict[str, str]:
+    """Return the setting by which several workers share the cores of this machine for decoding."""
+    workers = len(settings.embedded_worker_names)
+    if workers == 1 or settings.decode_processes:
+        return {}
+    return {f"{PREFIX}DECODE_PROCESSES": str(max(1, (available_cores() - 1) // workers))}
 
 
 @contextlib.contextmanager

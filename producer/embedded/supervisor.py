@@ -1,9 +1,9 @@
-"""The supervisor of embedded mode: one process per data folder that runs the broker and the worker.
+"""The supervisor of embedded mode: one process per data folder that runs the broker and the workers, mostly one.
 
-It holds the folder's lock and listens on a socket in it. It keeps both processes running while clients
+It holds the folder's lock and listens on a socket in it. It keeps these processes running while clients
 (`producer.embedded.client`) are connected; the first one, which has started it, is its standard input. After the last
-one disconnects it stops the worker, then the broker. It runs in its own session and stays small: it loads neither torch
-nor Celery. It starts the worker before it imports anything large, because a worker takes seconds to start.
+one disconnects it stops the workers, then the broker. It runs in its own session and stays small: it loads neither
+torch nor Celery. It starts the workers before it imports anything large, because a worker takes seconds to start.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ DEATH_WINDOW_SECONDS = 60.0
 def main() -> None:
     """Run the supervisor of the working directory, a data folder, unless another one is already serving."""
     try:
-        _run(Path.cwd(), sys.argv[1], is_new=sys.argv[2] == NEW_FOLDER)
+        _run(Path.cwd(), sys.argv[1].split(","), is_new=sys.argv[2] == NEW_FOLDER)
     except CaptioningError as error:
         reason = str(error)
     except OSError as error:  # no temporary folder, no space for a socket...
@@ -55,12 +55,12 @@ def main() -> None:
     raise SystemExit(FAILED)
 
 
-def _run(folder: Path, worker_name: str, *, is_new: bool) -> None:
+def _run(folder: Path, worker_names: list[str], *, is_new: bool) -> None:
     lock = acquire_lock(folder)
     if lock is None:
         return
     try:
-        Supervisor(folder, worker_name).run(is_new=is_new)
+        Supervisor(folder, worker_names).run(is_new=is_new)
     finally:
         lock.release()
 
@@ -81,27 +81,28 @@ def acquire_lock(folder: Path, timeout_seconds: float = LOCK_SECONDS) -> FileLoc
 
 
 class Supervisor:
-    """Runs the broker and the worker while clients are connected."""
+    """Runs the broker and the workers while clients are connected."""
 
-    def __init__(self, folder: Path, worker_name: str) -> None:
-        self.worker_name = worker_name
+    def __init__(self, folder: Path, worker_names: list[str]) -> None:
+        self.worker_names = worker_names
         self.log = folder / LOG
         self.private_folder = make_private_folder(tempfile.gettempdir())
         self.password = secrets.token_urlsafe(24)
         self.broker_url = f"redis+socket://:{self.password}@{self.private_folder}/broker.sock"
         self.clients = {socket.socket(fileno=os.dup(0))}
-        self.worker: subprocess.Popen[bytes] | None = None
+        self.workers: dict[str, subprocess.Popen[bytes]] = {}  # by name
         self.broker: subprocess.Popen[bytes] | None = None
-        self.deaths: list[float] = []  # times of recent deaths of the worker or the broker
+        self.deaths: list[float] = []  # times of recent deaths of a worker or the broker
         self.done_at_death = 0  # images with a result at the last death
 
     def run(self, *, is_new: bool) -> None:
         """Serve until the last client has disconnected. In a new data folder no chunk can be held."""
         listener = _listen()
         try:
-            self._start_worker()  # it gets no work before there is a broker
-            if not is_new:
-                self._release_chunks(counts_as_attempt=False)  # we hold the lock, so the worker that held them is dead
+            for name in self.worker_names:
+                self._start_worker(name)  # it gets no work before there is a broker
+            if not is_new:  # we hold the lock, so the workers that held chunks are dead
+                self._release_chunks(self.worker_names, counts_as_attempt=False)
             self._start_broker()
             self._send_to_all({"broker_url": self.broker_url})
             self._serve(listener)
@@ -112,10 +113,9 @@ class Supervisor:
         finally:
             listener.close()
             Path(SOCKET).unlink(missing_ok=True)
-            if self.worker is not None:
-                _stop(self.worker, WORKER_STOP_SECONDS)
+            _stop(list(self.workers.values()), WORKER_STOP_SECONDS)
             if self.broker is not None:
-                _stop(self.broker, BROKER_STOP_SECONDS)
+                _stop([self.broker], BROKER_STOP_SECONDS)
             shutil.rmtree(self.private_folder, ignore_errors=True)
 
     def _serve(self, listener: socket.socket) -> None:
@@ -140,17 +140,18 @@ class Supervisor:
         if self.broker is not None and self.broker.poll() is not None:
             self._count_death(f"the embedded broker keeps stopping; see {self.log}.")
             self._start_broker()  # at the same address: the worker reconnects and sends the lost messages again
-        if self.worker is not None and self.worker.poll() is not None:
-            self._restart_worker(self.worker)
+        for name, worker in self.workers.copy().items():
+            if worker.poll() is not None:
+                self._restart_worker(name, worker)
 
-    def _restart_worker(self, dead: subprocess.Popen[bytes]) -> None:
+    def _restart_worker(self, name: str, dead: subprocess.Popen[bytes]) -> None:
         error = _worker_error(self.log)
         if dead.returncode in (1, 2):  # the worker itself reported why it cannot work
             raise CaptioningError(error)
         self._count_death(error)
-        _stop(dead, 0)  # the rest of its process group: the pool process and the decode processes
-        self._release_chunks(counts_as_attempt=True)
-        self._start_worker()
+        _stop([dead], 0)  # the rest of its process group: the pool process and the decode processes
+        self._release_chunks([name], counts_as_attempt=True)
+        self._start_worker(name)
 
     def _count_death(self, error: str) -> None:
         """Record that the broker or the worker died. Raises CaptioningError after too many deaths without progress."""
@@ -164,15 +165,16 @@ class Supervisor:
         if len(self.deaths) >= MAX_DEATHS:
             raise CaptioningError(error)
 
-    def _release_chunks(self, *, counts_as_attempt: bool) -> None:
-        """Release the chunks that a dead worker held, so that nobody has to wait for their leases to expire."""
+    def _release_chunks(self, names: list[str], *, counts_as_attempt: bool) -> None:
+        """Release the chunks that dead workers held, so that nobody has to wait for their leases to expire."""
         with fast_imports():
             import migrations
             from captioning.store import leases
 
         with contextlib.closing(_open_database()) as db:
             if migrations.current(db) is not None:  # otherwise its tables are still to be created
-                leases.release_held_by(db, self.worker_name, counts_as_attempt=counts_as_attempt)
+                for name in names:
+                    leases.release_held_by(db, name, counts_as_attempt=counts_as_attempt)
 
     def _accept_waiting_clients(self, listener: socket.socket) -> None:
         """Accept clients that have connected but were not served yet, so that they receive the error."""
@@ -215,15 +217,15 @@ class Supervisor:
                 raise CaptioningError(f"the embedded broker does not start; see {self.log}.")
             time.sleep(0.01)
 
-    def _start_worker(self) -> None:
+    def _start_worker(self, name: str) -> None:
         """Start a worker that stops when its standard input closes, so also when this process dies."""
         changes = {
             "CAPTIONING_BROKER_URL": self.broker_url,
-            "CAPTIONING_WORKER_NAME": self.worker_name,
+            "CAPTIONING_WORKER_NAME": name,
             "CAPTIONING_ROOTS": "",  # a mapping is for workers on other machines; here all paths are as submitted
             "TMPDIR": str(self.private_folder),  # what a worker leaves that is killed goes with the folder
         }
-        self.worker = subprocess.Popen(
+        self.workers[name] = subprocess.Popen(
             [*child_command("worker.cli"), "--until-eof"],
             env=child_environment(changes),
             stdin=subprocess.PIPE,
@@ -280,15 +282,17 @@ def _send(client: socket.socket, message: dict[str, str]) -> None:
         client.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _stop(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
-    """Ask a process to stop, then kill its whole process group."""
-    if process.poll() is None:
-        process.terminate()
+def _stop(processes: list[subprocess.Popen[bytes]], grace_seconds: float) -> None:
+    """Ask processes to stop, then kill their whole process groups."""
+    for process in processes:
+        process.terminate()  # does nothing to one that has ended
+    until = time.monotonic() + grace_seconds
+    for process in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(grace_seconds)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+            process.wait(max(0.0, until - time.monotonic()))
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _worker_error(log: Path) -> str:

@@ -2,9 +2,15 @@
 
 import pytest
 
-from captioning.environment import child_environment, child_environment_without_secrets, set_for_children
+from captioning.environment import (
+    available_cores,
+    child_environment,
+    child_environment_without_secrets,
+    set_for_children,
+)
 from captioning.errors import UsageError
 from captioning.settings import LEASE_PER_DECODE_TIMEOUT, read_settings
+from producer.embedded.client import _decode_share
 
 
 @pytest.mark.parametrize(
@@ -95,3 +101,20 @@ def test_the_forms_of_a_database_url_that_hosting_services_give_out_are_accepted
 def test_what_is_no_database_url_is_explained(url: str, remedy: str) -> None:
     with pytest.raises(UsageError, match=remedy):
         read_settings(database_url=url)
+
+
+def test_embedded_workers_have_names_of_their_own() -> None:
+    one, three = read_settings(embedded_workers=1), read_settings(embedded_workers=3)
+    assert three.embedded_worker_names[:1] == one.embedded_worker_names
+    assert len(set(three.embedded_worker_names)) == 3
+
+
+def test_one_embedded_worker_is_enough_without_a_gpu() -> None:
+    assert len(read_settings(device="cpu").embedded_worker_names) == 1
+
+
+def test_embedded_workers_share_the_cores_for_decoding() -> None:
+    assert _decode_share(read_settings(embedded_workers=1)) == {}
+    shared = int(_decode_share(read_settings(embedded_workers=16))["CAPTIONING_DECODE_PROCESSES"])
+    assert 1 <= shared <= max(1, available_cores() // 16)
+    assert _decode_share(read_settings(embedded_workers=2, decode_processes=5)) == {}

@@ -199,6 +199,36 @@ def test_a_job_survives_the_death_of_each_of_its_processes(
 
 
 @pytest.mark.slow
+def test_two_embedded_workers_share_a_job_and_one_goes_on_when_the_other_dies(
+    slow_runner: CliRunner, photographs: Path, tmp_path: Path
+) -> None:
+    slow_runner.environment |= {"CAPTIONING_EMBEDDED_WORKERS": "2", "CAPTIONING_CHUNK_SIZE": "8"}
+    images = make_images(tmp_path / "images", photographs, 200)
+    submit = slow_runner.start(
+        "producer", "submit", str(images), "--json", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    wait_until(lambda: len(claimants(slow_runner)) == 2, 120, "chunks of both workers")
+    dead = next(name for name in claimants(slow_runner) if name.endswith("-2"))
+    for process in slow_runner.processes():
+        with suppress(psutil.Error):
+            if process.environ().get("CAPTIONING_WORKER_NAME") == dead:
+                process.kill()
+    out, _ = submit.communicate(timeout=200)
+    assert submit.returncode == 0
+    assert '"captioned": 200' in out
+    wait_until(slow_runner.has_no_processes, 10, "all processes to end")
+
+
+def claimants(runner: CliRunner) -> set[str]:
+    """Return the names of the workers that hold a chunk."""
+    try:
+        with closing(sqlite3.connect(runner.data / "captions.sqlite")) as connection:
+            return {name for (name,) in connection.execute("SELECT worker FROM chunks WHERE worker IS NOT NULL")}
+    except sqlite3.OperationalError:  # there is no database yet
+        return set()
+
+
+@pytest.mark.slow
 def test_two_submits_at_once_share_worker_and_captions(runner: CliRunner, photographs: Path, tmp_path: Path) -> None:
     images = make_images(tmp_path / "images", photographs, 60)
     submits = [

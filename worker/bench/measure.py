@@ -15,7 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
 
-from captioning.decoding.pool import DecodedImage, available_cores
+from captioning.decoding.pool import DecodedImage
+from captioning.environment import available_cores
 from captioning.errors import CaptioningError
 from captioning.settings import Settings
 from captioning.store import jobs
