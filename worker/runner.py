@@ -231,7 +231,8 @@ class Runner:
             capability = capability_of(self.settings)
             config = ChunkConfig(
                 batch_size=self.adaptive_batch.largest,
-                first_batch_size=0 if self.adaptive_batch.seconds else FIRST_IMAGES,
+                # of near-duplicates in a batch the largest is captioned, so they should come together
+                first_batch_size=0 if self.adaptive_batch.seconds or claim.skip_near_duplicates else FIRST_IMAGES,
                 missing_grace_seconds=self.settings.missing_grace_seconds,
                 lease_seconds=self.lease_seconds,
                 backoff_seconds=BACKOFF_SECONDS,
