@@ -97,16 +97,21 @@ def set_for_children(name: str, value: str) -> None:
 
 
 def set_up_math_threads() -> None:
-    """Keep threads of NumPy and torch from spinning, here if neither is imported yet, and in child processes.
+    """Limit the threads of NumPy and torch, here if neither is imported yet, and in child processes.
 
-    NumPy's products are small here, so one thread is enough: OpenBLAS has one for each core, and all of them spin for a
-    while after each product. On ARM, torch uses the same variable. Threads of torch that wait must not keep a core from
-    decoding; what the person has set stays.
+    All work on small products, and by default have a thread for each core that spins between them, which keeps cores
+    from decoding and from the encoder: OpenVINO has threads of its own. So NumPy has one thread, torch half the cores,
+    and its threads spin only from one operation of a search to the next. What the person has set stays. On ARM, torch
+    also uses the variable of OpenBLAS.
     """
+    wanted = {"OMP_NUM_THREADS": str(max(1, available_cores() // 2))}
     if platform.machine() not in ("aarch64", "arm64"):
-        set_for_children("OPENBLAS_NUM_THREADS", "1")
+        wanted["OPENBLAS_NUM_THREADS"] = "1"
     if "OMP_WAIT_POLICY" not in os.environ:
-        set_for_children("OMP_WAIT_POLICY", "PASSIVE")
+        wanted["GOMP_SPINCOUNT"] = "20000"
+    for name, value in wanted.items():
+        if name not in os.environ:
+            set_for_children(name, value)
 
 
 def debug_enabled() -> bool:
