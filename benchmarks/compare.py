@@ -64,7 +64,8 @@ class Comparison:
         if kept.exists():
             shutil.copytree(kept, data / "runtime")
         program = self._given.base if key == BASE else str(Path(sys.executable).with_name("producer"))
-        options = ["--wait", "--json", "--model", self._given.model, "--beam-size", str(self._given.beam)]
+        model = self._given.base_model if key == BASE and self._given.base_model else self._given.model
+        options = ["--wait", "--json", "--model", model, "--beam-size", str(self._given.beam)]
         return [program, "submit", str(self.images), *options]
 
     def _competitor(self, row: Row, out: Path) -> list[str]:
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--tried", action="store_true", help="only competitors, with their options and with others")
     parser.add_argument("--base", help="`producer` of another version, for one more row")
     parser.add_argument("--base-name", default="another version")
+    parser.add_argument("--base-model", help="its model, if the name is another one")
     parser.add_argument("--captions", type=Path, help="CSV file with the columns image and caption, for CIDEr-D")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds of one run")
     given = parser.parse_args()

@@ -37,7 +37,7 @@ WARM_UP_SECONDS, MOST_WARM_UPS = 3.0, 10  # each; more than one until the batch 
 BARE_SECONDS = 2.0  # of one measurement of the bare model
 TURNS = 3  # of the whole path and the bare model
 _RESERVE = 2.0  # times as many images are queued as the warm-up lets expect
-_POLL_SECONDS = 0.002
+_POLL_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
