@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from captioning.environment import math_thread_settings
+
 OURS, BASE = "ours", "base"
 UNQUANTISED = "unquantised"
 
@@ -21,10 +23,10 @@ class Row:
 ROWS = {
     OURS: Row("captionmill, `producer submit --wait`"),
     UNQUANTISED: Row("captionmill, the encoder not quantised", settings={"CAPTIONING_PRECISION": "fp32"}),
-    "bare": Row("(e) bare encoder and search, pixels in memory", "bare"),
+    "bare": Row("(e) bare encoder and search, pixels in memory", "bare", settings=math_thread_settings()),
     "script": Row("(b) careful script, DataLoader, torch", "careful_script"),
     "ray": Row("(c) Ray Data `map_batches`, torch", "ray_data"),
-    "celery": Row("(d) a Celery task for each image, our captioner", "celery_tasks"),
+    "celery": Row("(d) a Celery task for each image, our captioner", "celery_tasks", settings=math_thread_settings()),
     "seed": Row("(a) one image at a time, fp32, torch", "one_at_a_time"),
     "seed-greedy": Row("(a) one image at a time, greedy", "one_at_a_time", ("--beam", "1")),
 }

@@ -96,22 +96,26 @@ def set_for_children(name: str, value: str) -> None:
     os.environ[name] = value
 
 
-def set_up_math_threads() -> None:
-    """Limit the threads of NumPy and torch, here if neither is imported yet, and in child processes.
+def math_thread_settings() -> dict[str, str]:
+    """Return the variables that limit the threads of NumPy and torch in a worker, except those that the person has set.
 
     All work on small products, and by default have a thread for each core that spins between them, which keeps cores
     from decoding and from the encoder: OpenVINO has threads of its own. So NumPy has one thread, torch half the cores,
-    and its threads spin only from one operation of a search to the next. What the person has set stays. On ARM, torch
-    also uses the variable of OpenBLAS.
+    and its threads spin only from one operation of a search to the next. On ARM, torch also uses the
+    variable of OpenBLAS.
     """
-    wanted = {"OMP_NUM_THREADS": str(max(1, available_cores() // 2))}
+    settings = {"OMP_NUM_THREADS": str(max(1, available_cores() // 2))}
     if platform.machine() not in ("aarch64", "arm64"):
-        wanted["OPENBLAS_NUM_THREADS"] = "1"
+        settings["OPENBLAS_NUM_THREADS"] = "1"
     if "OMP_WAIT_POLICY" not in os.environ:
-        wanted["GOMP_SPINCOUNT"] = "20000"
-    for name, value in wanted.items():
-        if name not in os.environ:
-            set_for_children(name, value)
+        settings["GOMP_SPINCOUNT"] = "20000"
+    return {name: value for name, value in settings.items() if name not in os.environ}
+
+
+def set_up_math_threads() -> None:
+    """Limit the threads of NumPy and torch, here if neither is imported yet, and in child processes."""
+    for name, value in math_thread_settings().items():
+        set_for_children(name, value)
 
 
 def debug_enabled() -> bool:

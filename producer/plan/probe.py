@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Callable
 from typing import IO
 
-from captioning.environment import child_environment
+from captioning.environment import child_environment, math_thread_settings
 from captioning.errors import CaptioningError
 from captioning.probe import MODULE, ProbeRequest, ProbeResult
 from captioning.settings import Settings
@@ -19,7 +19,7 @@ def run_probe(settings: Settings, request: ProbeRequest, on_progress: Callable[[
     """
     process = subprocess.Popen(
         child_command(MODULE),
-        env=child_environment(settings.as_environment()),
+        env=child_environment(settings.as_environment() | math_thread_settings()),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # the log; an error is an answer
