@@ -1,1 +1,1 @@
-"""The commands of `producer`; `producer.render` prints the answers."""
+"""The commands of `producer`; `producer.render` and the modules beside it print the answers."""

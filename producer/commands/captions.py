@@ -12,7 +12,7 @@ from captioning.errors import UsageError
 from captioning.paths import absolute, text_of
 from captioning.store import captions, details, history, jobs, model_diff, statistics
 from captioning.store import search as caption_search
-from producer import render, render_edits
+from producer import render, render_edits, render_files
 from producer.commands.shared import Json, Limit, Missing, app, named_value, not_registered, open_database
 
 
@@ -34,9 +34,9 @@ def search(
     if as_json:
         render.print_json([row.as_export() for row in rows])
     else:
-        render.print_search(total, rows, caption_search.MAX_COUNTED)
+        render_files.print_search(total, rows, caption_search.MAX_COUNTED)
     if not rows and not jobs.progress(db, limit=1):
-        render.print_nothing_yet()
+        render_files.print_nothing_yet()
 
 
 @app.command(epilog="Example: producer show images/beach.jpg")
@@ -68,7 +68,7 @@ def show(
         partner = {} if file.partner is None else {"partner": file.partner}
         render.print_json(file.as_export() | partner | {"captions": [asdict(caption) for caption in all_captions]})
     else:
-        render.print_file(file, all_captions)
+        render_files.print_file(file, all_captions)
 
 
 def _list_folder(path: str, rows: list[captions.FileRow], limit: int, *, as_json: bool) -> None:
@@ -81,7 +81,7 @@ def _list_folder(path: str, rows: list[captions.FileRow], limit: int, *, as_json
     if as_json:
         render.print_json([row.as_export() for row in rows[:limit]])
     else:
-        render.print_folder(text_of(absolute(os.fsencode(path))), rows[:limit], is_all=len(rows) <= limit)
+        render_files.print_folder(text_of(absolute(os.fsencode(path))), rows[:limit], is_all=len(rows) <= limit)
 
 
 @app.command(name="list", epilog="Example: producer list --sort confidence --status captioned --limit 50")
@@ -102,9 +102,9 @@ def list_files(
     if as_json:
         render.print_json([row.as_export() for row in rows[:limit]])
     else:
-        render.print_listed(rows[:limit], is_all=len(rows) <= limit)
+        render_files.print_listed(rows[:limit], is_all=len(rows) <= limit)
     if not rows and not jobs.progress(db, limit=1):
-        render.print_nothing_yet()
+        render_files.print_nothing_yet()
 
 
 @app.command(epilog="Example: producer stats")
@@ -117,7 +117,7 @@ def stats(as_json: Json = False) -> None:
     else:
         render_edits.print_statistics(found)
     if not found.files and not jobs.progress(db, limit=1):
-        render.print_nothing_yet()
+        render_files.print_nothing_yet()
 
 
 @app.command(epilog="Example: producer diff --model lstm --model gru")

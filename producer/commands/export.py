@@ -19,7 +19,7 @@ from captioning.store.database import Database
 from captioning.store.jobs import Progress
 from captioning.values import Source
 from producer import export as exporting
-from producer import render, render_edits
+from producer import render, render_edits, render_files
 from producer.commands.shared import (
     Json,
     Missing,
@@ -178,7 +178,7 @@ def _whole(db: Database, settings: Settings, request: _Request, progress: Progre
         render.print_json({"output": output, "written": number, "left_out": len(left_out)})
         return
     why = _why_nothing(db, request.selection, number)
-    render.print_exported(number, output, "image" if form.fitting else "row", progress, why)
+    render_files.print_exported(number, output, "image" if form.fitting else "row", progress, why)
     render_edits.print_left_out(left_out)
     render_edits.print_other_models(others.number, request.selection.model or "")
 

@@ -10,7 +10,7 @@ from captioning.errors import UsageError
 from captioning.settings import read_settings
 from captioning.store import jobs
 from captioning.values import JobState, Reason
-from producer import render
+from producer import render, render_files, render_jobs
 from producer.commands.shared import JobArgument, Json, Limit, Wait, app, open_database, optional_job
 from producer.commands.submit import dispatch
 from producer.diagnosis import diagnose, other_waiting_job
@@ -37,9 +37,9 @@ def status(
     reasons, diagnosis = jobs.reasons(db, number), diagnose(db, settings, progress)
     other = other_waiting_job(db, settings, number) if job is None and not diagnosis else ""
     if as_json:
-        render.print_json(render.progress_json(progress) | {"reasons": reasons, "diagnosis": diagnosis})
+        render.print_json(render_jobs.progress_json(progress) | {"reasons": reasons, "diagnosis": diagnosis})
     else:
-        render.print_status(progress, reasons, [*diagnosis, *([other] if other else [])])
+        render_jobs.print_status(progress, reasons, [*diagnosis, *([other] if other else [])])
 
 
 @app.command(name="jobs", epilog="Example: producer jobs --json")
@@ -47,16 +47,16 @@ def list_jobs(limit: Limit = 20, as_json: Json = False) -> None:
     """List jobs, the newest first."""
     rows = jobs.progress(open_database(), limit=limit)
     if as_json:
-        render.print_json([render.progress_json(row) for row in rows])
+        render.print_json([render_jobs.progress_json(row) for row in rows])
     else:
-        render.print_jobs(rows)
+        render_jobs.print_jobs(rows)
 
 
 @app.command(epilog="Example: producer pause 3")
 def pause(job: JobArgument) -> None:
     """Pause a job. Workers finish the chunks that they have claimed."""
     db = open_database()
-    render.print_job_state(job, db.retry(lambda: jobs.pause(db, job)), JobState.PAUSED)
+    render_jobs.print_job_state(job, db.retry(lambda: jobs.pause(db, job)), JobState.PAUSED)
 
 
 @app.command(epilog="Example: producer resume 3")
@@ -64,7 +64,7 @@ def resume(job: JobArgument, wait: Wait = False) -> None:
     """Continue a paused or cancelled job."""
     settings = read_settings()
     db = open_database(settings)
-    render.print_job_state(job, db.retry(lambda: jobs.resume(db, job)), JobState.ACTIVE)
+    render_jobs.print_job_state(job, db.retry(lambda: jobs.resume(db, job)), JobState.ACTIVE)
     dispatch(db, settings, job, wait=wait)
 
 
@@ -72,7 +72,7 @@ def resume(job: JobArgument, wait: Wait = False) -> None:
 def cancel(job: JobArgument) -> None:
     """Cancel a job at once. Finished captions are kept; `producer resume` continues the job."""
     db = open_database()
-    render.print_job_state(job, db.retry(lambda: jobs.cancel(db, job)), JobState.CANCELLED)
+    render_jobs.print_job_state(job, db.retry(lambda: jobs.cancel(db, job)), JobState.CANCELLED)
 
 
 @app.command(epilog="Example: producer retry 3 --failed --reason missing")
@@ -89,7 +89,7 @@ def retry(
         raise UsageError(f"only failed images can be retried: producer retry {job} --failed.")
     settings = read_settings()
     db = open_database(settings)
-    render.print_requeued(job, db.retry(lambda: jobs.retry(db, job, reason, settings.chunk_size)))
+    render_jobs.print_requeued(job, db.retry(lambda: jobs.retry(db, job, reason, settings.chunk_size)))
     dispatch(db, settings, job, wait=wait)
 
 
@@ -106,6 +106,6 @@ def failures(
     elif as_csv:
         from producer.export.tables import write_csv_table  # imports NumPy
 
-        write_csv_table(render.FAILURE_COLUMNS, render.failure_rows(rows), sys.stdout)
+        write_csv_table(render_files.FAILURE_COLUMNS, render_files.failure_rows(rows), sys.stdout)
     else:
-        render.print_failures(rows)
+        render_files.print_failures(rows)

@@ -9,7 +9,7 @@ import typer
 from captioning.command_tree import UNLIMITED
 from captioning.errors import UsageError
 from captioning.store import details, jobs, similar
-from producer import render, render_similar
+from producer import render, render_files, render_similar
 from producer.commands.shared import Json, Limit, app, not_registered, open_database
 from producer.progress import explained_interrupt, progress_display
 
@@ -73,4 +73,4 @@ def duplicates(
     else:
         render_similar.print_duplicates(found, limit)
     if not found.compared and not jobs.progress(db, limit=1):
-        render.print_nothing_yet()
+        render_files.print_nothing_yet()

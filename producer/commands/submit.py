@@ -16,7 +16,7 @@ from captioning.store import captions, jobs
 from captioning.store.database import Database
 from captioning.store.presence import Absent
 from captioning.values import DecodeOptions, JobState
-from producer import render
+from producer import render, render_jobs
 from producer import submit as submitting
 from producer.advice import next_commands
 from producer.commands.shared import (
@@ -172,7 +172,7 @@ def _start_in_new_folder(settings: Settings, request: SubmitRequest) -> Embedded
 def _dry_run(settings: Settings, request: SubmitRequest, *, as_json: bool) -> None:
     db = open_readable(settings)
     result = dry_run(db, settings, request)
-    render.print_dry_run(result, as_json=as_json)
+    render_jobs.print_dry_run(result, as_json=as_json)
     if not result.scanned:
         raise UsageError(f"no images found. {submitting.hint_without_images(result.skipped)}")
     exit_if_unusable(request, result.refused)
@@ -203,7 +203,7 @@ def _register(
 
     submitted = submitting.submit(db, settings, request, on_commit)
     if submitted.other_options:
-        display.print_line(render.other_options_text(submitted.other_options))
+        display.print_line(render_jobs.other_options_text(submitted.other_options))
     return submitted
 
 
@@ -221,7 +221,7 @@ def _begin(
     if progress.is_finished or progress.state == JobState.PAUSED:
         return progress
     if submitted.continued:
-        display.print_line(render.continued_text(progress))
+        display.print_line(render_jobs.continued_text(progress))
     dispatcher.wake_workers()
     return _wait(db, settings, submitted.job, display, dispatcher) if wait else progress
 
@@ -273,15 +273,15 @@ def _finish(
     for sentence in () if as_json else submitting.describe_absent(absent):
         render.print_text(sentence)
     if as_json:
-        render.print_json(render.submit_json(progress, absent, seconds))
+        render.print_json(render_jobs.submit_json(progress, absent, seconds))
     elif not progress.is_finished:
-        render.print_queued(progress)
+        render_jobs.print_queued(progress)
     else:
         reasons, made = jobs.reasons(db, progress.job), captions.samples(db, progress.job, 50)
         shown = made[:: max(1, -(-len(made) // 5))]
         path = _exact_text(submitted.first_path) if submitted else ""
         commands = next_commands(progress, reasons, [row.caption or "" for row in made], path)
-        render.print_finished(progress, seconds, reasons, shown, database_name(db), commands)
+        render_jobs.print_finished(progress, seconds, reasons, shown, database_name(db), commands)
     if jobs.has_failures_since(db, progress.job, began_at):
         raise SystemExit(FAILED_SOME)
 

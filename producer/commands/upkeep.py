@@ -14,7 +14,7 @@ from captioning.errors import UsageError
 from captioning.settings import read_settings
 from captioning.store import forget as forgetting
 from captioning.store.database import Database
-from producer import render
+from producer import render, render_upkeep
 from producer.commands.shared import Json, app, confirm, db_app, open_database
 from producer.doctor import run_checks
 from producer.progress import progress_display
@@ -48,15 +48,15 @@ def forget(
     scope = replace(scope, captions=with_captions, human=human)
     expected = forgetting.count(db, scope)
     if not (yes or dry_run):
-        confirm(render.forget_question(scope, expected), "removed")
+        confirm(render_upkeep.forget_question(scope, expected), "removed")
     done = expected
     if not dry_run:
         with progress_display() as display:
             done = forgetting.forget(db, scope, lambda n: display.update("files forgotten", n, expected.files))
     if as_json:
-        render.print_json(render.forgotten_json(done, expected))
+        render.print_json(render_upkeep.forgotten_json(done, expected))
     else:
-        render.print_forgotten(scope, done, expected, dry_run=dry_run)
+        render_upkeep.print_forgotten(scope, done, expected, dry_run=dry_run)
 
 
 @app.command(epilog="Example: producer models --json")
@@ -79,7 +79,7 @@ def models(as_json: Json = False) -> None:
     if as_json:
         render.print_json(rows)
     else:
-        render.print_models(rows)
+        render_upkeep.print_models(rows)
 
 
 @app.command(epilog="Example: producer doctor")
@@ -89,7 +89,7 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         render.print_json([asdict(check) for check in checks])
     else:
-        render.print_checks(checks)
+        render_upkeep.print_checks(checks)
     if not all(check.ok for check in checks):
         raise SystemExit(1)
 
@@ -99,12 +99,12 @@ def upgrade() -> None:
     """Create the tables of the configured database, or upgrade them to this version."""
     db = Database(read_settings().store_url)
     before = migrations.current(db)
-    render.print_upgrade(before, migrations.upgrade(db))
+    render_upkeep.print_upgrade(before, migrations.upgrade(db))
 
 
 @db_app.command(epilog="Example: producer db current")
 def current() -> None:
     """Show the revision of the database. Exits with 1 when this version cannot use it."""
     db = Database(read_settings().store_url)
-    render.print_revision(migrations.current(db), migrations.head())
+    render_upkeep.print_revision(migrations.current(db), migrations.head())
     migrations.refuse_other(db)

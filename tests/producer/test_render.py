@@ -11,7 +11,7 @@ from captioning.store.captions import FileRow
 from captioning.store.jobs import Progress
 from captioning.terminal import printable
 from captioning.values import JobState
-from producer import render
+from producer import render, render_files, render_jobs
 from producer.dry_run import DryRun
 from tests.support.texts import TEXTS
 
@@ -37,7 +37,7 @@ def first_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_the_summary_of_a_job_counts_images_copies_and_skipped_files(capsys: pytest.CaptureFixture[str]) -> None:
-    render.print_finished(DONE, 2.04, {"truncated": 1}, [], "captions.sqlite", ["producer retry 1 --failed"])
+    render_jobs.print_finished(DONE, 2.04, {"truncated": 1}, [], "captions.sqlite", ["producer retry 1 --failed"])
     output = capsys.readouterr().out
     assert output.startswith(
         "job 1 done in 2.0 s: 10 captioned, 2 copies of captioned images, 3 already captioned, 1 failed (1 truncated);"
@@ -48,20 +48,20 @@ def test_the_summary_of_a_job_counts_images_copies_and_skipped_files(capsys: pyt
 
 def test_a_single_image_is_not_written_as_several(capsys: pytest.CaptureFixture[str]) -> None:
     one = replace(DONE, total=1, captioned=0, reused=1, failed=0, known=0, skipped={"other file": 1})
-    render.print_finished(one, 1.0, {}, [], "x", [])
+    render_jobs.print_finished(one, 1.0, {}, [], "x", [])
     assert first_line(capsys) == "job 1 done in 1.0 s: 1 copy of a captioned image; skipped 1 other file"
-    render.print_status(one, {}, [])
+    render_jobs.print_status(one, {}, [])
     assert "1 image: 1 copy of a captioned image\n" in capsys.readouterr().out
-    render.print_queued(replace(one, state=JobState.ACTIVE))
+    render_jobs.print_queued(replace(one, state=JobState.ACTIVE))
     assert first_line(capsys) == "job 1: 1 image queued; producer status 1 --watch"
-    render.print_requeued(1, 1)
+    render_jobs.print_requeued(1, 1)
     assert first_line(capsys) == "job 1: 1 image queued again"
-    render.print_dry_run(DryRun(1, skipped={"hidden": 1}), as_json=False)
+    render_jobs.print_dry_run(DryRun(1, skipped={"hidden": 1}), as_json=False)
     assert first_line(capsys) == "1 image would be submitted; skipped 1 hidden file"
 
 
 def test_a_job_without_work_is_reported_as_such(capsys: pytest.CaptureFixture[str]) -> None:
-    render.print_finished(
+    render_jobs.print_finished(
         replace(DONE, total=0, captioned=0, reused=0, failed=0, known=0, skipped={}), 0.0, {}, [], "x", []
     )
     assert capsys.readouterr().out == "job 1 done in 0.0 s: nothing to do\n"
@@ -70,7 +70,7 @@ def test_a_job_without_work_is_reported_as_such(capsys: pytest.CaptureFixture[st
 def test_the_status_of_a_job_counts_what_is_to_do_and_its_failures_by_reason(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    render.print_status(replace(DONE, state="active", captioned=5, failed=3), {"missing": 1, "unreadable": 2}, [])
+    render_jobs.print_status(replace(DONE, state="active", captioned=5, failed=3), {"missing": 1, "unreadable": 2}, [])
     assert capsys.readouterr().out.splitlines()[1:] == [
         "16 images: 5 captioned, 2 copies of captioned images, 3 already captioned,"
         " 3 failed (2 unreadable, 1 missing), 3 to do",
@@ -79,7 +79,7 @@ def test_the_status_of_a_job_counts_what_is_to_do_and_its_failures_by_reason(
 
 
 def test_a_paused_job_names_the_command_that_resumes_it(capsys: pytest.CaptureFixture[str]) -> None:
-    render.print_queued(replace(DONE, state=JobState.PAUSED))
+    render_jobs.print_queued(replace(DONE, state=JobState.PAUSED))
     assert first_line(capsys).endswith("the job is paused: producer resume 1")
 
 
@@ -105,10 +105,10 @@ def test_a_table_in_a_pipe_has_one_line_per_row_and_tabs_between_cells(capsys: p
 
 def test_search_reports_on_standard_error_how_many_more_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [file_row("/x.jpg")]
-    render.print_search(1, rows, 100)
-    render.print_search(7, rows, 100)
-    render.print_search(101, rows, 100)
-    render.print_search(0, [], 100)
+    render_files.print_search(1, rows, 100)
+    render_files.print_search(7, rows, 100)
+    render_files.print_search(101, rows, 100)
+    render_files.print_search(0, [], 100)
     assert capsys.readouterr().err.splitlines() == [
         "1 of 7; --limit shows more",
         "1 of more than 100; --limit shows more",

@@ -11,7 +11,7 @@ import pytest
 from captioning.near_duplicates import Kind
 from captioning.store.jobs import Failure
 from captioning.store.similar import Duplicates, SimilarFile
-from producer import render, render_plan, render_similar
+from producer import render_files, render_jobs, render_plan, render_similar
 from tests.producer.test_plan import LARGE
 from tests.producer.test_render import DONE, file_row
 
@@ -41,20 +41,20 @@ def shown(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 def test_a_list_of_jobs_keeps_the_whole_number_of_each_job(shown: Callable[..., list[str]]) -> None:
     rows = [replace(DONE, job=number, name="a long name of a job " * 3, created_at=1e9) for number in (2147483647, 7)]
-    lines = shown(render.print_jobs, rows)
+    lines = shown(render_jobs.print_jobs, rows)
     assert [line.split()[0] for line in lines if line[0].isdigit()] == ["2147483647", "7"]
     assert sum("done" in line and "13/13" in line for line in lines) == 2
 
 
 def test_names_of_files_stay_whole(shown: Callable[..., list[str]]) -> None:
     failures = [Failure(7, LONG, "truncated", "image file is truncated (11 bytes not processed)")]
-    for lines in (shown(render.print_failures, failures), shown(render.print_files, [file_row(LONG)])):
+    for lines in (shown(render_files.print_failures, failures), shown(render_files.print_files, [file_row(LONG)])):
         text = "\n".join(lines)
         assert "IMG_20240812_153000" in text or "holidays/IMG_" in text
 
 
 def test_a_summary_wraps_between_words(shown: Callable[..., list[str]]) -> None:
-    lines = shown(render.print_finished, DONE, 2.0, {"truncated": 1}, [], "captions.sqlite", [])
+    lines = shown(render_jobs.print_finished, DONE, 2.0, {"truncated": 1}, [], "captions.sqlite", [])
     assert "copies of captioned images" in " ".join(line.strip() for line in lines)
 
 
