@@ -11,7 +11,7 @@ import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import Field, ValidationError, field_validator
@@ -21,6 +21,7 @@ from captioning.allowed_values import fault
 from captioning.environment import PREFIX, available_cores, take_unknown_settings
 from captioning.errors import UsageError
 from captioning.paths import is_url
+from captioning.service_urls import check_certificates, split_url, sqlite_url, unquoted, with_password
 
 MAX_BATCH_SIZE = 1024
 WORKERS_OF_GPU = 3  # of embedded mode that share a GPU
@@ -242,19 +243,19 @@ class Settings(BaseSettings):
         if value.startswith("sqlite"):
             return value
         if value.count("@") > 1:
-            raise _unquoted("DATABASE")
-        if "password" in _parts(value, "DATABASE").query:
+            raise unquoted("DATABASE")
+        if "password" in split_url(value, "DATABASE").query:
             raise ValueError("write the password before the host: postgresql+psycopg://user:password@host/name")
         return value
 
     @field_validator("broker_url")
     @classmethod
     def _check_broker(cls, value: str) -> str:
-        parts = _parts(value, "BROKER")
+        parts = split_url(value, "BROKER")
         if value and parts.scheme not in ("redis", "rediss", "redis+socket"):
             raise ValueError("write it as redis://:password@host:6379/0 (or rediss://, redis+socket://)")
         if ";" in value:  # kombu reads what follows as another URL
-            raise _unquoted("BROKER")
+            raise unquoted("BROKER")
         if parts.scheme == "redis+socket":
             if not parts.path.strip("/"):
                 raise ValueError("it names no socket: redis+socket:///run/redis.sock")
@@ -332,13 +333,13 @@ class Settings(BaseSettings):
     @property
     def broker(self) -> str:
         """The URL of the broker, with its password."""
-        return _with_password(self.broker_url, self.broker_password_file, "BROKER")
+        return with_password(self.broker_url, self.broker_password_file, "BROKER")
 
     @property
     def store_url(self) -> str:
         """The SQLAlchemy URL of the database, with its password."""
-        url = self.database_url or _sqlite_url(self.sqlite_file)
-        return _with_password(url, self.database_password_file, "DATABASE")
+        url = self.database_url or sqlite_url(self.sqlite_file)
+        return with_password(url, self.database_password_file, "DATABASE")
 
     @property
     def bundle_folders(self) -> tuple[Path, ...]:
@@ -426,81 +427,8 @@ def _check_combinations(settings: Settings) -> None:
         names = f"{PREFIX}BROKER_CA, _CERTIFICATE and _KEY"
         raise UsageError(f"{names} are for a {PREFIX}BROKER_URL that begins with rediss://.")
     if any(trust):
-        _check_certificates(*trust)
-
-
-def _check_certificates(ca: Path | None, certificate: Path | None, key: Path | None) -> None:
-    """Raise UsageError when a file is not what it should be; Celery would only report that nobody answers."""
-    import ssl
-
-    name = f"{PREFIX}BROKER_CA={ca}"
-    try:
-        context = ssl.create_default_context(cafile=ca)
-        name = f"{PREFIX}BROKER_CERTIFICATE={certificate}, {PREFIX}BROKER_KEY={key}"
-        if certificate or key:
-            context.load_cert_chain(certificate or "", key or "", password=str)  # never ask at the terminal
-    except OSError as error:
-        reason = "not a valid PEM file" if isinstance(error, ssl.SSLError) else error.strerror
-        raise UsageError(f"{name}: {reason}.") from None
+        check_certificates(*trust)
 
 
 def _absolute_root(path: str) -> str:
     return path if is_url(path.encode(errors="surrogateescape")) else str(Path(path).absolute())
-
-
-def _sqlite_url(file: Path) -> str:
-    """Return the URL of a file. Its name may contain a question mark or a percent sign."""
-    return "sqlite:///" + str(file).replace("%", "%25").replace("?", "%3F")
-
-
-def _parts(url: str, of: str) -> SplitResult:
-    """Split a URL. Raises ValueError; the message repeats no part of the URL."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises too, when it is not a number
-    except ValueError:  # its message may contain a part of the password
-        raise ValueError(f"the port after the host is not a number; {_unquoted(of)}") from None
-    if parts.fragment:  # the second half of a password with a #
-        raise _unquoted(of)
-    return parts
-
-
-def _unquoted(of: str) -> ValueError:
-    return ValueError(
-        "quote special characters in the password with percent signs, @ as %40 and / as %2F,"
-        f" or put the password into a file and name it in {PREFIX}{of}_PASSWORD_FILE"
-    )
-
-
-def _with_password(url: str, file: Path | None, of: str) -> str:
-    """Insert the password from a file into a URL. Raises UsageError that names the variable and the file."""
-    if file is None:
-        return url
-    name = f"{PREFIX}{of}_PASSWORD_FILE={file}"
-    parts = urlsplit(url)
-    if not url or url.startswith("sqlite"):
-        raise UsageError(f"{name}: {PREFIX}{of}_URL is not set, or needs no password.")
-    if parts.password is not None:
-        raise UsageError(f"{name}: {PREFIX}{of}_URL contains a password already; remove it from the URL.")
-    password = secret_in(file, f"{of}_PASSWORD_FILE")
-    user, _, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
-
-
-def secret_in(file: Path | None, name: str) -> str:
-    """Return the text of a file, without a newline at its end; empty without a file.
-
-    Raises UsageError that names the variable, which is `name` with our prefix, and the file.
-    """
-    if file is None:
-        return ""
-    where = f"{PREFIX}{name}={file}"
-    try:
-        text = file.read_bytes().decode().removesuffix("\n").removesuffix("\r")
-    except OSError as error:
-        raise UsageError(f"{where}: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{where}: not UTF-8 text.") from None
-    if not text:
-        raise UsageError(f"{where}: the file is empty.")
-    return text

@@ -9,7 +9,8 @@ from captioning.environment import set_for_children
 from captioning.errors import AddressRefused, UsageError
 from captioning.remote.addresses import AddressGuard
 from captioning.remote.packages import require
-from captioning.settings import Settings, secret_in
+from captioning.service_urls import secret_in
+from captioning.settings import Settings
 
 _REGION = "us-east-1"  # S3 says in its answer where a bucket is
 
