@@ -1,7 +1,7 @@
 """Caption a folder in several ways, in turns: ours, a careful script, Ray Data and others; or `make bench-compare`.
 
 python -m benchmarks.compare FOLDER --out docs/speed --images 320 --rounds 3
-python -m benchmarks.compare FOLDER --out /tmp/tried --tried
+python -m benchmarks.compare FOLDER --out tried --tried
 python -m benchmarks.compare FOLDER --out docs/speed --base ../old/.venv/bin/producer --captions captions.txt
 
 All rows have the same images, the same model and the same beam size, except one that says greedy. The competitors are

@@ -2,7 +2,7 @@
 
 python -m benchmarks.duplicates quality FOLDER [FOLDER ...] --queries 200 --others 3000
 python -m benchmarks.duplicates speed --images 1000000
-python -m benchmarks.duplicates store --images 1000000 --url sqlite:////tmp/captions.sqlite    # an empty database
+python -m benchmarks.duplicates store --images 1000000 --url sqlite:///captions.sqlite    # an empty database
 
 `quality` encodes images with the default model, changes some of them as people and programs do, and prints the share of
 changed copies that are found, and the pairs of different images that are taken for near-duplicates. `speed` measures

@@ -1,7 +1,7 @@
 """How fast a job runs as it grows: more images, more workers, larger images. The model is the real one.
 
 python -m benchmarks.growth --out docs/speed                     # 20 minutes on two cores
-python -m benchmarks.growth --out /tmp/x --cell-seconds 20 --only 1000-1-224,1000-2-224
+python -m benchmarks.growth --out growth --cell-seconds 20 --only 1000-1-224,1000-2-224
 
 Each cell of the table is a job of its own, on PostgreSQL and with workers that start with it: all images are
 registered, then captioned for some seconds, then the job is cancelled. The images are made up and all different.

@@ -43,7 +43,7 @@ def print_dry_run(result: DryRun, *, as_json: bool) -> None:
 
 
 def other_options_text(number: int) -> str:
-    """Return the line about known images whose captions were made with other options than asked for."""
+    """Return the line about known images with captions that were made with other options than asked for."""
     images = count(number, "image has a caption", "images have captions")
     return f"{images} made with other options; --force redoes them"
 

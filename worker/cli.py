@@ -155,12 +155,12 @@ def measure(
     images in memory.
     """
     set_up_math_threads()  # as in a worker's pool process
-    from worker.bench.job import find_files
-
-    found = find_files(folder, images)
     import structlog
 
-    from worker.bench.measure import bench  # loads torch
+    from worker.bench.job import find_files
+
+    found = find_files(folder, images)  # before torch is loaded
+    from worker.bench.measure import bench
     from worker.bench.render import print_result, progress_bar
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))

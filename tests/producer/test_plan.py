@@ -124,7 +124,7 @@ def test_nine_of_ten_intervals_hold_the_real_time() -> None:
 
 
 def holds_the_real_time(rng: random.Random) -> bool:
-    """Make up a folder of two sizes, whose images take very different times; plan it from 24 of them."""
+    """Make up a folder with images of two sizes, which take very different times; plan it from 24 of them."""
     strata, real = [], 0.0
     for count, middle in ((3000, 0.01), (400, 0.2)):
         all_seconds = [rng.lognormvariate(math.log(middle), 0.6) for _ in range(count)]
